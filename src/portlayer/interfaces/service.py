@@ -1,0 +1,40 @@
+"""The port layer itself: what it is, tenants, events, small values for personas."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from portlayer.model import service as m
+from portlayer.model.caller import Caller
+from portlayer.model.events import NumberedEvent
+from portlayer.model.storage import Nothing
+
+
+class Service(Protocol):
+    async def info(self, caller: Caller, request: Nothing) -> m.Info:
+        """Version, components and where they run, substrates, store."""
+
+    async def ready(self, caller: Caller, request: Nothing) -> m.Readiness:
+        """Whether store and substrate answer."""
+
+    async def metrics(self, caller: Caller, request: Nothing) -> str:
+        """Prometheus text."""
+
+    async def list_vchs(self, caller: Caller, request: Nothing) -> m.Vchs:
+        """All tenants."""
+
+    async def get_vch(self, caller: Caller, request: m.VchRef) -> m.Vch:
+        """One tenant with its usage."""
+
+    async def events(self, caller: Caller, request: m.Subscribe) -> AsyncIterator[NumberedEvent]:
+        """Events from a cursor on, for ever. Raises InvalidArgument for a cursor that is none."""
+
+    async def get_kv(self, caller: Caller, request: m.KvRef) -> m.KvEntry:
+        """Raises NotFound."""
+
+    async def put_kv(self, caller: Caller, request: m.PutKv) -> m.KvEntry:
+        """Raises Conflict where if_match does not hold, InvalidArgument where it is too large."""
+
+    async def delete_kv(self, caller: Caller, request: m.DeleteKv) -> None:
+        """Raises NotFound, Conflict."""

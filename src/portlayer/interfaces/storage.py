@@ -1,0 +1,54 @@
+"""Storage: images, volumes, and joining volumes to a container. Every call may raise the taxonomy's errors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from portlayer.model import storage as m
+from portlayer.model.caller import Caller
+
+Report = Callable[[m.Progress], None]
+
+
+class Storage(Protocol):
+    async def join(self, caller: Caller, request: m.JoinVolume) -> m.HandleAnswer:
+        """Record a volume at a destination. Raises NotFound, AlreadyExists, InvalidArgument (destination)."""
+
+    async def leave(self, caller: Caller, request: m.LeaveVolume) -> m.HandleAnswer:
+        """Take it away again."""
+
+    async def import_image(
+        self, caller: Caller, request: m.ImportImage, body: AsyncIterator[bytes], report: Report | None = None
+    ) -> m.Images:
+        """Import an archive as it streams in, plain, gzip or zstd; the images that it held.
+
+        Raises InvalidArgument (corrupt, truncated, escaping, no layers), ResourceExhausted; then nothing is kept.
+        """
+
+    async def list_images(self, caller: Caller, request: m.ListImages) -> m.Images:
+        """By id."""
+
+    async def get_image(self, caller: Caller, request: m.ImageRef) -> m.Image:
+        """By name or id."""
+
+    async def delete_image(self, caller: Caller, request: m.DeleteImage) -> None:
+        """Raises InUse while a container uses it."""
+
+    async def create_volume(self, caller: Caller, request: m.CreateVolume) -> m.Volume:
+        """An empty volume."""
+
+    async def list_volumes(self, caller: Caller, request: m.ListVolumes) -> m.Volumes:
+        """By id."""
+
+    async def get_volume(self, caller: Caller, request: m.VolumeRef) -> m.Volume:
+        """By name or id."""
+
+    async def delete_volume(self, caller: Caller, request: m.VolumeRef) -> None:
+        """Raises InUse while a container has it joined."""
+
+    async def image_stores(self, caller: Caller, request: m.Nothing) -> m.ImageStores:
+        """The configured image stores."""
+
+    async def volume_stores(self, caller: Caller, request: m.Nothing) -> m.VolumeStores:
+        """The configured volume stores."""

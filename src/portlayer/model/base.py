@@ -1,0 +1,33 @@
+"""The base of every value that crosses a boundary: API, handle or store."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import msgspec
+
+
+class Value(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+    rename="camel",
+):
+    """A frozen value; JSON is lowerCamelCase and unknown fields are refused.
+
+    A field without a default is always written; an optional one is left out while it has its default.
+    """
+
+
+def rfc3339(nanoseconds: int) -> str:
+    """Wall clock *nanoseconds* since the epoch as RFC 3339 in UTC, with nine decimals."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+
+
+def now() -> str:
+    """The wall clock as RFC 3339 with nanoseconds; for display and logs, never for leases."""
+    return rfc3339(time.time_ns())

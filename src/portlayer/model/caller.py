@@ -1,0 +1,18 @@
+"""Who calls, and for which tenant."""
+
+from __future__ import annotations
+
+from portlayer.model.base import Value
+
+DEFAULT_VCH = "default"
+
+
+class Caller(Value):
+    """The identity behind one call.
+
+    vch: name of the tenant that the call is for.
+    idempotency_key: the caller's own key for a creation without a handle; the same key gives the same answer.
+    """
+
+    vch: str = DEFAULT_VCH
+    idempotency_key: str | None = None

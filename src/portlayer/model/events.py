@@ -1,0 +1,23 @@
+"""What happened: rows written in the transaction that made it so."""
+
+from __future__ import annotations
+
+from portlayer.model.base import Value
+
+
+class Event(Value):
+    """`type` is `<kind>.<what>`, such as `container.started`; `id` and `name` tell of what."""
+
+    type: str
+    kind: str
+    id: str
+    name: str
+    time: str
+    attributes: dict[str, str] = {}
+
+
+class NumberedEvent(Value):
+    """An event with its place in history: `cursor` is `revision.index`."""
+
+    cursor: str
+    event: Event

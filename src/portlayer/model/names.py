@@ -1,0 +1,56 @@
+"""Identifiers and names: how they are minted and what they may look like."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+from portlayer.model.errors import InvalidArgument
+
+_ID = re.compile(r"[0-9a-f]{32}")
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+_LABEL = re.compile(r"[^\x00-\x1f=]{1,255}")
+_IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9._/:@+-]{0,254}", re.IGNORECASE)
+
+
+def new_id() -> str:
+    """A random 128-bit identifier: 32 lower-case hex digits."""
+    return secrets.token_hex(16)
+
+
+def is_id(ref: str) -> bool:
+    """Whether *ref* looks like an identifier; such a string is never a name."""
+    return _ID.fullmatch(ref) is not None
+
+
+def check_name(name: str, pointer: str = "/name") -> str:
+    """*name* itself where it may name a container, network or volume.
+
+    Raises:
+        InvalidArgument: empty, over 128 characters, other than letters, digits, `_`, `.`, `-`, not starting
+            with a letter or digit, or looking like an id.
+    """
+    if is_id(name):
+        raise InvalidArgument(f"{name!r} looks like an id; choose another name.", pointer=pointer)
+    if _NAME.fullmatch(name) is None:
+        raise InvalidArgument(
+            f"{name[:140]!r} is no name: use 1 to 128 letters, digits, '_', '.' or '-', "
+            "starting with a letter or a digit.",
+            pointer=pointer,
+        )
+    return name
+
+
+def check_image_name(name: str, pointer: str = "/name") -> str:
+    """*name* with `:latest` added where it has no tag; raises InvalidArgument where it cannot name an image."""
+    if is_id(name) or _IMAGE_NAME.fullmatch(name) is None or "//" in name or ".." in name:
+        raise InvalidArgument(f"{name[:140]!r} is no image name, such as 'busybox:latest'.", pointer=pointer)
+    return name if ":" in name.rsplit("/", 1)[-1] or "@" in name else f"{name}:latest"
+
+
+def check_labels(labels: dict[str, str], pointer: str = "/labels") -> dict[str, str]:
+    """*labels* themselves where every key is 1 to 255 printable characters without '='."""
+    for key in labels:
+        if _LABEL.fullmatch(key) is None:
+            raise InvalidArgument(f"{key[:260]!r} is no label key.", pointer=pointer)
+    return labels
