@@ -159,7 +159,9 @@ class NetworkDriver(Protocol):
     async def unplug(self, container: str, incarnation: str, endpoint: str) -> None:
         """Take the link of endpoint id *endpoint* away. The end of an incarnation takes its links with it."""
 
-    async def rewrite_files(self, container: ContainerSpec, incarnation: str, networks: Mapping[str, NetworkSpec]) -> None:
+    async def rewrite_files(
+        self, container: ContainerSpec, incarnation: str, networks: Mapping[str, NetworkSpec]
+    ) -> None:
         """Bring the hosts and resolv.conf files of a live incarnation in line with its bound endpoints."""
 
     async def reserved_subnets(self) -> Sequence[str]:

@@ -228,9 +228,7 @@ def _apply_interaction(
         return replace(spec, interaction=change.interaction)
     if spec.interaction is None:
         raise InvalidState("No interaction is joined; join it first.", kind="container", id=spec.id)
-    return replace(
-        spec, interaction=replace(spec.interaction, bound=isinstance(change, ActivateInteraction))
-    )
+    return replace(spec, interaction=replace(spec.interaction, bound=isinstance(change, ActivateInteraction)))
 
 
 def facets(change: AnyChange) -> frozenset[str]:

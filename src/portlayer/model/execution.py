@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -321,6 +321,9 @@ class Waited(Value):
     state: str
 
 
-def replace(value: Any, **fields: Any) -> Any:
+V = TypeVar("V", bound=Value)
+
+
+def replace(value: V, **fields: Any) -> V:
     """*value* with *fields* changed; the original stays as it is."""
     return msgspec.structs.replace(value, **fields)
