@@ -19,7 +19,7 @@ class Output(Value):
 
 
 class Control(Value):
-    """A control frame: kind `exit` {exitCode, startError?}, `detached`, or `error` (a problem, perhaps with a cursor)."""
+    """A control frame: kind `exit` {exitCode, startError?}, `detached` {cursor}, or `error` (a problem, a cursor)."""
 
     kind: str
     fields: dict[str, Any] = {}
@@ -54,8 +54,8 @@ class Interaction(Protocol):
         """Deactivate."""
 
     async def attach(self, caller: Caller, request: m.Attach) -> Attachment:
-        """Attach to a container that runs, or is created and will: output from now on (with `logs`, from the first byte),
-        then its exit. Raises InvalidState where stdin is asked for and not bound."""
+        """Attach to a container that runs, or is created and will: output from now on (with `logs`, from the first
+        byte), then its exit. Raises InvalidState where stdin is asked for and not bound."""
 
     async def output(self, caller: Caller, request: m.Streams, stream: int) -> AsyncIterator[bytes]:
         """STDOUT or STDERR of the present task from now on, until it ends."""

@@ -95,6 +95,18 @@ class Compacted(Exception):
     """A watch or history from a revision that is no longer kept; start over from the present state."""
 
 
+class Watch(Protocol):
+    """Changes in order, without end; close it when done."""
+
+    def __aiter__(self) -> AsyncIterator[Changed]: ...
+
+    async def __anext__(self) -> Changed:
+        """The next change, as soon as there is one. StopAsyncIteration once the store or the watch is closed."""
+
+    async def aclose(self) -> None:
+        """Unsubscribe."""
+
+
 class Store(Protocol):
     """Revisioned records. Reads see every transaction whose apply has returned, and never a part of one."""
 
@@ -126,7 +138,7 @@ class Store(Protocol):
             Unavailable: the store cannot be reached or is full; whether it happened can be read back.
         """
 
-    def watch(self, prefix: str, revision: int | None = None) -> AsyncIterator[Changed]:
+    def watch(self, prefix: str, revision: int | None = None) -> Watch:
         """Changes under *prefix* after *revision* (None: from the call on), in order, until the iterator is closed.
 
         Subscribed when this returns: what is applied after that is seen. Deletions older than the store keeps may

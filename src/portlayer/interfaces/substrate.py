@@ -15,7 +15,7 @@ One suite, tests/conformance/substrate.py, holds every substrate to this text.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 from portlayer.model.base import Value
@@ -153,8 +153,8 @@ class NetworkDriver(Protocol):
         """The ids of networks that are on this host."""
 
     async def plug(self, container: str, incarnation: str, endpoint: EndpointSpec, network: NetworkSpec) -> None:
-        """Give a prepared, running or paused incarnation the link of a bound *endpoint*: up, with address, default route
-        by the first endpoint that has a gateway, reachable by others on the network when this returns."""
+        """Give a prepared, running or paused incarnation the link of a bound *endpoint*: up, with address, default
+        route by the first endpoint that has a gateway, reachable by others on the network when this returns."""
 
     async def unplug(self, container: str, incarnation: str, endpoint: str) -> None:
         """Take the link of endpoint id *endpoint* away. The end of an incarnation takes its links with it."""
@@ -174,10 +174,13 @@ class InteractionDriver(Protocol):
     async def log_end(self, container: str) -> int:
         """The cursor at the present end of the log; 0 where nothing was ever written."""
 
-    def read_log(self, container: str, cursor: int = 0, *, follow: str = "") -> AsyncIterator[Chunk]:
+    def read_log(
+        self, container: str, cursor: int = 0, *, follow: str = "", split: bool = False
+    ) -> AsyncGenerator[Chunk, None]:
         """The log from *cursor* on. With *follow*, an incarnation id, goes on until the last byte of that one has been
         read; else ends at the present end. Bytes are exactly those that the process wrote. A slow reader never
-        holds the process up."""
+        holds the process up. A chunk holds up to 60 KiB of one stream; with *split* one line at most, so that each
+        line has its own time."""
 
     async def write_stdin(self, container: str, incarnation: str, data: bytes) -> None:
         """Write all of *data* to the stdin of the main task, waiting while its pipe is full.
@@ -211,7 +214,7 @@ class Substrate(Protocol):
         """Let go of what only our process needs; containers run on."""
 
     async def leftovers(self) -> list[str]:
-        """Everything of this instance on the host, a line each: mounts, links, namespaces, cgroups, tables, processes."""
+        """Everything of this instance on the host, a line each: mounts, links, cgroups, tables, processes."""
 
     async def purge(self) -> None:
         """Remove everything that `leftovers` lists."""

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import dataclass_transform
+from typing import Any, dataclass_transform
 
 import msgspec
+
+
+class _ValueMeta(msgspec.StructMeta):
+    """Hands `kw_only` down: msgspec applies it to a class's own fields alone."""
+
+    def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **config: Any) -> _ValueMeta:
+        return super().__new__(cls, name, bases, namespace, **{"kw_only": True, **config})
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Value(
     msgspec.Struct,
+    metaclass=_ValueMeta,
     frozen=True,
-    kw_only=True,
     omit_defaults=True,
     forbid_unknown_fields=True,
     rename="camel",

@@ -8,6 +8,7 @@ import secrets
 from portlayer.model.errors import InvalidArgument
 
 _ID = re.compile(r"[0-9a-f]{32}")
+_IMAGE_ID = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 _LABEL = re.compile(r"[^\x00-\x1f=]{1,255}")
 _IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9._/:@+-]{0,254}", re.IGNORECASE)
@@ -41,9 +42,15 @@ def check_name(name: str, pointer: str = "/name") -> str:
     return name
 
 
+def image_id(ref: str) -> str | None:
+    """The image id that *ref* is, with or without `sha256:`; None where it is a name."""
+    match = _IMAGE_ID.fullmatch(ref)
+    return match[1] if match else None
+
+
 def check_image_name(name: str, pointer: str = "/name") -> str:
     """*name* with `:latest` added where it has no tag; raises InvalidArgument where it cannot name an image."""
-    if is_id(name) or _IMAGE_NAME.fullmatch(name) is None or "//" in name or ".." in name:
+    if is_id(name) or image_id(name) or _IMAGE_NAME.fullmatch(name) is None or "//" in name or ".." in name:
         raise InvalidArgument(f"{name[:140]!r} is no image name, such as 'busybox:latest'.", pointer=pointer)
     return name if ":" in name.rsplit("/", 1)[-1] or "@" in name else f"{name}:latest"
 

@@ -1,0 +1,54 @@
+"""The port layer itself: what it is, events, small values."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from portlayer.client.component import Component
+from portlayer.client.streams import closing
+from portlayer.model import service as m
+from portlayer.model.events import NumberedEvent
+from portlayer.model.storage import Nothing
+
+
+class Service(Component):
+    """What belongs to no component alone."""
+
+    async def info(self) -> m.Info:
+        """Version, components and where they run, substrates, store."""
+        return await self._components.service.info(self._caller, Nothing())
+
+    async def ready(self) -> m.Readiness:
+        """Whether store and substrate answer."""
+        return await self._components.service.ready(self._caller, Nothing())
+
+    async def metrics(self) -> str:
+        """Prometheus text."""
+        return await self._components.service.metrics(self._caller, Nothing())
+
+    async def list_vchs(self) -> tuple[m.Vch, ...]:
+        """All tenants."""
+        return (await self._components.service.list_vchs(self._caller, Nothing())).vchs
+
+    async def inspect_vch(self, name: str | None = None) -> m.Vch:
+        """A tenant with its usage; without a name, the one that this client speaks for."""
+        return await self._components.service.get_vch(self._caller, m.VchRef(ref=name or self._caller.vch))
+
+    async def events(self, since: str | None = None) -> AsyncIterator[NumberedEvent]:
+        """Events for ever. since: `now` (the default), `0` for all that is kept, or the cursor of the last one seen."""
+        async with closing(await self._components.service.events(self._caller, m.Subscribe(since=since))) as events:
+            async for event in events:
+                yield event
+
+    async def get_kv(self, key: str) -> m.KvEntry:
+        """A small value of a persona. Raises NotFound."""
+        return await self._components.service.get_kv(self._caller, m.KvRef(key=key))
+
+    async def put_kv(self, key: str, value: bytes, *, if_match: str | None = None) -> m.KvEntry:
+        """Keep a small value. if_match: the etag that it must have now, or Conflict is raised."""
+        request = m.PutKv(key=key, value=value, if_match=if_match)
+        return await self._components.service.put_kv(self._caller, request)
+
+    async def delete_kv(self, key: str, *, if_match: str | None = None) -> None:
+        """Delete a small value. Raises NotFound, Conflict."""
+        await self._components.service.delete_kv(self._caller, m.DeleteKv(key=key, if_match=if_match))

@@ -1,0 +1,151 @@
+"""An open attachment on this host: output from the log, input to the task, then the exit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from portlayer.components import keys
+from portlayer.components.records import Records, decode
+from portlayer.interfaces.interaction import Control, Output
+from portlayer.interfaces.substrate import InteractionDriver
+from portlayer.model.detach import Detacher
+from portlayer.model.errors import InvalidState
+from portlayer.model.execution import Observed
+
+
+class Life:
+    """Waits for the start and the end of a container's present or next task. Subscribed from the beginning, it also
+    sees the end of one that is removed at once."""
+
+    def __init__(self, records: Records, vch: str, container: str) -> None:
+        self._records = records
+        self._vch = vch
+        self._container = container
+        self._changes = records.store.watch(keys.entity(vch, "observed", container))
+        self._last: Observed | None = None
+
+    async def _next(self) -> Observed | None:
+        """What is observed: first now, then after each change. None: removed."""
+        if self._last is None:
+            found = await self._records.container(self._vch, self._container)
+            self._last = found[1] if found else None
+            return self._last
+        change = await anext(self._changes, None)
+        if change is None or change.record is None:
+            return None
+        self._last = decode(Observed, change.record.value)
+        return self._last
+
+    async def incarnation(self) -> str | None:
+        """The present task's incarnation, once there is one; None where the container is removed before."""
+        while (observed := await self._next()) is not None:
+            if observed.state != "created":
+                return observed.incarnation
+        return None
+
+    async def end(self, incarnation: str) -> Observed | None:
+        """How *incarnation* ended; None where that is not known any more."""
+        observed = self._last
+        while observed is not None and observed.incarnation == incarnation:
+            if observed.state == "stopped":
+                return observed
+            observed = await self._next()
+        return None
+
+    async def aclose(self) -> None:
+        await self._changes.aclose()
+
+
+class LocalAttachment:
+    """Implements interfaces.interaction.Attachment."""
+
+    def __init__(
+        self,
+        driver: InteractionDriver,
+        life: Life,
+        container: str,
+        cursor: int,
+        streams: frozenset[int],
+        detach_keys: bytes,
+        *,
+        stdin: bool,
+    ) -> None:
+        self._driver = driver
+        self._life = life
+        self._container = container
+        self._cursor = cursor
+        self._streams = streams
+        self._detacher = Detacher(detach_keys)
+        self._stdin = stdin
+        self._incarnation: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._detached = asyncio.Event()
+
+    def __aiter__(self) -> AsyncIterator[Output | Control]:
+        return self._frames()
+
+    async def _frames(self) -> AsyncGenerator[Output | Control, None]:
+        frames = self._until_end()
+        detached = asyncio.create_task(self._detached.wait())
+        try:
+            while True:
+                following = asyncio.ensure_future(anext(frames, None))
+                await asyncio.wait((following, detached), return_when=asyncio.FIRST_COMPLETED)
+                if not following.done():
+                    following.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await following
+                    yield Control(kind="detached", fields={"cursor": str(self._cursor)})
+                    return
+                frame = following.result()
+                if frame is None:
+                    return
+                yield frame
+        finally:
+            detached.cancel()
+            await frames.aclose()
+            await self._life.aclose()
+
+    async def _until_end(self) -> AsyncGenerator[Output | Control, None]:
+        incarnation = await self._life.incarnation()
+        self._incarnation.set_result(incarnation)
+        if incarnation is None:
+            yield Control(kind="exit", fields={"exitCode": None})
+            return
+        log = self._driver.read_log(self._container, self._cursor, follow=incarnation)
+        async with contextlib.aclosing(log):
+            async for chunk in log:
+                self._cursor = chunk.cursor
+                if chunk.stream in self._streams:
+                    yield Output(stream=chunk.stream, data=chunk.data)
+        ended = await self._life.end(incarnation)
+        fields: dict[str, object] = {"exitCode": ended.exit_code if ended else None}
+        if ended is not None and ended.start_error:
+            fields["startError"] = ended.start_error
+        yield Control(kind="exit", fields=fields)
+
+    async def _task(self) -> str:
+        incarnation = await asyncio.shield(self._incarnation)
+        if incarnation is None:
+            raise InvalidState("The container has been removed.", kind="container", id=self._container)
+        return incarnation
+
+    async def write(self, data: bytes) -> None:
+        if not self._stdin:
+            raise InvalidState("This attachment has no stdin.", kind="container", id=self._container)
+        passing, complete = self._detacher.feed(data)
+        if passing:
+            await self._driver.write_stdin(self._container, await self._task(), passing)
+        if complete:
+            self._detached.set()
+
+    async def close_stdin(self) -> None:
+        if self._stdin:
+            await self._driver.close_stdin(self._container, await self._task())
+
+    async def resize(self, width: int, height: int) -> None:
+        await self._driver.resize(self._container, await self._task(), width, height)
+
+    async def close(self) -> None:
+        self._detached.set()

@@ -1,0 +1,132 @@
+"""What a commit takes from, and gives back to, the rest of the store: names, uses, addresses, receipts of others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from portlayer.components import keys
+from portlayer.components.addresses import LEASE_SECONDS, Address
+from portlayer.components.commit.intents import Op, Piece
+from portlayer.components.records import Records, decode, encode
+from portlayer.interfaces.store import Check, CheckFailed
+from portlayer.model.errors import AlreadyExists, Conflict, NotFound, PortlayerError
+from portlayer.model.execution import ContainerSpec
+from portlayer.model.network import EndpointSpec
+from portlayer.model.plan import MakeNetwork
+
+
+class Claims:
+    """The store's side of a commit's pieces, gathered before the first transaction.
+
+    checks and takes go into the first transaction, undo takes them back; frees go with the record's change;
+    finally_free wait until the substrate has let go too. reasons says what a failed check on a key means.
+    """
+
+    def __init__(self, vch: str) -> None:
+        self.vch = vch
+        self.checks: list[Check] = []
+        self.takes: list[Op] = []
+        self.undo: list[Op] = []
+        self.frees: list[Op] = []
+        self.finally_free: list[Op] = []
+        self.reasons: dict[str, PortlayerError] = {}
+
+    def _take(self, op: Op, back: Op) -> None:
+        self.takes.append(op)
+        self.undo.append(back)
+
+    def _demand(self, check: Check, reason: PortlayerError) -> None:
+        self.checks.append(check)
+        self.reasons[check.key] = reason
+
+    def _use(self, kind: str, ident: str, name: str, container: str) -> None:
+        key = keys.entity(self.vch, kind, ident)
+        self._demand(
+            Check(key, None), NotFound(f"{kind[:-1].title()} {name} has been removed.", kind=kind[:-1], id=name)
+        )
+        use = keys.use(self.vch, kind, ident, container)
+        self._take(Op(key=use, value=b""), Op(key=use))
+
+    def _name(self, spec: ContainerSpec) -> None:
+        key = keys.name(self.vch, "containers", spec.name)
+        taken = AlreadyExists(f"A container called {spec.name} is there already.", kind="container", id=spec.name)
+        self._demand(Check(key, 0), taken)
+        self._take(Op(key=key, value=spec.id.encode()), Op(key=key))
+
+    async def add(self, records: Records, piece: Piece, host: str, known_networks: set[str]) -> None:
+        """Gather what *piece* takes and gives back. known_networks: those that this host is recorded to have."""
+        old, new = piece.old, piece.new
+        if piece.removal:
+            self._remove(new)
+            return
+        if old is None:
+            self._name(new)
+            self._use("images", new.image.id, new.image.name, new.id)
+        elif old.name != new.name:
+            self._name(new)
+            self.frees.append(Op(key=keys.name(self.vch, "containers", old.name)))
+        self._volumes(old, new)
+        await self._endpoints(records, old, new)
+        for step in piece.plan.before:
+            if isinstance(step, MakeNetwork) and step.network not in known_networks:
+                self.takes.append(Op(key=keys.network_hosts(self.vch, step.network) + host, value=b""))
+
+    def _remove(self, spec: ContainerSpec) -> None:
+        self.frees.append(Op(key=keys.name(self.vch, "containers", spec.name)))
+        self.finally_free.append(Op(key=keys.use(self.vch, "images", spec.image.id, spec.id)))
+        for volume in {mount.volume for mount in spec.mounts.values()}:
+            self.finally_free.append(Op(key=keys.use(self.vch, "volumes", volume, spec.id)))
+        for endpoint in spec.endpoints.values():
+            self.finally_free += self._let_go(endpoint, spec.id)
+
+    def _volumes(self, old: ContainerSpec | None, new: ContainerSpec) -> None:
+        before = {mount.volume for mount in old.mounts.values()} if old else set()
+        after = {mount.volume: mount.volume_name for mount in new.mounts.values()}
+        for volume, name in after.items():
+            if volume not in before:
+                self._use("volumes", volume, name, new.id)
+        self.frees += [Op(key=keys.use(self.vch, "volumes", volume, new.id)) for volume in before - after.keys()]
+
+    async def _endpoints(self, records: Records, old: ContainerSpec | None, new: ContainerSpec) -> None:
+        before = old.endpoints if old else {}
+        for network, endpoint in new.endpoints.items():
+            earlier = before.get(network)
+            if earlier is None:
+                self._use("networks", network, endpoint.network_name, new.id)
+            if endpoint.bound and not (earlier and earlier.bound and earlier.address == endpoint.address):
+                await self._allocate(records, endpoint, new.id)
+        for network, earlier in before.items():
+            now = new.endpoints.get(network)
+            if now is None or now.id != earlier.id:
+                self.frees += self._let_go(earlier, new.id, joined=now is not None)
+            elif earlier.bound and earlier.address != now.address:
+                self.frees.append(Op(key=keys.address(self.vch, network, earlier.address)))
+
+    def _let_go(self, endpoint: EndpointSpec, container: str, *, joined: bool = False) -> Iterable[Op]:
+        if endpoint.bound:
+            yield Op(key=keys.address(self.vch, endpoint.network, endpoint.address))
+        if not joined:
+            yield Op(key=keys.use(self.vch, "networks", endpoint.network, container))
+
+    async def _allocate(self, records: Records, endpoint: EndpointSpec, container: str) -> None:
+        """The lease that bind made becomes an allocation."""
+        key = keys.address(self.vch, endpoint.network, endpoint.address)
+        lease_key = keys.entity(self.vch, "leases", endpoint.id)
+        held, lease = await records.store.get_many([key, lease_key])
+        gone = Conflict(
+            f"The lease of address {endpoint.address} in {endpoint.network_name} has run out; bind again.",
+            id=container,
+            collisions=[f"endpoints/{endpoint.network_name}"],
+        )
+        if held is None or decode(Address, held.value).endpoint != endpoint.id:
+            raise gone
+        self._demand(Check(key, held.revision), gone)
+        owned = Address(endpoint=endpoint.id, container=container, committed=True)
+        self._take(Op(key=key, value=encode(owned)), Op(key=key, value=held.value, ttl_seconds=LEASE_SECONDS))
+        if lease is not None:
+            back = Op(key=lease_key, value=lease.value, ttl_seconds=LEASE_SECONDS)
+            self._take(Op(key=lease_key), back)
+
+    def explain(self, failure: CheckFailed) -> PortlayerError | None:
+        """The error behind a failed first transaction; None where the container itself changed: look again."""
+        return next((self.reasons[key] for key in sorted(failure.keys) if key in self.reasons), None)

@@ -1,0 +1,95 @@
+"""The first half of a commit: from handles to pieces, on the newest committed state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from portlayer.components import keys
+from portlayer.components.commit.intents import Piece
+from portlayer.components.handles import Draft
+from portlayer.components.records import decode
+from portlayer.interfaces.store import Record, Store
+from portlayer.interfaces.substrate import ExecutionDriver
+from portlayer.model.base import now
+from portlayer.model.changes import AnyChange, CreateContainer, RemoveContainer, collisions, facets, fold
+from portlayer.model.errors import Conflict, NotFound
+from portlayer.model.execution import ContainerRecord, Observed
+from portlayer.model.names import new_id
+from portlayer.model.plan import plan
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The present state of one container; record None: there is none."""
+
+    record: Record | None
+    observed: Observed
+    locked: bool
+
+
+async def look(store: Store, vch: str, containers: Sequence[str]) -> list[Found]:
+    """The present state of *containers*, of one instant."""
+    wanted = [keys.entity(vch, kind, ident) for ident in containers for kind in ("containers", "observed", "intents")]
+    rows = await store.get_many(wanted)
+    return [
+        Found(record, decode(Observed, seen.value) if seen else Observed(), intent is not None)
+        for record, seen, intent in zip(rows[::3], rows[1::3], rows[2::3], strict=True)
+    ]
+
+
+async def gather(found: Found, draft: Draft, driver: ExecutionDriver, *, strict: bool, bump: bool) -> Piece:
+    """*draft* replayed on what was found.
+
+    Raises:
+        NotFound: the container has been removed. Conflict: others committed what it touches, or, when strict, anything.
+        What `fold` and `plan` raise.
+    """
+    record = decode(ContainerRecord, found.record.value) if found.record else None
+    creates = any(isinstance(change, CreateContainer) for change in draft.changes)
+    if record is None and not creates:
+        raise NotFound("This container has been removed.", kind="container", id=draft.container)
+    if record is not None:
+        _check_collisions(record, draft, strict=strict)
+    old = record.spec if record else None
+    removal = any(isinstance(change, RemoveContainer) for change in draft.changes)
+    new = fold(old, draft.changes)
+    observed = found.observed
+    prepared = observed.prepared
+    held = bool(prepared) and (await driver.observe(draft.container, prepared)).state == "prepared"
+    revision = (record.revision if record else 0) + 1
+    touched = dict(record.touched) if record else {"create": 1}
+    if record is not None:
+        touched.update(dict.fromkeys(_touched(draft.changes), revision))
+    return Piece(
+        handle=draft.id,
+        container=draft.container,
+        old=old,
+        new=new,
+        observed=observed,
+        plan=plan(old, new, observed, draft.changes, new_id(), now(), held=held),
+        kinds=tuple(dict.fromkeys(str(change.__struct_config__.tag) for change in draft.changes)),
+        revision=revision,
+        touched=touched,
+        removal=removal,
+        bump=bump,
+    )
+
+
+def _touched(changes: Sequence[AnyChange]) -> frozenset[str]:
+    return frozenset[str]().union(*(facets(change) for change in changes))
+
+
+def _check_collisions(record: ContainerRecord, draft: Draft, *, strict: bool) -> None:
+    if draft.base > record.revision:
+        raise Conflict("The container is older than this handle; the store has been set back.", id=draft.container)
+    names = collisions(record.touched, draft.base, draft.changes)
+    if not names and strict and draft.base != record.revision:
+        names = tuple(sorted(key for key, revision in record.touched.items() if revision > draft.base))
+    if names:
+        raise Conflict(
+            f"Others have committed {', '.join(names)} of {record.spec.name} since this handle was taken; "
+            "take a new handle and compose again.",
+            id=draft.container,
+            collisions=list(names),
+        )

@@ -1,0 +1,119 @@
+"""Doing and undoing the steps of a plan on the substrate."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Mapping
+
+from portlayer.components.commit.intents import Piece
+from portlayer.interfaces.substrate import StartFailure, Substrate
+from portlayer.model import plan as p
+from portlayer.model.errors import SubstrateFailed
+from portlayer.model.execution import ContainerSpec
+from portlayer.model.network import NetworkSpec
+
+KILL_PATIENCE_SECONDS = 30.0
+
+
+class Steps:
+    """Runs the steps of one commit. failures collects programs that cannot be executed, by container."""
+
+    def __init__(self, substrate: Substrate, pieces: tuple[Piece, ...], networks: Mapping[str, NetworkSpec]) -> None:
+        self._on = substrate
+        self._pieces = {piece.container: piece for piece in pieces}
+        self._networks = networks
+        self.failures: dict[str, StartFailure] = {}
+
+    async def do(self, step: p.AnyStep) -> None:
+        """Run *step*; nothing where its container's program has turned out not to be executable."""
+        piece = self._pieces[step.container]
+        new = piece.new
+        if step.container in self.failures and isinstance(step, (p.Plug, p.Release, p.Update, p.RewriteFiles)):
+            return
+        match step:
+            case p.MakeNetwork(network=network):
+                await self._on.network.make_network(self._networks[network])
+            case p.MakeRootfs():
+                await self._on.storage.make_rootfs(new)
+            case p.MakeVolume(volume=volume):
+                await self._on.storage.make_volume(volume)
+            case p.Prepare(incarnation=incarnation):
+                self._note(new.id, await self._on.execution.prepare(new, incarnation, self._networks))
+            case p.Plug(incarnation=incarnation, network=network):
+                await self._plug(new, incarnation, network)
+            case p.Unplug(incarnation=incarnation, network=network):
+                endpoint = (piece.old or new).endpoints[network]
+                await self._on.network.unplug(new.id, incarnation, endpoint.id)
+            case p.RewriteFiles(incarnation=incarnation):
+                await self._on.network.rewrite_files(new, incarnation, self._networks)
+            case p.Update(incarnation=incarnation):
+                await self._on.execution.update(new.id, incarnation, new.resources)
+            case p.Pause(incarnation=incarnation):
+                await self._on.execution.pause(new.id, incarnation)
+            case p.Resume(incarnation=incarnation):
+                await self._on.execution.resume(new.id, incarnation)
+            case p.Stop():
+                await self._stop(step)
+            case p.Release(incarnation=incarnation):
+                self._note(new.id, await self._on.execution.release(new.id, incarnation))
+            case p.Retire(incarnation=incarnation):
+                await self._on.execution.remove(new.id, incarnation)
+            case p.RemoveRootfs():
+                await self._on.storage.remove_rootfs(new.id)
+            case p.RemoveVolume(volume=volume):
+                await self._on.storage.remove_volume(volume)
+
+    async def undo(self, step: p.AnyStep) -> None:
+        """Take *step* back; fine where it was never done."""
+        piece = self._pieces[step.container]
+        old = piece.old
+        match step:
+            case p.MakeRootfs(fresh=True):
+                await self._on.storage.remove_rootfs(step.container)
+            case p.Prepare(incarnation=incarnation):
+                await self._on.execution.remove(step.container, incarnation)
+            case p.Plug(incarnation=incarnation, network=network):
+                endpoint = piece.new.endpoints[network]
+                await self._on.network.unplug(step.container, incarnation, endpoint.id)
+            case p.Unplug(incarnation=incarnation, network=network) if old is not None:
+                await self._plug(old, incarnation, network)
+            case p.RewriteFiles(incarnation=incarnation) if old is not None:
+                await self._on.network.rewrite_files(old, incarnation, self._networks)
+            case p.Update(incarnation=incarnation) if old is not None:
+                await self._on.execution.update(step.container, incarnation, old.resources)
+            case p.Pause(incarnation=incarnation):
+                await self._on.execution.resume(step.container, incarnation)
+            case p.Resume(incarnation=incarnation):
+                await self._on.execution.pause(step.container, incarnation)
+            case _:
+                pass  # networks and volumes belong to their own records; a stop is judged by its evidence
+
+    def _note(self, container: str, failure: StartFailure | None) -> None:
+        if failure is not None:
+            self.failures[container] = failure
+
+    async def _plug(self, spec: ContainerSpec, incarnation: str, network: str) -> None:
+        await self._on.network.plug(spec.id, incarnation, spec.endpoints[network], self._networks[network])
+
+    async def _stop(self, step: p.Stop) -> None:
+        """Ask, wait, kill. A frozen process cannot hear: it is thawed first."""
+        driver = self._on.execution
+        await driver.resume(step.container, step.incarnation)
+        if step.timeout_seconds > 0:
+            await driver.signal(step.container, step.incarnation, step.signal)
+            try:
+                async with asyncio.timeout(step.timeout_seconds):
+                    await driver.wait(step.container, step.incarnation)
+            except TimeoutError:
+                pass
+            else:
+                return
+        await driver.signal(step.container, step.incarnation, signal.SIGKILL)
+        try:
+            async with asyncio.timeout(KILL_PATIENCE_SECONDS):
+                await driver.wait(step.container, step.incarnation)
+        except TimeoutError:
+            raise SubstrateFailed(
+                "The process has not ended by SIGKILL; it may hang in the kernel.", step="Stop", id=step.container
+            ) from None

@@ -1,0 +1,52 @@
+"""Reading events: history from a cursor on, then what comes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator
+
+from portlayer.components import keys
+from portlayer.components.records import decode
+from portlayer.interfaces.store import Record, Store
+from portlayer.model.errors import InvalidArgument
+from portlayer.model.events import Event, NumberedEvent
+
+Cursor = tuple[int, int]
+
+
+class History:
+    """The events of one VCH. A cursor is `revision.index`: the place of the last event that was seen."""
+
+    def __init__(self, store: Store, vch: str) -> None:
+        self._store = store
+        self._prefix = keys.entities(vch, "events")
+
+    async def start(self, since: str | None) -> Cursor:
+        """The cursor that *since* means: `now`, `0`, a revision, or `revision.index`.
+
+        Raises:
+            InvalidArgument: none of these.
+        """
+        if since in (None, "", "now"):
+            return await self._store.revision(), 1 << 30
+        revision, dot, index = str(since).partition(".")
+        if not revision.isdecimal() or len(revision) > 18 or (dot and not (index.isdecimal() and len(index) < 9)):
+            raise InvalidArgument(f"{str(since)[:40]!r} is no cursor; use the id of an event.", pointer="?since")
+        return int(revision), int(index) if dot else 1 << 30
+
+    async def follow(self, after: Cursor) -> AsyncGenerator[NumberedEvent, None]:
+        """Every event behind *after*, in order, for ever."""
+        async with contextlib.aclosing(self._store.watch(self._prefix)) as changes:
+            while True:
+                rows = await self._store.since(self._prefix, max(0, after[0] - 1), limit=0)
+                for row in rows:
+                    place = (row.revision, int(keys.last(row.key)))
+                    if place > after:
+                        after = place
+                        yield _numbered(row, place)
+                if await anext(changes, None) is None:
+                    return
+
+
+def _numbered(row: Record, place: Cursor) -> NumberedEvent:
+    return NumberedEvent(cursor=f"{place[0]}.{place[1]}", event=decode(Event, row.value))

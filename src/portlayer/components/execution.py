@@ -1,0 +1,205 @@
+"""Execution: containers, and the commit of what handles carry."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import msgspec
+
+from portlayer.components import keys
+from portlayer.components.addresses import Pool
+from portlayer.components.commit.engine import Engine
+from portlayer.components.creation import new_container
+from portlayer.components.drafts import Drafts
+from portlayer.components.handles import Draft
+from portlayer.components.observer import Observer, internal_draft
+from portlayer.components.records import decode, label_filter, put
+from portlayer.interfaces.store import Transaction
+from portlayer.model import changes as c
+from portlayer.model import execution as m
+from portlayer.model import limits, names
+from portlayer.model.caller import Caller
+from portlayer.model.errors import Conflict, DeadlineExceeded, InvalidArgument, InvalidState, Unavailable, Unsupported
+from portlayer.model.interaction import MAIN_TASK
+from portlayer.model.signals import parse_signal
+from portlayer.model.storage import HandleAnswer, Image
+from portlayer.model.views import container_view
+
+MAX_HANDLES = 200
+DELETE_ATTEMPTS = 10
+
+
+class LocalExecution:
+    """Implements interfaces.execution.Execution on one host's substrate."""
+
+    def __init__(self, drafts: Drafts, pool: Pool, engine: Engine, observer: Observer) -> None:
+        self._drafts = drafts
+        self._records = drafts.records
+        self._pool = pool
+        self._engine = engine
+        self._observer = observer
+
+    async def start(self) -> None:
+        await self._observer.start()
+
+    async def close(self) -> None:
+        await self._engine.drain()
+        await self._observer.close()
+
+    async def create(self, caller: Caller, request: m.Create) -> m.Created:
+        image = await self._records.find(Image, caller.vch, "images", request.image)
+        spec = new_container(caller.vch, request, image, self._engine.substrate.name, self._engine.host)
+        change = c.CreateContainer(spec=spec)
+        draft = Draft(
+            id=names.new_id(), issued=time.time(), vch=caller.vch, container=spec.id, base=0, changes=(change,)
+        )
+        return m.Created(handle=self._drafts.sealer.seal(draft), id=spec.id)
+
+    async def set_state(self, caller: Caller, request: m.SetState) -> HandleAnswer:
+        limits.check_timeout(request.timeout_seconds)
+        change = c.ChangeState(state=request.state, timeout_seconds=request.timeout_seconds)
+        return await self._drafts.stage(caller, request.handle, change)
+
+    async def set_labels(self, caller: Caller, request: m.SetLabels) -> HandleAnswer:
+        names.check_labels(dict.fromkeys(request.labels, ""))
+        return await self._drafts.stage(caller, request.handle, c.MergeLabels(labels=request.labels))
+
+    async def set_resources(self, caller: Caller, request: m.SetResources) -> HandleAnswer:
+        change = c.ChangeResources(resources=limits.check_resources(request.resources))
+        return await self._drafts.stage(caller, request.handle, change)
+
+    async def set_restart_policy(self, caller: Caller, request: m.SetRestartPolicy) -> HandleAnswer:
+        preview = await self._drafts.open(caller, request.handle)
+        policy = limits.check_restart_policy(request.restart_policy, remove_on_exit=preview.spec.remove_on_exit)
+        return HandleAnswer(handle=self._drafts.seal(preview, c.ChangeRestartPolicy(restart_policy=policy)))
+
+    async def rename(self, caller: Caller, request: m.Rename) -> HandleAnswer:
+        change = c.RenameContainer(name=names.check_name(request.name))
+        return await self._drafts.stage(caller, request.handle, change)
+
+    async def inspect(self, caller: Caller, request: m.Inspect) -> m.Inspected:
+        preview = await self._drafts.open(caller, request.handle)
+        base = preview.record.revision if preview.record else 0
+        proposed = m.ContainerRecord(spec=preview.spec, revision=base + 1, touched={})
+        return m.Inspected(
+            handle=request.handle,
+            base=preview.draft.base,
+            current=container_view(preview.record, preview.observed) if preview.record else None,
+            proposed=container_view(proposed, preview.observed),
+            changes=tuple(msgspec.to_builtins(change) for change in preview.draft.changes),
+        )
+
+    async def commit(self, caller: Caller, request: m.Commit) -> m.Committed | m.CommittedMany:
+        if (request.handle is None) == (not request.handles):
+            raise InvalidArgument("Give either handle or handles.", pointer="/handle")
+        if len(request.handles) > MAX_HANDLES:
+            raise InvalidArgument(f"At most {MAX_HANDLES} handles in one commit.", pointer="/handles")
+        await self._records.check_vch(caller.vch)
+        handles = request.handles if request.handle is None else (request.handle,)
+        drafts = [self._drafts.sealer.open_draft(caller.vch, handle) for handle in handles]
+        if len({draft.container for draft in drafts}) < len(drafts):
+            raise InvalidArgument("Two of the handles are of one container.", pointer="/handles")
+        done = await self._engine.commit(caller.vch, drafts, strict=request.strict)
+        return done[0] if request.handle is not None else m.CommittedMany(containers=tuple(done))
+
+    async def discard(self, caller: Caller, request: m.Discard) -> None:
+        await self._records.check_vch(caller.vch)
+        await self._pool.give_back(caller.vch, self._drafts.sealer.open_draft(caller.vch, request.handle))
+
+    async def list_containers(self, caller: Caller, request: m.ListContainers) -> m.Containers:
+        labels = label_filter(request.label)
+        rows = await self._records.store.range(keys.entities(caller.vch, "observed"))
+        observed = {keys.last(row.key): decode(m.Observed, row.value) for row in rows}
+
+        def keep(record: m.ContainerRecord) -> bool:
+            spec = record.spec
+            state = observed.get(spec.id, m.Observed()).state
+            return request.state in (None, state) and request.name in (None, spec.name) and labels(spec.labels)
+
+        found, after = await self._records.page(
+            m.ContainerRecord, caller.vch, "containers", keep, request.limit, request.after
+        )
+        views = tuple(container_view(record, observed.get(record.spec.id, m.Observed())) for record in found)
+        return m.Containers(containers=views, next=after)
+
+    async def get_container(self, caller: Caller, request: m.ContainerRef) -> m.Container:
+        return container_view(*await self._records.find_container(caller.vch, request.ref))
+
+    async def handle(self, caller: Caller, request: m.ContainerRef) -> m.ContainerHandle:
+        record, _ = await self._records.find_container(caller.vch, request.ref)
+        ident = record.spec.id
+        draft = Draft(id=names.new_id(), issued=time.time(), vch=caller.vch, container=ident, base=record.revision)
+        return m.ContainerHandle(handle=self._drafts.sealer.seal(draft), id=ident, revision=record.revision)
+
+    async def delete_container(self, caller: Caller, request: m.DeleteContainer) -> None:
+        """A commit of one change; others who commit at the same time only make it look again."""
+        for attempt in range(DELETE_ATTEMPTS):
+            record, _ = await self._records.find_container(caller.vch, request.ref)
+            change = c.RemoveContainer(force=request.force, volumes=request.volumes)
+            try:
+                await self._engine.commit(caller.vch, [internal_draft(caller.vch, record, change)])
+            except Conflict:
+                if attempt == DELETE_ATTEMPTS - 1:
+                    raise
+            else:
+                return
+
+    async def signal(self, caller: Caller, request: m.Signal) -> None:
+        number = parse_signal(request.signal)
+        if request.task_id not in (None, MAIN_TASK):
+            raise Unsupported("Only the main task can be signalled.", option="taskId")
+        record, observed = await self._records.find_container(caller.vch, request.ref)
+        spec = record.spec
+        if observed.state not in ("running", "paused"):
+            raise InvalidState(
+                f"{spec.name} is {observed.state}; only a running container takes signals.",
+                kind="container",
+                id=spec.id,
+                state=observed.state,
+            )
+        if number in (9, parse_signal(spec.stop_signal)) and spec.restart_policy.name != "no":
+            await self._note_stop(caller.vch, spec.id, observed.incarnation)
+        await self._engine.substrate.execution.signal(spec.id, observed.incarnation, number)
+
+    async def _note_stop(self, vch: str, container: str, incarnation: str) -> None:
+        """An end that somebody asked for is not restarted."""
+        async with self._engine.alone(container):
+            found = await self._records.container(vch, container)
+            if found is None or found[1].incarnation != incarnation:
+                return
+            noted = m.replace(found[1], stop_requested=True)
+            ops = (put(keys.entity(vch, "observed", container), noted),)
+            await self._records.store.apply(Transaction(ops=ops, durable=False))
+
+    async def wait(self, caller: Caller, request: m.Wait) -> m.Waited:
+        limits.check_timeout(request.timeout_seconds, "?timeoutSeconds")
+        if request.condition == "healthy":
+            raise Unsupported("Health checks are not offered; wait for running or exited.", option="condition")
+        record, observed = await self._records.find_container(caller.vch, request.ref)
+        prefix = keys.entity(caller.vch, "observed", record.spec.id)
+        changes = self._records.store.watch(prefix)
+        try:
+            async with asyncio.timeout(request.timeout_seconds), contextlib.aclosing(changes):
+                found = await self._records.container(caller.vch, record.spec.id)
+                while not _holds(request.condition, found):
+                    if found is None:
+                        break
+                    observed = found[1]
+                    if await anext(changes, None) is None:
+                        raise Unavailable("The server is stopping; wait again.", retry_after_seconds=1)
+                    found = await self._records.container(caller.vch, record.spec.id)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"{record.spec.name} is not {request.condition} after {request.timeout_seconds:g} seconds."
+            ) from None
+        if found is None:
+            return m.Waited(exit_code=observed.exit_code, state="removed")
+        return m.Waited(exit_code=found[1].exit_code, state=found[1].state)
+
+
+def _holds(condition: str, found: tuple[m.ContainerRecord, m.Observed] | None) -> bool:
+    if found is None:
+        return condition == "removed"
+    return found[1].state == {"exited": "stopped", "running": "running"}.get(condition)

@@ -1,0 +1,194 @@
+"""Handles: sealed values.
+
+A handle is `base64url(version, key id, nonce, AES-256-GCM-SIV(draft))`, with version, key id, epoch and VCH as
+associated data: only this port layer opens it, only for the VCH it was made for, and only as it was made. Nothing is
+kept of it, so it costs nothing, survives restarts and can be branched from.
+
+The sealing keys live in the store, wrapped by the host's key, and rotate; the epoch changes when a backup is restored.
+Source: RFC 8452 (AES-GCM-SIV).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import os
+import time
+from pathlib import Path
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
+
+from portlayer.components import keys
+from portlayer.components.records import decode, put
+from portlayer.interfaces.store import Check, CheckFailed, Store, Transaction
+from portlayer.model.base import Value
+from portlayer.model.changes import AnyChange
+from portlayer.model.errors import HandleInvalid, InvalidArgument, Unavailable
+from portlayer.model.execution import replace
+from portlayer.model.names import new_id
+
+VERSION = b"\x01"
+KEY_ID_BYTES, NONCE_BYTES = 4, 12
+MAX_HANDLE_BYTES = 256 * 1024
+LIFETIME_SECONDS = 24 * 3600.0
+ROTATE_SECONDS = 7 * 86400.0
+
+
+class Draft(Value):
+    """What a container handle carries. base: the revision it was taken at, 0 before the first commit."""
+
+    id: str
+    issued: float
+    vch: str
+    container: str
+    base: int
+    changes: tuple[AnyChange, ...] = ()
+
+    def then(self, *changes: AnyChange, ident: str | None = None) -> Draft:
+        """The draft with *changes* added, as a handle of its own."""
+        return replace(self, id=ident or new_id(), changes=(*self.changes, *changes))
+
+
+class NetworkPin(Value):
+    """What a network handle carries."""
+
+    id: str
+    issued: float
+    vch: str
+    network: str
+
+
+class SealingKey(Value):
+    """id: hex of 4 bytes. wrapped: nonce and ciphertext of the key under the host's key. created: epoch seconds."""
+
+    id: str
+    wrapped: bytes
+    created: float
+
+
+class KeyRing(Value):
+    """Newest last. epoch: changed when a backup is restored."""
+
+    epoch: str
+    keys: tuple[SealingKey, ...]
+
+
+class Sealer:
+    """Seals and opens. One instance a process."""
+
+    def __init__(self, ring: KeyRing, host_key: bytes) -> None:
+        wrapper = AESGCMSIV(host_key)
+        self._epoch = ring.epoch.encode()
+        self._ciphers: dict[bytes, AESGCMSIV] = {}
+        for key in ring.keys:
+            try:
+                plain = wrapper.decrypt(key.wrapped[:NONCE_BYTES], key.wrapped[NONCE_BYTES:], key.id.encode())
+            except InvalidTag:
+                raise Unavailable(
+                    "The sealing keys in the store do not open with this host's key; bring the host key that belongs "
+                    "to this store, or remove /meta/keys to refuse all handles made before."
+                ) from None
+            self._newest = bytes.fromhex(key.id)
+            self._ciphers[self._newest] = AESGCMSIV(plain)
+        self._pack = msgspec.msgpack.Encoder().encode
+        self._drafts = msgspec.msgpack.Decoder(Draft)
+        self._pins = msgspec.msgpack.Decoder(NetworkPin)
+
+    @classmethod
+    async def open(cls, store: Store, host_key_file: Path) -> Sealer:
+        """Read the key ring from *store*, making or rotating it, with the host's key (made with mode 0600)."""
+        host_key = _host_key(host_key_file)
+        while True:
+            record = await store.get(keys.KEY_RING)
+            ring = decode(KeyRing, record.value) if record else KeyRing(epoch=new_id(), keys=())
+            if ring.keys and time.time() - ring.keys[-1].created < ROTATE_SECONDS:
+                return cls(ring, host_key)
+            current = replace(ring, keys=(*ring.keys[-2:], _new_key(host_key)))
+            try:
+                check = Check(keys.KEY_RING, record.revision if record else 0)
+                await store.apply(Transaction((check,), (put(keys.KEY_RING, current),)))
+            except CheckFailed:
+                continue
+            return cls(current, host_key)
+
+    def _seal(self, kind: bytes, vch: str, value: Draft | NetworkPin) -> str:
+        head = VERSION + self._newest
+        nonce = os.urandom(NONCE_BYTES)
+        cipher = self._ciphers[self._newest]
+        sealed = cipher.encrypt(nonce, self._pack(value), self._context(head, kind, vch))
+        return base64.urlsafe_b64encode(head + nonce + sealed).rstrip(b"=").decode()
+
+    def _open(self, kind: bytes, vch: str, handle: str) -> bytes:
+        try:
+            raw = base64.urlsafe_b64decode(handle + "=" * (-len(handle) % 4))
+            if base64.urlsafe_b64encode(raw).rstrip(b"=") != handle.encode():
+                raise HandleInvalid
+            head, rest = raw[: 1 + KEY_ID_BYTES], raw[1 + KEY_ID_BYTES :]
+            cipher = self._ciphers.get(head[1:])
+            if head[:1] != VERSION or cipher is None:
+                raise HandleInvalid
+            return cipher.decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], self._context(head, kind, vch))
+        except (binascii.Error, UnicodeError, ValueError, InvalidTag):
+            raise HandleInvalid from None
+
+    def _context(self, head: bytes, kind: bytes, vch: str) -> bytes:
+        return b"\0".join((head, kind, self._epoch, vch.encode()))
+
+    def seal(self, draft: Draft) -> str:
+        """The handle of *draft*. Raises InvalidArgument where it would be larger than a handle may be."""
+        handle = self._seal(b"container", draft.vch, draft)
+        if len(handle) > MAX_HANDLE_BYTES:
+            raise InvalidArgument(
+                f"The handle would have {len(handle)} bytes, {MAX_HANDLE_BYTES} at most; commit what it carries first."
+            )
+        return handle
+
+    def open_draft(self, vch: str, handle: str) -> Draft:
+        """What *handle* carries. Raises HandleInvalid, always alike: tampered, foreign, truncated, too old."""
+        try:
+            draft = self._drafts.decode(self._open(b"container", vch, handle))
+        except msgspec.DecodeError:
+            raise HandleInvalid from None
+        _check_age(draft.issued)
+        return draft
+
+    def seal_network(self, pin: NetworkPin) -> str:
+        """The handle of *pin*."""
+        return self._seal(b"network", pin.vch, pin)
+
+    def open_network(self, vch: str, handle: str) -> NetworkPin:
+        """What a network handle carries; raises as open_draft."""
+        pin = self._pins.decode(self._open(b"network", vch, handle))
+        _check_age(pin.issued)
+        return pin
+
+
+def _check_age(issued: float) -> None:
+    if not -60.0 < time.time() - issued < LIFETIME_SECONDS:
+        raise HandleInvalid
+
+
+def _host_key(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        pass
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_suffix(f".{os.getpid()}")
+    with os.fdopen(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "wb") as stream:
+        stream.write(os.urandom(32))
+        stream.flush()
+        os.fsync(stream.fileno())
+    with contextlib.suppress(FileExistsError):
+        os.link(fresh, file)  # whoever links first wins; all read the winner's key
+    fresh.unlink()
+    return file.read_bytes()
+
+
+def _new_key(host_key: bytes) -> SealingKey:
+    ident, nonce = os.urandom(KEY_ID_BYTES).hex(), os.urandom(NONCE_BYTES)
+    wrapped = nonce + AESGCMSIV(host_key).encrypt(nonce, os.urandom(32), ident.encode())
+    return SealingKey(id=ident, wrapped=wrapped, created=time.time())

@@ -1,0 +1,218 @@
+"""Interaction: the streams of a container's main task."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from portlayer.components.attachment import Life, LocalAttachment
+from portlayer.components.drafts import Drafts
+from portlayer.interfaces.substrate import InteractionDriver
+from portlayer.model import changes as c
+from portlayer.model import interaction as m
+from portlayer.model.caller import Caller
+from portlayer.model.detach import DEFAULT_KEYS, parse_keys
+from portlayer.model.errors import AlreadyExists, InvalidArgument, InvalidState, Unsupported
+from portlayer.model.execution import ContainerRecord, Observed
+from portlayer.model.storage import HandleAnswer
+from portlayer.model.times import parse_time
+
+MAX_SIZE = 65535
+
+
+class LocalInteraction:
+    """Implements interfaces.interaction.Interaction."""
+
+    def __init__(self, drafts: Drafts, driver: InteractionDriver) -> None:
+        self._drafts = drafts
+        self._records = drafts.records
+        self._driver = driver
+
+    async def join(self, caller: Caller, request: m.JoinInteraction) -> HandleAnswer:
+        _check_task(request.task_id)
+        preview = await self._drafts.open(caller, request.handle)
+        if preview.spec.interaction is not None:
+            raise AlreadyExists("The main task has its interaction already.", kind="interaction", id=m.MAIN_TASK)
+        interaction = m.InteractionSpec(
+            stdin=request.stdin, stdout=request.stdout, stderr=request.stderr, terminal=request.terminal
+        )
+        return HandleAnswer(handle=self._drafts.seal(preview, c.AddInteraction(interaction=interaction)))
+
+    async def bind(self, caller: Caller, request: m.BindInteraction) -> HandleAnswer:
+        _check_task(request.task_id)
+        return await self._drafts.stage(caller, request.handle, c.ActivateInteraction())
+
+    async def unbind(self, caller: Caller, request: m.BindInteraction) -> HandleAnswer:
+        _check_task(request.task_id)
+        return await self._drafts.stage(caller, request.handle, c.DeactivateInteraction())
+
+    async def attach(self, caller: Caller, request: m.Attach) -> LocalAttachment:
+        _check_task(request.task_id)
+        record, observed = await self._records.find_container(caller.vch, request.ref)
+        spec = record.spec
+        if request.stdin and not spec.stdin:
+            raise _no_stdin(record)
+        default_keys = DEFAULT_KEYS if spec.terminal else ""
+        detach_keys = default_keys if request.detach_keys is None else request.detach_keys
+        sequence = parse_keys(detach_keys) if detach_keys else b""
+        cursor = await self._cursor(request, spec.id)
+        if observed.state == "stopped" and not request.logs and request.cursor is None:
+            raise _not_running(record, observed)
+        streams = frozenset(
+            stream for stream, wanted in ((m.STDOUT, request.stdout), (m.STDERR, request.stderr)) if wanted
+        )
+        life = Life(self._records, caller.vch, spec.id)
+        return LocalAttachment(self._driver, life, spec.id, cursor, streams, sequence, stdin=request.stdin)
+
+    async def _cursor(self, request: m.Attach, container: str) -> int:
+        if request.cursor is not None:
+            if not request.cursor.isdecimal() or len(request.cursor) > 18:
+                raise InvalidArgument("This is no cursor of an attachment.", pointer="?cursor")
+            return int(request.cursor)
+        return 0 if request.logs else await self._driver.log_end(container)
+
+    async def output(self, caller: Caller, request: m.Streams, stream: int) -> AsyncIterator[bytes]:
+        _check_task(request.task_id)
+        record, observed = await self._records.find_container(caller.vch, request.ref)
+        if observed.state == "stopped":
+            raise _not_running(record, observed)
+        cursor = await self._driver.log_end(record.spec.id)
+        life = Life(self._records, caller.vch, record.spec.id)
+        return self._output(life, record.spec.id, cursor, stream)
+
+    async def _output(self, life: Life, container: str, cursor: int, stream: int) -> AsyncGenerator[bytes, None]:
+        async with contextlib.aclosing(life):
+            incarnation = await life.incarnation()
+            if incarnation is None:
+                return
+            async with contextlib.aclosing(self._driver.read_log(container, cursor, follow=incarnation)) as log:
+                async for chunk in log:
+                    if chunk.stream == stream:
+                        yield chunk.data
+
+    async def write_stdin(self, caller: Caller, request: m.Streams, body: AsyncIterator[bytes]) -> None:
+        container, incarnation = await self._with_stdin(caller, request)
+        async for data in body:
+            await self._driver.write_stdin(container, incarnation, data)
+
+    async def close_stdin(self, caller: Caller, request: m.Streams) -> None:
+        await self._driver.close_stdin(*await self._with_stdin(caller, request))
+
+    async def _with_stdin(self, caller: Caller, request: m.Streams) -> tuple[str, str]:
+        _check_task(request.task_id)
+        record, observed = await self._records.find_container(caller.vch, request.ref)
+        if not record.spec.stdin:
+            raise _no_stdin(record)
+        return record.spec.id, _live(record, observed)
+
+    async def resize(self, caller: Caller, request: m.Resize) -> None:
+        _check_task(request.task_id)
+        check_size(request.width, request.height)
+        record, observed = await self._records.find_container(caller.vch, request.ref)
+        if not record.spec.terminal:
+            raise InvalidState(f"{record.spec.name} has no terminal.", kind="container", id=record.spec.id)
+        await self._driver.resize(record.spec.id, _live(record, observed), request.width, request.height)
+
+    async def logs(self, caller: Caller, request: m.Logs) -> AsyncIterator[m.Chunk]:
+        since = parse_time(request.since, "?since") if request.since is not None else 0
+        until = parse_time(request.until, "?until") if request.until is not None else None
+        if request.tail is not None and request.tail < 0:
+            raise InvalidArgument("tail counts lines; it cannot be negative.", pointer="?tail")
+        record, _ = await self._records.find_container(caller.vch, request.ref)
+        log = self._log(caller.vch, record.spec.id, request)
+        return _within(log, since, until, frozenset(_streams(request)))
+
+    async def _log(self, vch: str, container: str, request: m.Logs) -> AsyncGenerator[m.Chunk, None]:
+        """The log so far, its tail where asked, and what follows."""
+        split = bool(request.timestamps or request.since or request.until or request.tail is not None)
+        cursor = 0
+        streams = frozenset(_streams(request))
+        follow = request.follow and (request.until is None or parse_time(request.until, "?until") > time.time_ns())
+        async with contextlib.aclosing(Life(self._records, vch, container)) as life:
+            kept: collections.deque[list[m.Chunk]] = collections.deque(maxlen=request.tail)
+            open_line = False
+            async for chunk in self._driver.read_log(container, split=split):
+                cursor = chunk.cursor
+                if request.tail is None:
+                    yield chunk
+                elif chunk.stream in streams:
+                    if open_line and kept:
+                        kept[-1].append(chunk)
+                    else:
+                        kept.append([chunk])
+                    open_line = not chunk.data.endswith(b"\n")
+            for line in kept:
+                for chunk in line:
+                    yield chunk
+            if not follow:
+                return
+            incarnation = await life.incarnation()
+            if incarnation is None:
+                return
+            rest = self._driver.read_log(container, cursor, follow=incarnation, split=split)
+            async with contextlib.aclosing(rest):
+                async for chunk in rest:
+                    yield chunk
+
+
+async def _within(
+    log: AsyncGenerator[m.Chunk, None], since: int, until: int | None, streams: frozenset[int]
+) -> AsyncGenerator[m.Chunk, None]:
+    """The chunks of *log* between two times; a log that is followed is left when the second one is reached."""
+
+    def patience() -> float | None:
+        return until / 1e9 - time.time() if until is not None and until > time.time_ns() else None
+
+    async with contextlib.aclosing(log):
+        while True:
+            try:
+                async with asyncio.timeout(patience()):
+                    chunk = await anext(log, None)
+            except TimeoutError:
+                return
+            if chunk is None or (until is not None and chunk.time > until):
+                return
+            if chunk.time >= since and chunk.stream in streams:
+                yield chunk
+
+
+def _streams(request: m.Logs) -> tuple[int, ...]:
+    return tuple(stream for stream, on in ((m.STDOUT, request.stdout), (m.STDERR, request.stderr)) if on)
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises InvalidArgument for a size that no terminal has."""
+    if not (1 <= width <= MAX_SIZE and 1 <= height <= MAX_SIZE):
+        raise InvalidArgument(f"width and height must be between 1 and {MAX_SIZE}.", pointer="/width")
+
+
+def _check_task(task: str | None) -> None:
+    if task not in (None, m.MAIN_TASK):
+        raise Unsupported("There is only the main task; leave taskId out.", option="taskId", pointer="/taskId")
+
+
+def _live(record: ContainerRecord, observed: Observed) -> str:
+    if observed.state not in ("running", "paused"):
+        raise _not_running(record, observed)
+    return observed.incarnation
+
+
+def _not_running(record: ContainerRecord, observed: Observed) -> InvalidState:
+    spec = record.spec
+    return InvalidState(
+        f"{spec.name} is {observed.state}; start it first, or read its logs.",
+        kind="container",
+        id=spec.id,
+        state=observed.state,
+    )
+
+
+def _no_stdin(record: ContainerRecord) -> InvalidState:
+    return InvalidState(
+        f"{record.spec.name} has no stdin; join interaction with stdin and bind it before its start.",
+        kind="container",
+        id=record.spec.id,
+    )

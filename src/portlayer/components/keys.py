@@ -1,0 +1,85 @@
+"""The schema: every key in the store. Values are JSON of the type named beside the key.
+
+/meta/instance                                   Instance: who we are, the epoch of handles
+/meta/keys                                       KeyRing: sealing keys, wrapped by the host's key
+/subnets                                         Subnets: CIDR -> network, of all tenants on this substrate
+/gone/networks/<host>/<network>                  network deleted, still to be removed from that host
+/layers/<diffID>/<vch>/<image>                   empty: this image has the layer
+/vchs/<vch>                                      VchRecord
+/v/<vch>/containers/<id>                         ContainerRecord: what is committed
+/v/<vch>/observed/<id>                           Observed: what is known of its process
+/v/<vch>/intents/<id>                            Intent, or Joined: a commit under way (also its lock)
+/v/<vch>/receipts/<handle id>                    Committed (lease: outlives the handle)
+/v/<vch>/networks/<id>                           NetworkSpec
+/v/<vch>/addresses/<network>/<address>           Address (lease until committed)
+/v/<vch>/leases/<endpoint>                       Lease: what a bind has reserved (lease)
+/v/<vch>/images/<id>                             Image
+/v/<vch>/volumes/<id>                            Volume
+/v/<vch>/names/<kind>/<name>                     the id
+/v/<vch>/uses/<kind>/<id>/<container>            empty: the container uses it
+/v/<vch>/hosts/<network>/<host>                  empty: the host has this network
+/v/<vch>/idempotency/<digest>                    Replay: answer of a creation (lease)
+/v/<vch>/events/<transaction>/<index>            Event (lease: retention)
+/v/<vch>/kv/<key>                                bytes
+"""
+
+from __future__ import annotations
+
+INSTANCE = "/meta/instance"
+KEY_RING = "/meta/keys"
+SUBNETS = "/subnets"
+VCHS = "/vchs/"
+
+
+def vch(name: str) -> str:
+    return f"{VCHS}{name}"
+
+
+def entities(vch: str, kind: str) -> str:
+    """Prefix of all *kind*: `containers`, `observed`, `intents`, `networks`, `images`, `volumes`, `kv`."""
+    return f"/v/{vch}/{kind}/"
+
+
+def entity(vch: str, kind: str, ident: str) -> str:
+    return f"/v/{vch}/{kind}/{ident}"
+
+
+def name(vch: str, kind: str, text: str) -> str:
+    return f"/v/{vch}/names/{kind}/{text}"
+
+
+def addresses(vch: str, network: str) -> str:
+    return f"/v/{vch}/addresses/{network}/"
+
+
+def address(vch: str, network: str, text: str) -> str:
+    return f"/v/{vch}/addresses/{network}/{text}"
+
+
+def uses(vch: str, kind: str, ident: str) -> str:
+    return f"/v/{vch}/uses/{kind}/{ident}/"
+
+
+def use(vch: str, kind: str, ident: str, container: str) -> str:
+    return f"/v/{vch}/uses/{kind}/{ident}/{container}"
+
+
+def layer_users(diff_id: str) -> str:
+    return f"/layers/{diff_id}/"
+
+
+def layer_user(diff_id: str, vch: str, image: str) -> str:
+    return f"/layers/{diff_id}/{vch}/{image}"
+
+
+def network_hosts(vch: str, network: str) -> str:
+    return f"/v/{vch}/hosts/{network}/"
+
+
+def gone_networks(host: str) -> str:
+    return f"/gone/networks/{host}/"
+
+
+def last(key: str) -> str:
+    """The part after the last slash."""
+    return key.rpartition("/")[2]

@@ -1,0 +1,179 @@
+"""Watching what the substrate does by itself: exits, and what they lead to; and what is left from before.
+
+One task follows each running process. At start, what was half done is finished or undone, exits of the meantime are
+recorded, and what no record explains is removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+
+from portlayer.components import keys
+from portlayer.components.commit import outcome
+from portlayer.components.commit.engine import Engine
+from portlayer.components.handles import Draft
+from portlayer.components.records import Records, decode, event_puts, put
+from portlayer.interfaces.store import Delete, Transaction
+from portlayer.model.base import now
+from portlayer.model.changes import ChangeState, RemoveContainer
+from portlayer.model.errors import PortlayerError
+from portlayer.model.execution import ContainerRecord, Observed, replace
+from portlayer.model.names import new_id
+
+log = logging.getLogger(__name__)
+LIVE = ("running", "paused")
+FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.1, 60.0
+IDLE_ROOTFS_SECONDS = 10.0
+
+
+def internal_draft(vch: str, record: ContainerRecord, *changes: ChangeState | RemoveContainer) -> Draft:
+    """A draft of our own, on the present revision."""
+    return Draft(id=new_id(), issued=0, vch=vch, container=record.spec.id, base=record.revision, changes=changes)
+
+
+class Observer:
+    """Follows the processes of one host."""
+
+    def __init__(self, records: Records, engine: Engine, host: str) -> None:
+        self._records = records
+        self._engine = engine
+        self._host = host
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Bring record and substrate together, then follow."""
+        self._engine.started = self.follow
+        for vch in [keys.last(row.key) for row in await self._records.store.range(keys.VCHS)]:
+            for row in await self._records.store.range(keys.entities(vch, "intents")):
+                await self._engine.recover(vch, keys.last(row.key))
+            for row in await self._records.store.range(keys.entities(vch, "observed")):
+                observed = decode(Observed, row.value)
+                if observed.state in LIVE:
+                    self.follow(vch, keys.last(row.key), observed.incarnation)
+        await self._remove_unexplained()
+        self._spawn(self._remove_gone_networks())
+
+    async def close(self) -> None:
+        """Stop following; containers run on."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def follow(self, vch: str, container: str, incarnation: str) -> None:
+        """Record the end of *incarnation* when it comes."""
+        self._spawn(self._follow(vch, container, incarnation))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _follow(self, vch: str, container: str, incarnation: str) -> None:
+        try:
+            await self._engine.substrate.execution.wait(container, incarnation)
+            ended = await self._record_end(vch, container, incarnation)
+            if ended is not None:
+                await self._react(vch, *ended)
+            await self._let_rootfs_rest(vch, container, incarnation)
+        except PortlayerError:
+            log.exception("following %s of container %s failed", incarnation, container)
+
+    async def _record_end(self, vch: str, container: str, incarnation: str) -> tuple[ContainerRecord, Observed] | None:
+        """What was recorded; None where a commit did it, or the container has gone on since."""
+        driver = self._engine.substrate.execution
+        async with self._engine.alone(container):
+            found = await self._records.container(vch, container)
+            if found is None or found[1].incarnation != incarnation or found[1].state not in LIVE:
+                return None
+            record, observed = found
+            ended = await outcome.ended(observed, container, driver, asked=observed.stop_requested)
+            if self._wants_restart(record, ended):
+                ended = replace(ended, restarts=ended.restarts + 1)
+            ops = [
+                put(keys.entity(vch, "observed", container), ended),
+                *event_puts(vch, outcome.exit_event(container, record.spec.name, ended)),
+            ]
+            await self._records.store.apply(Transaction(ops=ops, durable=False))
+            await driver.remove(container, incarnation)
+            return record, ended
+
+    async def _react(self, vch: str, record: ContainerRecord, observed: Observed) -> None:
+        if record.spec.remove_on_exit:
+            draft = internal_draft(vch, record, RemoveContainer())
+        elif self._wants_restart(record, observed, counted=True):
+            await asyncio.sleep(min(FIRST_BACKOFF_SECONDS * 2 ** (observed.restarts - 1), LAST_BACKOFF_SECONDS))
+            draft = internal_draft(vch, record, ChangeState(state="running"))
+        else:
+            return
+        found = await self._records.container(vch, record.spec.id)
+        if found is None or found[1] != observed or found[0].spec.restart_policy != record.spec.restart_policy:
+            return
+        try:
+            await self._engine.commit(vch, [replace(draft, base=found[0].revision)], bump=record.spec.remove_on_exit)
+        except PortlayerError:
+            log.exception("container %s could not be %s", record.spec.id, "removed" if draft.changes else "restarted")
+
+    @staticmethod
+    def _wants_restart(record: ContainerRecord, observed: Observed, *, counted: bool = False) -> bool:
+        policy = record.spec.restart_policy
+        if observed.stop_requested or record.spec.remove_on_exit or policy.name == "no":
+            return False
+        if policy.name != "on-failure":
+            return True
+        restarts = observed.restarts - (1 if counted else 0)
+        return observed.exit_code != 0 and (not policy.maximum_retry_count or restarts < policy.maximum_retry_count)
+
+    async def _let_rootfs_rest(self, vch: str, container: str, incarnation: str) -> None:
+        """A container that stays stopped does not keep its filesystem mounted."""
+        await asyncio.sleep(IDLE_ROOTFS_SECONDS)
+        async with self._engine.alone(container):
+            found = await self._records.container(vch, container)
+            if found is not None and found[1].state == "stopped" and found[1].incarnation == incarnation:
+                await self._engine.substrate.storage.release_rootfs(container)
+
+    async def _remove_unexplained(self) -> None:
+        """Processes, filesystems and networks of which no record tells: left by a process of ours that died."""
+        store, substrate = self._records.store, self._engine.substrate
+        containers: dict[str, Observed] = {}
+        networks: set[str] = set()
+        for vch in [keys.last(row.key) for row in await store.range(keys.VCHS)]:
+            for row in await store.range(keys.entities(vch, "containers")):
+                containers[keys.last(row.key)] = Observed()
+            for row in await store.range(keys.entities(vch, "observed")):
+                containers[keys.last(row.key)] = decode(Observed, row.value)
+            for row in await store.range(keys.entities(vch, "intents")):
+                containers.setdefault(keys.last(row.key), Observed())
+            networks |= {keys.last(row.key) for row in await store.range(keys.entities(vch, "networks"))}
+        for present in await substrate.execution.present():
+            known = containers.get(present.container)
+            if known is None or present.incarnation not in (known.incarnation, known.prepared):
+                log.warning("removing process %s that no record explains", present.incarnation)
+                await substrate.execution.remove(present.container, present.incarnation)
+        for container in await substrate.storage.rootfs():
+            if container not in containers:
+                await substrate.storage.remove_rootfs(container)
+        for network in await substrate.network.networks():
+            if network not in networks:
+                await substrate.network.remove_network(network)
+
+    async def _remove_gone_networks(self) -> None:
+        """Networks that were deleted are taken from this host; the deletion waits for it."""
+        store, prefix = self._records.store, keys.gone_networks(self._host)
+        changes = store.watch(prefix)
+        for row in await store.range(prefix):
+            await self._remove_network(row.key)
+        async for change in changes:
+            if change.record is not None:
+                await self._remove_network(change.key)
+
+    async def _remove_network(self, key: str) -> None:
+        network = keys.last(key)
+        try:
+            await self._engine.substrate.network.remove_network(network)
+        except PortlayerError:
+            log.exception("network %s could not be removed at %s", network, now())
+            return
+        self._engine.forget_network(network)
+        await self._records.store.apply(Transaction(ops=[Delete(key)], durable=False))

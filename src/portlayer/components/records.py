@@ -1,0 +1,159 @@
+"""Typed reading of the store: what the components share of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from portlayer.components import keys
+from portlayer.interfaces.store import Put, Store
+from portlayer.model.base import Value, now
+from portlayer.model.errors import InvalidArgument, NotFound
+from portlayer.model.events import Event
+from portlayer.model.execution import ContainerRecord, Observed
+from portlayer.model.names import check_image_name, image_id, is_id, new_id
+
+T = TypeVar("T", bound=Value)
+MAX_PAGE = 1000
+EVENT_RETENTION_SECONDS = 7 * 86400.0
+_encode = msgspec.json.Encoder().encode
+_decoders: dict[type, msgspec.json.Decoder[Value]] = {}
+
+
+def encode(value: Value) -> bytes:
+    return _encode(value)
+
+
+def decode(kind: type[T], data: bytes) -> T:
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+    return decoder.decode(data)  # type: ignore[return-value]
+
+
+def put(key: str, value: Value, ttl_seconds: float | None = None) -> Put:
+    return Put(key, encode(value), ttl_seconds)
+
+
+def event_puts(vch: str, *events: Event) -> list[Put]:
+    """Rows that tell of what the transaction they go into does."""
+    prefix = f"{keys.entities(vch, 'events')}{new_id()}/"
+    return [put(f"{prefix}{index:03}", event, EVENT_RETENTION_SECONDS) for index, event in enumerate(events)]
+
+
+def event(kind: str, what: str, ident: str, name: str, **attributes: str) -> Event:
+    """An event of now."""
+    return Event(type=f"{kind}.{what}", kind=kind, id=ident, name=name, time=now(), attributes=attributes)
+
+
+class VchRecord(Value):
+    """A tenant in the store."""
+
+    name: str
+    created_at: str
+
+
+class Records:
+    """Reads records of one store by type, id and name."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._vchs: set[str] = set()
+
+    async def check_vch(self, vch: str) -> None:
+        """Raises NotFound for a tenant that is not there."""
+        if vch in self._vchs:
+            return
+        if "/" in vch or await self.store.get(keys.vch(vch)) is None:
+            raise NotFound(f"There is no VCH called {vch!r}.", kind="vch", id=vch)
+        self._vchs.add(vch)
+
+    async def read(self, kind: type[T], key: str) -> T | None:
+        record = await self.store.get(key)
+        return None if record is None else decode(kind, record.value)
+
+    async def resolve(self, vch: str, kind: str, ref: str) -> str:
+        """The id behind *ref*, an id or a name. kind is a plural, as in the keys.
+
+        Raises:
+            NotFound: nothing is called so.
+        """
+        await self.check_vch(vch)
+        ident = image_id(ref) if kind == "images" else ref if is_id(ref) else None
+        if ident is not None:
+            return ident
+        if not ref or "\x00" in ref or len(ref) > 300:
+            raise InvalidArgument("An empty, overlong or NUL-carrying reference names nothing.", pointer="/ref")
+        name = check_image_name(ref, "/ref") if kind == "images" else ref
+        record = await self.store.get(keys.name(vch, kind, name))
+        if record is None:
+            raise NotFound(f"There is no {kind[:-1]} called {ref!r}.", kind=kind[:-1], id=ref)
+        return record.value.decode()
+
+    async def find(self, type_: type[T], vch: str, kind: str, ref: str) -> T:
+        """The entity behind *ref*; raises NotFound."""
+        ident = await self.resolve(vch, kind, ref)
+        found = await self.read(type_, keys.entity(vch, kind, ident))
+        if found is None:
+            raise NotFound(f"There is no {kind[:-1]} {ref!r}.", kind=kind[:-1], id=ref)
+        return found
+
+    async def container(self, vch: str, ident: str) -> tuple[ContainerRecord, Observed] | None:
+        """A committed container with what is observed of it, of one instant."""
+        record, observed = await self.store.get_many(
+            [keys.entity(vch, "containers", ident), keys.entity(vch, "observed", ident)]
+        )
+        if record is None:
+            return None
+        seen = decode(Observed, observed.value) if observed else Observed()
+        return decode(ContainerRecord, record.value), seen
+
+    async def find_container(self, vch: str, ref: str) -> tuple[ContainerRecord, Observed]:
+        """As `container`, by id or name; raises NotFound."""
+        found = await self.container(vch, await self.resolve(vch, "containers", ref))
+        if found is None:
+            raise NotFound(f"There is no container {ref!r}.", kind="container", id=ref)
+        return found
+
+    async def page(
+        self, type_: type[T], vch: str, kind: str, keep: Callable[[T], bool], limit: int, after: str | None
+    ) -> tuple[tuple[T, ...], str | None]:
+        """Up to *limit* entities for which *keep* holds, by id after *after*, and the cursor of the next page."""
+        await self.check_vch(vch)
+        if not 1 <= limit <= MAX_PAGE:
+            raise InvalidArgument(f"limit must be between 1 and {MAX_PAGE}.", pointer="?limit")
+        prefix = keys.entities(vch, kind)
+        found: list[T] = []
+        last = ""
+        for record in await self.store.range(prefix, after=prefix + after if after else ""):
+            value = decode(type_, record.value)
+            if not keep(value):
+                continue
+            if len(found) == limit:
+                return tuple(found), last
+            found.append(value)
+            last = keys.last(record.key)
+        return tuple(found), None
+
+    async def until_gone(self, prefix: str, seconds: float) -> bool:
+        """Wait until no key is under *prefix*; False past *seconds*."""
+        try:
+            async with asyncio.timeout(seconds), contextlib.aclosing(self.store.watch(prefix)) as changes:
+                if not await self.store.count(prefix):
+                    return True
+                async for change in changes:
+                    if change.record is None and not await self.store.count(prefix):
+                        return True
+        except TimeoutError:
+            pass
+        return False
+
+
+def label_filter(filters: tuple[str, ...]) -> Callable[[dict[str, str]], bool]:
+    """A test for labels from `key=value` and `key` filters, all of which must hold."""
+    pairs = [tuple(text.partition("=")) for text in filters]
+    return lambda labels: all(key in labels and (not equals or labels[key] == value) for key, equals, value in pairs)

@@ -1,0 +1,228 @@
+"""Storage: images, volumes, and what of them a container has."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from portlayer.components import keys
+from portlayer.components.drafts import Drafts
+from portlayer.components.imports import Importer
+from portlayer.components.records import decode, event, event_puts, label_filter, put
+from portlayer.components.replays import Replays
+from portlayer.interfaces.storage import Report
+from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
+from portlayer.interfaces.substrate import StorageDriver
+from portlayer.model import changes as c
+from portlayer.model import names
+from portlayer.model import storage as m
+from portlayer.model.base import now
+from portlayer.model.caller import Caller
+from portlayer.model.errors import AlreadyExists, InUse, InvalidArgument, NotFound, Unsupported
+from portlayer.model.execution import replace
+from portlayer.model.limits import check_path, check_subpath
+
+STORE = m.StoreInfo(name="default", driver="directory")
+RESERVED = ("/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+
+
+class LocalStorage:
+    """Implements interfaces.storage.Storage."""
+
+    def __init__(self, drafts: Drafts, replays: Replays, driver: StorageDriver, staging: Path) -> None:
+        self._drafts = drafts
+        self._records = drafts.records
+        self._store = drafts.records.store
+        self._replays = replays
+        self._driver = driver
+        self._importer = Importer(drafts.records.store, driver, staging)
+
+    # mutations
+
+    async def join(self, caller: Caller, request: m.JoinVolume) -> m.HandleAnswer:
+        preview = await self._drafts.open(caller, request.handle)
+        volume = await self._records.find(m.Volume, caller.vch, "volumes", request.volume)
+        destination = check_path(request.destination, "/destination")
+        if destination in RESERVED or any(destination.startswith(f"{path}/") for path in RESERVED):
+            raise InvalidArgument(f"{destination} belongs to the container itself.", pointer="/destination")
+        mount = m.MountSpec(
+            volume=volume.id,
+            volume_name=volume.name,
+            destination=destination,
+            read_only=request.read_only,
+            subpath=check_subpath(request.subpath or ""),
+        )
+        return m.HandleAnswer(handle=self._drafts.seal(preview, c.AddMount(mount=mount)))
+
+    async def leave(self, caller: Caller, request: m.LeaveVolume) -> m.HandleAnswer:
+        if (request.volume is None) == (request.destination is None):
+            raise InvalidArgument("Give either volume or destination.", pointer="/volume")
+        preview = await self._drafts.open(caller, request.handle)
+        if request.destination is not None:
+            leaving = [posixpath.normpath(request.destination)]
+        else:
+            ident = await self._records.resolve(caller.vch, "volumes", request.volume or "")
+            leaving = [path for path, mount in preview.spec.mounts.items() if mount.volume == ident]
+            if not leaving:
+                raise NotFound(f"{preview.spec.name} does not have this volume.", kind="mount", id=request.volume)
+        changes = [c.RemoveMount(destination=path) for path in leaving]
+        return m.HandleAnswer(handle=self._drafts.seal(preview, *changes))
+
+    # images
+
+    async def import_image(
+        self,
+        caller: Caller,
+        request: m.ImportImage,
+        body: AsyncIterator[bytes],
+        report: Report | None = None,
+    ) -> m.Images:
+        await self._records.check_vch(caller.vch)
+        images = await self._importer.run(caller.vch, request, body, report or (lambda _: None))
+        return m.Images(images=images, next=None)
+
+    async def list_images(self, caller: Caller, request: m.ListImages) -> m.Images:
+        labels = label_filter(request.label)
+        name = names.check_image_name(request.name, "?name") if request.name else None
+        found, after = await self._records.page(
+            m.Image,
+            caller.vch,
+            "images",
+            lambda image: (name is None or name in image.names) and labels(image.config.labels),
+            request.limit,
+            request.after,
+        )
+        return m.Images(images=found, next=after)
+
+    async def get_image(self, caller: Caller, request: m.ImageRef) -> m.Image:
+        return await self._records.find(m.Image, caller.vch, "images", request.ref)
+
+    async def delete_image(self, caller: Caller, request: m.DeleteImage) -> None:
+        while True:
+            image = await self._records.find(m.Image, caller.vch, "images", request.ref)
+            key = keys.entity(caller.vch, "images", image.id)
+            record = await self._store.get(key)
+            if record is None:
+                continue
+            image = decode(m.Image, record.value)
+            name = None if names.image_id(request.ref) else names.check_image_name(request.ref)
+            try:
+                if name is not None and len(image.names) > 1:
+                    await self._untag(caller.vch, image, name, record.revision)
+                else:
+                    await self._remove_image(caller.vch, image, record.revision, prune=request.prune)
+            except CheckFailed as failure:
+                uses = keys.uses(caller.vch, "images", image.id)
+                if uses in failure.keys:
+                    users = [keys.last(row.key) for row in await self._store.range(uses, limit=10)]
+                    raise InUse(
+                        f"Image {request.ref} is used by {len(users)} containers; remove them first.",
+                        kind="image",
+                        id=request.ref,
+                        users=users,
+                    ) from None
+                continue
+            return
+
+    async def _untag(self, vch: str, image: m.Image, name: str, revision: int) -> None:
+        key = keys.entity(vch, "images", image.id)
+        left = replace(image, names=tuple(other for other in image.names if other != name))
+        ops: list[Put | Delete] = [
+            put(key, left),
+            Delete(keys.name(vch, "images", name)),
+            *event_puts(vch, event("image", "untagged", image.id, name)),
+        ]
+        await self._store.apply(Transaction((Check(key, revision),), ops))
+
+    async def _remove_image(self, vch: str, image: m.Image, revision: int, *, prune: bool) -> None:
+        key = keys.entity(vch, "images", image.id)
+        ops: list[Put | Delete] = [
+            Delete(key),
+            *(Delete(keys.name(vch, "images", name)) for name in image.names),
+            *(Delete(keys.layer_user(layer.diff_id, vch, image.id)) for layer in image.layers),
+            *event_puts(vch, event("image", "removed", image.id, image.names[0] if image.names else image.id)),
+        ]
+        uses = Empty(keys.uses(vch, "images", image.id))
+        await self._store.apply(Transaction((uses, Check(key, revision)), ops))
+        if prune:
+            await self._importer.prune([layer.diff_id for layer in image.layers])
+
+    async def image_stores(self, caller: Caller, request: m.Nothing) -> m.ImageStores:  # noqa: ARG002
+        await self._records.check_vch(caller.vch)
+        return m.ImageStores(image_stores=(STORE,), next=None)
+
+    # volumes
+
+    async def create_volume(self, caller: Caller, request: m.CreateVolume) -> m.Volume:
+        await self._records.check_vch(caller.vch)
+        return await self._replays.once(caller, "volume", request, m.Volume, self._create)
+
+    async def _create(self, caller: Caller, request: m.CreateVolume) -> tuple[m.Volume, list[Check], list[Put]]:
+        if request.store not in (None, STORE.name):
+            raise NotFound(f"There is no volume store {request.store!r}.", kind="volumeStore", id=request.store)
+        if request.capacity_bytes is not None:
+            raise Unsupported(
+                "Volumes of the directory driver have no capacity of their own; leave capacityBytes out.",
+                option="capacityBytes",
+                pointer="/capacityBytes",
+            )
+        ident = names.new_id()
+        volume = m.Volume(
+            id=ident,
+            name=f"v-{ident[:12]}" if request.name is None else names.check_name(request.name),
+            store=STORE.name,
+            labels=names.check_labels(request.labels),
+            anonymous=request.name is None,
+            created_at=now(),
+        )
+        name_key = keys.name(caller.vch, "volumes", volume.name)
+        if await self._store.get(name_key) is not None:
+            raise AlreadyExists(f"A volume called {volume.name} is there already.", kind="volume", id=volume.name)
+        puts = [
+            put(keys.entity(caller.vch, "volumes", ident), volume),
+            Put(name_key, ident.encode()),
+            *event_puts(caller.vch, event("volume", "created", ident, volume.name)),
+        ]
+        return volume, [Check(name_key, 0)], puts
+
+    async def list_volumes(self, caller: Caller, request: m.ListVolumes) -> m.Volumes:
+        labels = label_filter(request.label)
+        found, after = await self._records.page(
+            m.Volume,
+            caller.vch,
+            "volumes",
+            lambda volume: request.name in (None, volume.name) and labels(volume.labels),
+            request.limit,
+            request.after,
+        )
+        return m.Volumes(volumes=found, next=after)
+
+    async def get_volume(self, caller: Caller, request: m.VolumeRef) -> m.Volume:
+        return await self._records.find(m.Volume, caller.vch, "volumes", request.ref)
+
+    async def delete_volume(self, caller: Caller, request: m.VolumeRef) -> None:
+        volume = await self._records.find(m.Volume, caller.vch, "volumes", request.ref)
+        key, uses = keys.entity(caller.vch, "volumes", volume.id), keys.uses(caller.vch, "volumes", volume.id)
+        ops: list[Put | Delete] = [
+            Delete(key),
+            Delete(keys.name(caller.vch, "volumes", volume.name)),
+            *event_puts(caller.vch, event("volume", "removed", volume.id, volume.name)),
+        ]
+        try:
+            await self._store.apply(Transaction((Empty(uses), Check(key, None)), ops))
+        except CheckFailed as failure:
+            if uses in failure.keys:
+                users = [keys.last(row.key) for row in await self._store.range(uses, limit=10)]
+                raise InUse(
+                    f"Volume {volume.name} is joined to a container; let it leave first.",
+                    kind="volume",
+                    id=volume.name,
+                    users=users,
+                ) from None
+            raise NotFound("The volume has been removed.", kind="volume", id=volume.name) from None
+        await self._driver.remove_volume(volume.id)
+
+    async def volume_stores(self, caller: Caller, request: m.Nothing) -> m.VolumeStores:  # noqa: ARG002
+        await self._records.check_vch(caller.vch)
+        return m.VolumeStores(volume_stores=(STORE,), next=None)

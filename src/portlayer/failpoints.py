@@ -1,0 +1,67 @@
+"""Named places where a test makes the process fail, wait or die: the seams of the commit protocol.
+
+A failpoint does nothing unless it is armed. `PORTLAYER_FAILPOINTS="commit.before.Plug=kill;commit.record=raise"` arms
+some from the environment: `kill` is SIGKILL to ourselves, `raise` fails the step, `hang` never returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+
+from portlayer.model.errors import InvalidArgument, SubstrateFailed
+
+Action = Callable[[str], Awaitable[None]]
+
+
+async def _kill(_: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def _raise(name: str) -> None:
+    raise SubstrateFailed(f"Failpoint {name} was armed.", step=name)
+
+
+async def _hang(_: str) -> None:
+    await asyncio.Event().wait()
+
+
+ACTIONS: dict[str, Action] = {"kill": _kill, "raise": _raise, "hang": _hang}
+
+
+class Failpoints:
+    """The armed failpoints of one process. `seen` collects the names that were passed, for those who list them."""
+
+    def __init__(self) -> None:
+        self._armed: dict[str, Action] = {}
+        self.seen: list[str] = []
+
+    @classmethod
+    def from_text(cls, text: str) -> Failpoints:
+        """Parse `name=action;name=action`; raises InvalidArgument for an unknown action."""
+        points = cls()
+        for part in filter(None, (part.strip() for part in text.split(";"))):
+            name, _, action = part.partition("=")
+            if action not in ACTIONS:
+                raise InvalidArgument(f"Failpoint {name} has no action {action!r}; use {', '.join(ACTIONS)}.")
+            points.arm(name, ACTIONS[action])
+        return points
+
+    def arm(self, name: str, action: Action) -> None:
+        """Run *action* whenever *name* is passed."""
+        self._armed[name] = action
+
+    def disarm(self) -> None:
+        """Forget all armed ones and what was seen."""
+        self._armed.clear()
+        self.seen.clear()
+
+    async def hit(self, name: str) -> None:
+        """Pass the place called *name*."""
+        if len(self.seen) < 10_000:
+            self.seen.append(name)
+        action = self._armed.get(name)
+        if action is not None:
+            await action(name)

@@ -1,0 +1,43 @@
+"""The calls of the service itself: health, what it is, tenants, events, small values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from portlayer.model import service as m
+from portlayer.model.events import NumberedEvent
+from portlayer.model.storage import Nothing
+from portlayer.rest.calls.call import BYTES, TEXT, V1, VCH, Table
+
+EVENT_STREAM = "text/event-stream"
+HTML = "text/html"
+METRICS = "text/plain; version=0.0.4"
+_TENANTS = "there is one VCH, 'default', in this version"
+
+_table = Table("service")
+
+HEALTH = _table.get("health", "/healthz", Nothing, str, method="", produces=TEXT, summary="The server answers.")
+READY = _table.get("ready", "/readyz", Nothing, m.Readiness, statuses=(503,))
+METRICS_TEXT = _table.get("metrics", "/metrics", Nothing, str, produces=METRICS)
+INFO = _table.get("info", f"{V1}/info", Nothing, m.Info)
+
+OPENAPI = _table.get(
+    "openapi", f"{V1}/openapi.json", Nothing, dict[str, Any], method="", summary="This document (OpenAPI 3.1)."
+)
+DOCS = _table.get("docs", "/docs", Nothing, str, method="", produces=HTML, summary="This document, to read.")
+
+LIST_VCHS = _table.get("list-vchs", f"{V1}/vchs", Nothing, m.Vchs)
+GET_VCH = _table.get("get-vch", f"{V1}/vchs/{{ref}}", m.VchRef, m.Vch)
+_table.unsupported("POST", f"{V1}/vchs", _TENANTS)
+_table.unsupported("PATCH", f"{V1}/vchs/{{ref}}", _TENANTS)
+_table.unsupported("DELETE", f"{V1}/vchs/{{ref}}", _TENANTS)
+
+EVENTS = _table.get("events", f"{VCH}/events", m.Subscribe, NumberedEvent, produces=EVENT_STREAM, streams=True)
+
+GET_KV = _table.get("get-kv", f"{VCH}/kv/{{key}}", m.KvRef, bytes, produces=BYTES)
+PUT_KV = _table.put(
+    "put-kv", f"{VCH}/kv/{{key}}", m.PutKv, type(None), consumes=BYTES, headers={"if_match": "If-Match"}
+)
+DELETE_KV = _table.delete("delete-kv", f"{VCH}/kv/{{key}}", m.DeleteKv, headers={"if_match": "If-Match"})
+
+CALLS = _table.calls

@@ -1,0 +1,60 @@
+"""The client's end of an attachment."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+
+from portlayer.interfaces.interaction import Control, Output
+from portlayer.model.errors import Unavailable
+from portlayer.model.interaction import CONTROL, STDIN
+from portlayer.rest.client.connection import decoded
+from portlayer.rest.frames import attach_frames, control_frame
+
+
+class RestAttachment:
+    """Implements interfaces.interaction.Attachment over a WebSocket."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+
+    def __aiter__(self) -> AsyncIterator[Output | Control]:
+        return self._frames()
+
+    async def _frames(self) -> AsyncIterator[Output | Control]:
+        """Output and controls until the socket closes; an `error` need not be the last. Raises Unavailable where the
+        connection breaks off before any control has said how it ends."""
+        told = False
+        async for message in self._socket:
+            if message.type is not aiohttp.WSMsgType.BINARY or not message.data:
+                break
+            stream, data = message.data[0], message.data[1:]
+            if stream == CONTROL:
+                fields: dict[str, Any] = decoded(dict[str, Any], data)
+                told = True
+                yield Control(kind=str(fields.pop("type", "error")), fields=fields)
+            else:
+                yield Output(stream=stream, data=data)
+        if not told:
+            raise Unavailable("The attachment broke off; attach again.")
+
+    async def write(self, data: bytes) -> None:
+        for frame in attach_frames(STDIN, data):
+            await self._send(frame)
+
+    async def close_stdin(self) -> None:
+        await self._send(control_frame("closeStdin", {}))
+
+    async def resize(self, width: int, height: int) -> None:
+        await self._send(control_frame("resize", {"width": width, "height": height}))
+
+    async def close(self) -> None:
+        await self._socket.close()
+
+    async def _send(self, frame: bytes) -> None:
+        try:
+            await self._socket.send_bytes(frame)
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise Unavailable("The attachment has ended; nothing more can be sent.") from error

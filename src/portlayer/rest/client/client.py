@@ -1,0 +1,44 @@
+"""A port layer somewhere else, behind the same Protocols as one in this process."""
+
+from __future__ import annotations
+
+import ssl
+from types import TracebackType
+from typing import Self
+
+from portlayer.interfaces.components import Components
+from portlayer.rest.client.connection import Connection
+from portlayer.rest.client.execution import RestExecution
+from portlayer.rest.client.interaction import RestInteraction
+from portlayer.rest.client.network import RestNetwork
+from portlayer.rest.client.service import RestService
+from portlayer.rest.client.storage import RestStorage
+
+
+class RestClient:
+    """The components behind *address*: `unix:///path/of/socket` or `https://host:port`. Connects at the first call."""
+
+    def __init__(self, address: str, ssl_context: ssl.SSLContext | None = None) -> None:
+        self._connection = Connection(address, ssl_context)
+        self.service = RestService(self._connection)
+        self.storage = RestStorage(self._connection)
+        self.execution = RestExecution(self._connection)
+        self.network = RestNetwork(self._connection)
+        self.interaction = RestInteraction(self._connection)
+
+    @property
+    def components(self) -> Components:
+        """The same, as the bundle that a server or another layer takes."""
+        return Components(self.service, self.storage, self.execution, self.network, self.interaction)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._connection.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()

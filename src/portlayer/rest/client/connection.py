@@ -1,0 +1,201 @@
+"""The way to a server: requests made from the table, answers and problems made into values and errors again."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from portlayer.model.base import Value
+from portlayer.model.caller import Caller
+from portlayer.model.errors import InvalidArgument, NotFound, Unavailable
+from portlayer.rest import problems
+from portlayer.rest.calls import Call, Place
+from portlayer.rest.calls.call import JSON
+from portlayer.rest.query import written
+
+A = TypeVar("A")
+Q = TypeVar("Q", bound=Value)
+
+_CONNECT_SECONDS = 10.0
+_BUFFER = 256 * 1024
+_ATTACH_MESSAGE = 1024 * 1024
+
+
+class Connection:
+    """Connections to one server, kept open between calls.
+
+    address: `unix:///path/of/socket`, `https://host:port`, or `http://host:port` (tests on the loopback only).
+    ssl_context: for https; None means the system's trust.
+    """
+
+    def __init__(self, address: str, ssl_context: ssl.SSLContext | None = None) -> None:
+        self.address = address
+        self._ssl = ssl_context
+        self._path = address.removeprefix("unix://") if address.startswith("unix://") else None
+        if self._path is None and not address.startswith(("http://", "https://")):
+            raise InvalidArgument(f"{address!r} is no address; use unix:///path or https://host:port.")
+        self._base = "http://localhost" if self._path else address.rstrip("/")
+        self._session: aiohttp.ClientSession | None = None
+
+    async def call(self, call: Call[Q, A], caller: Caller, request: Q) -> A:
+        """Make *call* and decode its answer. Raises the taxonomy's errors, as the component raised them."""
+        body = await self.fetch(call, caller, request)
+        return decoded(call.answer, body) if body else None  # type: ignore[return-value]
+
+    async def fetch(self, call: Call[Q, Any], caller: Caller, request: Q) -> bytes:
+        """Make *call*; the bytes of its answer. One that may be repeated is, once, where the connection is lost."""
+        with self._translating():
+            try:
+                return await self._fetch(call, caller, request)
+            except aiohttp.ClientConnectorError:
+                raise
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not call.repeatable:
+                    raise
+            return await self._fetch(call, caller, request)
+
+    async def _fetch(self, call: Call[Q, Any], caller: Caller, request: Q) -> bytes:
+        async with await self._request(call, caller, request) as response:
+            return await response.read()
+
+    async def open(
+        self, call: Call[Q, Any], caller: Caller, request: Q, *, accept: str | None = None, data: Any = None
+    ) -> aiohttp.ClientResponse:
+        """Make *call*; the response, once its headers are there. Whoever takes it closes it."""
+        with self._translating():
+            return await self._request(call, caller, request, accept=accept, data=data)
+
+    async def websocket(
+        self, call: Call[Q, Any], caller: Caller, request: Q, protocol: str
+    ) -> aiohttp.ClientWebSocketResponse:
+        """Make *call* as a WebSocket."""
+        with self._translating():
+            return await self._open_session().ws_connect(
+                self._url(call, caller, request), protocols=(protocol,), max_msg_size=_ATTACH_MESSAGE
+            )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector: aiohttp.BaseConnector = (
+                aiohttp.UnixConnector(self._path, limit=0)
+                if self._path
+                else aiohttp.TCPConnector(limit=0, ssl=self._ssl or True)
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+                raise_for_status=_raise_problem,
+                auto_decompress=False,
+                read_bufsize=_BUFFER,
+            )
+        return self._session
+
+    async def _request(
+        self, call: Call[Q, Any], caller: Caller, request: Q, *, accept: str | None = None, data: Any = None
+    ) -> aiohttp.ClientResponse:
+        headers = _headers(call, caller, request)
+        if accept is not None:
+            headers["Accept"] = accept
+        if call.consumes:
+            headers["Content-Type"] = call.consumes
+            data = data if data is not None else _body(call, request)
+        url = self._url(call, caller, request)
+        return await self._open_session().request(call.verb, url, headers=headers, data=data, allow_redirects=False)
+
+    def _url(self, call: Call[Q, Any], caller: Caller, request: Q) -> URL:
+        segments = {name: _segment(caller.vch if name == "vch" else getattr(request, name)) for name in call.parameters}
+        query = "&".join(
+            f"{info.encode_name}={quote(text, safe='')}"
+            for info in call.at(Place.QUERY)
+            if (value := getattr(request, info.name)) not in (None, info.default)
+            for text in written(value)
+        )
+        return URL(f"{self._base}{call.path.format(**segments)}{'?' if query else ''}{query}", encoded=True)
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise Unavailable(f"No server answers at {self.address}: {error}; is 'portlayer serve' running?") from error
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise Unavailable(f"The connection to {self.address} was lost before the answer: {error}.") from error
+        except UnicodeEncodeError as error:
+            raise InvalidArgument(f"The request has text that is not Unicode: {error}.") from error
+
+
+def decoded(kind: Any, body: bytes) -> Any:
+    """*body* as a value of type *kind*."""
+    try:
+        return _decoder(kind).decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Unavailable(f"The answer is not of this version of the API: {error}.") from error
+
+
+@cache
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+async def pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """The body as it comes in. Raises Unavailable where it breaks off, which is not its end."""
+    try:
+        async for piece in response.content.iter_any():
+            yield piece
+    except (aiohttp.ClientError, ConnectionError) as error:
+        raise Unavailable("The stream broke off; open it again.") from error
+
+
+async def _raise_problem(response: aiohttp.ClientResponse) -> None:
+    """Problem documents become errors, also where a WebSocket was asked for; not-ready carries an answer."""
+    if response.status >= 400 and response.content_type != JSON:
+        raise problems.error_of(response.status, await response.read())
+
+
+def _segment(value: str) -> str:
+    """*value* as one segment of a path; these three would make it another path."""
+    if value in {"", ".", ".."}:
+        raise NotFound(f"Nothing is called {value!r}.", id=value)
+    return quote(value, safe="")
+
+
+def _headers(call: Call[Q, Any], caller: Caller, request: Q) -> dict[str, str]:
+    headers = {}
+    if caller.idempotency_key is not None:
+        headers["Idempotency-Key"] = _printable(caller.idempotency_key)
+    for name, header in call.headers.items():
+        value = getattr(request, name)
+        if value is not None:
+            headers[header] = value if value == "*" else f'"{_printable(value)}"'
+    return headers
+
+
+def _printable(value: str) -> str:
+    if not (value.isascii() and value.isprintable()):
+        raise InvalidArgument(f"{value!r} cannot be sent in a header; use printable ASCII.")
+    return value
+
+
+def _body(call: Call[Q, Any], request: Q) -> bytes:
+    for info in call.at(Place.CONTENT):
+        content: bytes = getattr(request, info.name)
+        return content
+    if call.body is call.request:
+        return msgspec.json.encode(request)
+    inside = {info.name: getattr(request, info.name) for info in call.at(Place.BODY)}
+    return msgspec.json.encode(call.body(**inside)) if call.body else b""

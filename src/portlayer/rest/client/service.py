@@ -1,0 +1,76 @@
+"""The service over REST."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import aiohttp
+import msgspec
+
+from portlayer.model import service as m
+from portlayer.model.caller import Caller
+from portlayer.model.errors import Unavailable
+from portlayer.model.events import Event, NumberedEvent
+from portlayer.model.storage import Nothing
+from portlayer.rest.calls import service as calls
+from portlayer.rest.client.connection import Connection
+from portlayer.rest.client.stream import Stream
+
+
+class RestService:
+    """Implements interfaces.service.Service."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def info(self, caller: Caller, request: Nothing) -> m.Info:
+        return await self._connection.call(calls.INFO, caller, request)
+
+    async def ready(self, caller: Caller, request: Nothing) -> m.Readiness:
+        return await self._connection.call(calls.READY, caller, request)
+
+    async def metrics(self, caller: Caller, request: Nothing) -> str:
+        return (await self._connection.fetch(calls.METRICS_TEXT, caller, request)).decode()
+
+    async def list_vchs(self, caller: Caller, request: Nothing) -> m.Vchs:
+        return await self._connection.call(calls.LIST_VCHS, caller, request)
+
+    async def get_vch(self, caller: Caller, request: m.VchRef) -> m.Vch:
+        return await self._connection.call(calls.GET_VCH, caller, request)
+
+    async def events(self, caller: Caller, request: m.Subscribe) -> AsyncIterator[NumberedEvent]:
+        response = await self._connection.open(calls.EVENTS, caller, request)
+        return Stream(response, _events(response))
+
+    async def get_kv(self, caller: Caller, request: m.KvRef) -> m.KvEntry:
+        response = await self._connection.open(calls.GET_KV, caller, request)
+        async with response:
+            return m.KvEntry(key=request.key, value=await response.read(), etag=_etag(response))
+
+    async def put_kv(self, caller: Caller, request: m.PutKv) -> m.KvEntry:
+        response = await self._connection.open(calls.PUT_KV, caller, request)
+        async with response:
+            return m.KvEntry(key=request.key, value=request.value, etag=_etag(response))
+
+    async def delete_kv(self, caller: Caller, request: m.DeleteKv) -> None:
+        await self._connection.call(calls.DELETE_KV, caller, request)
+
+
+def _etag(response: aiohttp.ClientResponse) -> str:
+    return response.headers.get("ETag", "").strip('"')
+
+
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[NumberedEvent]:
+    """Server-sent events until the server ends them, which is no end of events."""
+    fields: dict[str, str] = {}
+    try:
+        async for line in response.content:
+            name, _, value = line.decode().rstrip("\r\n").partition(": ")
+            if name:
+                fields[name] = value
+            elif "data" in fields:
+                yield NumberedEvent(cursor=fields["id"], event=msgspec.json.decode(fields["data"], type=Event))
+                fields.clear()
+    except (aiohttp.ClientError, ConnectionError) as error:
+        raise Unavailable("The events broke off; subscribe again from the last cursor.") from error
+    raise Unavailable("The server ended the events; subscribe again from the last cursor.", retry_after_seconds=1)

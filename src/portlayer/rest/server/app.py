@@ -1,0 +1,152 @@
+"""The server: sockets, and the orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from portlayer.interfaces.components import Components
+from portlayer.model.errors import InUse, InvalidArgument
+from portlayer.rest.server.answers import problem_answer
+from portlayer.rest.server.content import MAX_BODY
+from portlayer.rest.server.dispatch import Dispatcher
+
+_BACKLOG = 1024
+_LAST_SECONDS = 1.0
+
+
+class Server:
+    """The REST API of *components*, on any number of sockets.
+
+    Neither an aiohttp Application nor its routes are used: the table routes, and one handler answers all.
+    """
+
+    def __init__(self, components: Components) -> None:
+        self._dispatcher = Dispatcher(components)
+        self._runner: web.ServerRunner | None = None
+        self._paths: dict[Path, int] = {}
+
+    async def listen_unix(self, path: str | Path, mode: int = 0o600) -> None:
+        """Listen at *path*. A socket that nobody serves any more is replaced.
+
+        Raises:
+            InUse: another server answers there. InvalidArgument: something else is there, or the path is too long.
+        """
+        path = Path(path)
+        await _check_free(path)
+        listening = _bound(path, mode)
+        self._paths[path] = path.stat().st_ino
+        await web.SockSite(await self._running(), listening, backlog=_BACKLOG).start()
+
+    async def listen_tcp(self, host: str, port: int, ssl_context: ssl.SSLContext | None = None) -> int:
+        """Listen at *host*; the port, which is chosen where *port* is 0."""
+        runner = await self._running()
+        before = set(runner.addresses)
+        await web.TCPSite(runner, host, port, ssl_context=ssl_context, backlog=_BACKLOG).start()
+        (address,) = set(runner.addresses) - before
+        return int(address[1])
+
+    async def drain(self, timeout_seconds: float = 30.0) -> None:
+        """Stop: accept nothing new, end streams, wait for what is being changed, then close all connections."""
+        shared = self._dispatcher.shared
+        shared.draining.set()
+        if self._runner is None:
+            return
+        for site in tuple(self._runner.sites):
+            await site.stop()
+        self._remove_sockets()
+        if shared.acting:
+            await asyncio.wait(shared.acting, timeout=timeout_seconds)
+        for transport in tuple(shared.streaming):
+            transport.abort()
+        await self._runner.cleanup()
+        self._runner = None
+
+    async def _running(self) -> web.ServerRunner:
+        if self._runner is None:
+            server = _ProblemServer(self._dispatcher)
+            self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=_LAST_SECONDS)
+            await self._runner.setup()
+        return self._runner
+
+    def _remove_sockets(self) -> None:
+        for path, inode in self._paths.items():
+            if path.exists() and path.stat().st_ino == inode:
+                path.unlink()
+        self._paths.clear()
+
+
+class _ProblemProtocol(web.RequestHandler):
+    """Answers what is not even HTTP with a problem document too."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,  # noqa: ARG002  (aiohttp's signature)
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        error = InvalidArgument(f"This is not HTTP: {message or 'malformed request'}.") if status < 500 else exc
+        response = problem_answer(error if isinstance(error, Exception) else RuntimeError(message))
+        response.force_close()
+        return response
+
+
+class _ProblemServer(web.Server):
+    """A handler is cancelled when its caller goes: waits and streams end; what acts is shielded by the dispatcher."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        super().__init__(dispatcher, request_factory=_request, handler_cancellation=True)
+
+    def __call__(self) -> web.RequestHandler:
+        return _ProblemProtocol(
+            self,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]  # the dispatcher logs
+            auto_decompress=False,
+        )
+
+
+def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAX_BODY)
+
+
+async def _check_free(path: Path) -> None:
+    if not _is_socket(path):
+        return
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return
+    writer.close()
+    raise InUse(f"A server answers at {path} already; stop it or choose another path.", kind="socket", id=str(path))
+
+
+def _is_socket(path: Path) -> bool:
+    if not path.exists():
+        return False
+    if not path.is_socket():
+        raise InvalidArgument(f"{path} is there and is no socket; move it away or choose another path.")
+    return True
+
+
+def _bound(path: Path, mode: int) -> socket.socket:
+    """A socket at *path*: bound beside it, then moved, so that it never has other rights and never is not there."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening.bind(str(beside))
+        beside.chmod(mode)
+        beside.replace(path)
+    except OSError as error:
+        listening.close()
+        beside.unlink(missing_ok=True)
+        raise InvalidArgument(f"No socket can be made at {path}: {error}.") from error
+    return listening

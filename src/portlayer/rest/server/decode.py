@@ -1,0 +1,112 @@
+"""From an HTTP request to a caller and a request of the model, as the table says where each field travels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+from aiohttp import web
+
+from portlayer.model.base import Value
+from portlayer.model.caller import DEFAULT_VCH, Caller
+from portlayer.model.errors import InvalidArgument
+from portlayer.rest.calls import Call, Place
+from portlayer.rest.calls.call import JSON
+from portlayer.rest.pointers import refusal
+from portlayer.rest.query import reader
+from portlayer.rest.server.answers import Refused
+from portlayer.rest.server.content import check_encoding, read
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
+_KEY = re.compile(r"[\x20-\x7e]{1,255}")
+_ETAG = re.compile(r'"([^"\x00-\x1f]*)"')
+
+
+class Decoder:
+    """Decodes the requests of one call; strict in everything."""
+
+    def __init__(self, call: Call[Any, Any]) -> None:
+        self._call = call
+        self._readers = {info.encode_name: reader(info.type) for info in call.at(Place.QUERY)}
+        self._body = msgspec.json.Decoder(call.body) if call.body else None
+        self._whole_body = call.body is call.request
+        self._empty_body = call.body is not None and not any(i.required for i in msgspec.structs.fields(call.body))
+        self._content = next((info.encode_name for info in call.at(Place.CONTENT)), None)
+
+    async def decode(self, http: web.BaseRequest, parameters: dict[str, str], query: str) -> tuple[Caller, Value]:
+        """The caller and the request.
+
+        Raises:
+            InvalidArgument: anything unknown, malformed, missing or of another type.
+            Refused: 413 or 415.
+        """
+        caller = _caller(http, parameters.pop("vch", DEFAULT_VCH))
+        values = self._query(query)
+        check_encoding(http)
+        if self._body is not None:
+            body = await self._read_json(http, self._body)
+            if self._whole_body:
+                return caller, body
+            return caller, self._call.request(**parameters, **msgspec.structs.asdict(body))
+        if self._content:
+            values[self._content] = await read(http)
+        elif not self._call.consumes and http.body_exists:
+            raise InvalidArgument(f"{self._call.verb} here takes no body; leave it out.")
+        for name, header in self._call.headers.items():
+            if header in http.headers:
+                values[self._call.fields[name].encode_name] = _entity_tag(header, http.headers[header])
+        return caller, self._converted({**parameters, **values})
+
+    def _query(self, query: str) -> dict[str, Any]:
+        if not query:
+            return {}
+        try:
+            given = parse_qs(query, keep_blank_values=True, errors="strict", max_num_fields=100)
+        except ValueError as error:
+            raise InvalidArgument(f"The query cannot be read: {error}.") from error
+        unknown = sorted(given.keys() - self._readers.keys())
+        if unknown:
+            known = ", ".join(self._readers) or "nothing"
+            raise InvalidArgument(
+                f"The query has {unknown[0][:200]!r}; this call takes {known} there.", pointer=f"?{unknown[0][:200]}"
+            )
+        return {name: self._readers[name](name, values) for name, values in given.items()}
+
+    def _converted(self, values: Mapping[str, Any]) -> Value:
+        try:
+            request: Value = msgspec.convert(values, self._call.request)
+        except msgspec.ValidationError as error:
+            found = refusal(error, "The query")
+            pointer = found.facts.get("pointer", "").replace("/", "?", 1)
+            raise InvalidArgument(found.detail.replace("at /", "at ?"), pointer=pointer or None) from error
+        return request
+
+    async def _read_json(self, http: web.BaseRequest, decoder: msgspec.json.Decoder[Any]) -> Any:
+        content = await read(http)
+        if not content and self._empty_body:
+            content = b"{}"
+        elif "Content-Type" in http.headers and http.content_type != JSON:
+            raise Refused(InvalidArgument(f"The body must be {JSON}, not {http.content_type[:100]}."), 415)
+        try:
+            return decoder.decode(content)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise refusal(error) from error
+
+
+def _caller(http: web.BaseRequest, vch: str) -> Caller:
+    key = http.headers.get(IDEMPOTENCY_KEY)
+    if key is not None and _KEY.fullmatch(key) is None:
+        raise InvalidArgument(f"{IDEMPOTENCY_KEY} must be 1 to 255 printable ASCII characters.")
+    return Caller(vch=vch, idempotency_key=key)
+
+
+def _entity_tag(header: str, text: str) -> str:
+    if text == "*":
+        return text
+    found = _ETAG.fullmatch(text)
+    if found is None:
+        raise InvalidArgument(f'{header} must be one ETag, such as "12", or *.')
+    return found[1]

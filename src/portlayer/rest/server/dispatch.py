@@ -1,0 +1,92 @@
+"""From any HTTP request to its answer: route, decode, call the component, encode."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable
+from typing import Any
+
+from aiohttp import web
+
+from portlayer.interfaces.components import Components
+from portlayer.model.errors import InvalidArgument, PortlayerError, Unavailable, Unsupported
+from portlayer.rest.calls import CALLS, Call
+from portlayer.rest.server import execution, interaction, service, storage
+from portlayer.rest.server.answers import Refused, json_answer, problem_answer
+from portlayer.rest.server.decode import Decoder
+from portlayer.rest.server.exchange import Exchange, Handler, Shared
+from portlayer.rest.server.router import Router
+
+_logger = logging.getLogger(__name__)
+
+SPECIAL: dict[Call[Any, Any], Handler] = {
+    **service.HANDLERS,
+    **storage.HANDLERS,
+    **execution.HANDLERS,
+    **interaction.HANDLERS,
+}
+"""The calls that are more than decode, call, encode."""
+
+
+class Dispatcher:
+    """The handler of all requests. Whatever goes wrong, the answer is a problem document."""
+
+    def __init__(self, components: Components) -> None:
+        self.shared = Shared(components)
+        self._router = Router(CALLS)
+        self._decoders = {call: Decoder(call) for call in CALLS}
+
+    async def __call__(self, http: web.BaseRequest) -> web.StreamResponse:
+        began = time.monotonic()
+        response = await _answered(self._respond(http))
+        if self.shared.draining.is_set():
+            response.force_close()
+        if _logger.isEnabledFor(logging.DEBUG):
+            _logger.debug(
+                "request",
+                extra={
+                    "method": http.method,
+                    "target": http.raw_path,
+                    "status": response.status,
+                    "seconds": time.monotonic() - began,
+                },
+            )
+        return response
+
+    async def _respond(self, http: web.BaseRequest) -> web.StreamResponse:
+        if self.shared.draining.is_set():
+            raise Unavailable("The port layer is stopping; come again when it is back.", retry_after_seconds=1)
+        path, _, query = http.raw_path.partition("?")
+        if not path.isascii() or not query.isascii():
+            raise InvalidArgument("The URL has bytes that are not ASCII; percent-encode them as UTF-8.")
+        call, parameters = self._router.resolve(http.method, path)
+        if call.unsupported:
+            raise Unsupported(f"{call.verb} {path[:200]} is not offered: {call.unsupported}.", option=call.name)
+        caller, request = await self._decoders[call].decode(http, parameters, query)
+        exchange = Exchange(self.shared, http, call, caller, request)
+        handler = SPECIAL.get(call, _plain)
+        return await (self._finished(handler, exchange) if call.acts else handler(exchange))
+
+    async def _finished(self, handler: Handler, exchange: Exchange) -> web.StreamResponse:
+        """Run *handler* to its end, also where the caller goes away; a drain waits for it."""
+        task = asyncio.ensure_future(_answered(handler(exchange)))
+        self.shared.acting.add(task)
+        task.add_done_callback(self.shared.acting.discard)
+        return await asyncio.shield(task)
+
+
+async def _plain(exchange: Exchange) -> web.StreamResponse:
+    return json_answer(await exchange.invoke(), exchange.call.status)
+
+
+async def _answered(work: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+    """What *work* answers; an error becomes an answer too."""
+    try:
+        return await work
+    except (PortlayerError, Refused) as error:
+        return problem_answer(error)
+    except Exception as error:
+        _logger.exception("a request failed in a way that it should not")
+        return problem_answer(error)

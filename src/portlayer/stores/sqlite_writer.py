@@ -1,0 +1,144 @@
+"""The writer: one thread that commits all transactions that wait as one (group commit).
+
+loop     submit ──> queue ──┐                       ┌──> deliver: publish to watches, answer callers
+thread                      └─ drain, Applier.run ──┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import Empty as Drained
+from queue import SimpleQueue
+from typing import NamedTuple
+
+from portlayer.interfaces.store import Transaction
+from portlayer.model.errors import Unavailable
+from portlayer.stores.sqlite_apply import Applied, Applier
+from portlayer.stores.sqlite_checkpoint import Checkpointer
+from portlayer.stores.sqlite_errors import is_busy, unavailable
+
+BATCH = 256
+
+
+class Job(NamedTuple):
+    """A transaction that waits for its answer."""
+
+    transaction: Transaction
+    answer: asyncio.Future[int]
+
+
+class Order(enum.Enum):
+    """What the thread is told besides jobs. UPKEEP: expire leases, tell that we live."""
+
+    UPKEEP = enum.auto()
+    STOP = enum.auto()
+
+
+class Writer:
+    """Owns *connection*. landed is called on the loop with what each commit did, before its callers are answered."""
+
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        applier: Applier,
+        checkpointer: Checkpointer,
+        landed: Callable[[Applied], None],
+    ) -> None:
+        self._path = path
+        self._connection = connection
+        self._applier = applier
+        self._checkpointer = checkpointer
+        self._landed = landed
+        self._loop = asyncio.get_running_loop()
+        self._queue: SimpleQueue[Job | Order] = SimpleQueue()
+        self._waiting = 0
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is on its way to the file, nor back from it."""
+        return not self._waiting
+
+    def submit(self, transaction: Transaction) -> asyncio.Future[int]:
+        """Its answer comes once it is committed."""
+        answer = self._loop.create_future()
+        if self._stopped:
+            answer.set_exception(Unavailable(f"The store {self._path} is closed; open it again."))
+        else:
+            self._waiting += 1
+            self._queue.put(Job(transaction, answer))
+        return answer
+
+    def upkeep(self) -> None:
+        """Expire leases and tell that we live, some time soon; a failure shows in the next transaction."""
+        self._waiting += 1
+        self._queue.put(Order.UPKEEP)
+
+    async def close(self) -> None:
+        """Commit what waits, then end the thread and the connection."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._queue.put(Order.STOP)
+        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._connection.close)
+
+    def _run(self) -> None:
+        while True:
+            orders = self._drain()
+            jobs = [order for order in orders if isinstance(order, Job)]
+            if jobs or Order.UPKEEP in orders:
+                self._commit(jobs, len(jobs) + orders.count(Order.UPKEEP))
+            if Order.STOP in orders:
+                return
+
+    def _drain(self) -> list[Job | Order]:
+        orders = [self._queue.get()]
+        try:
+            while len(orders) < BATCH:
+                orders.append(self._queue.get_nowait())
+        except Drained:
+            pass
+        return orders
+
+    def _commit(self, jobs: Sequence[Job], done: int) -> None:
+        try:
+            applied = self._applier.run([job.transaction for job in jobs])
+        except Exception as error:  # noqa: BLE001 - whatever it is, its callers must hear of it
+            self._failed(jobs, done, error)
+        else:
+            self._post(done, applied, list(zip(jobs, applied.answers, strict=True)))
+            self._checkpointer.written(applied.changes)
+
+    def _failed(self, jobs: Sequence[Job], done: int, error: Exception) -> None:
+        if len(jobs) > 1 and not is_busy(error):
+            # One of them may be too much for the disk: the others must not fail with it.
+            self._post(done - len(jobs), None, [])
+            for job in jobs:
+                self._commit([job], 1)
+            return
+        reason = unavailable(error, self._path) if isinstance(error, sqlite3.Error) else error
+        self._post(done, None, [(job, reason) for job in jobs])
+
+    def _post(self, done: int, applied: Applied | None, answers: Sequence[tuple[Job, int | Exception]]) -> None:
+        self._loop.call_soon_threadsafe(self._deliver, done, applied, answers)
+
+    def _deliver(self, done: int, applied: Applied | None, answers: Sequence[tuple[Job, int | Exception]]) -> None:
+        self._waiting -= done
+        if applied is not None:
+            self._landed(applied)
+        for job, answer in answers:
+            if job.answer.done():
+                continue  # its caller was cancelled
+            if isinstance(answer, Exception):
+                job.answer.set_exception(answer)
+            else:
+                job.answer.set_result(answer)

@@ -1,0 +1,68 @@
+"""conmon's log: a line for each piece of output, in which a newline that the process wrote can be told from ours.
+
+    2026-11-23T06:29:22.018603657+00:00 stdout F hello
+    |--------------- 35 --------------| |- 6-| |
+
+F: the process wrote a newline after this; P: it did not. Everything before the text has always the same length.
+Source: conmon(8), `k8s-file`; the logging format of Kubernetes' CRI.
+"""
+
+from __future__ import annotations
+
+import functools
+from datetime import datetime
+
+from portlayer.model.interaction import STDERR, STDOUT, Chunk
+
+LARGEST = 65_536 - 512
+"""Bytes in a chunk: with its header it fits into the largest frame of an attachment."""
+_TEXT = 45
+_STREAM, _TAG = 36, 43
+_STREAMS = {b"stdout ": STDOUT, b"stderr ": STDERR}
+_FULL = ord("F")
+
+
+def parse(block: bytes, start: int) -> tuple[list[Chunk], int]:
+    """The pieces in the whole lines of *block*, which begins at cursor *start*; and the cursor after those lines.
+
+    Neighbours on one stream become one chunk, with the time of the first. Lines of any other shape are left out.
+    """
+    chunks: list[Chunk] = []
+    pieces: list[bytes] = []
+    size = first = last = position = 0
+    stream = b""
+
+    def flush() -> None:
+        if pieces:
+            data = b"".join(pieces)
+            pieces.clear()
+            time = nanoseconds(block[first : first + 35])
+            chunks.append(Chunk(stream=_STREAMS[stream], data=data, time=time, cursor=start + last))
+
+    while (end := block.find(b"\n", position)) >= 0:
+        found = block[position + _STREAM : position + _TAG] if end - position >= _TEXT else b""
+        if found in _STREAMS:
+            length = end - position - _TEXT
+            if found != stream or size + length >= LARGEST:
+                flush()
+                stream, size, first = found, 0, position
+            full = block[position + _TAG] == _FULL
+            pieces.append(block[position + _TEXT : end + full])
+            size += length + full
+            last = end + 1
+        position = end + 1
+    flush()
+    return chunks, start + position
+
+
+def nanoseconds(stamp: bytes) -> int:
+    """Since the epoch; 0 for what is no time."""
+    try:
+        return _seconds(stamp[:19] + stamp[29:]) * 1_000_000_000 + int(stamp[20:29])
+    except ValueError:
+        return 0
+
+
+@functools.lru_cache(maxsize=16)
+def _seconds(stamp: bytes) -> int:
+    return int(datetime.fromisoformat(stamp.decode()).timestamp())

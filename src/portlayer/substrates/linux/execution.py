@@ -1,0 +1,368 @@
+"""Processes on a Linux host: an OCI runtime creates them under conmon; letting go and removing is done by ourselves.
+
+Nothing here is remembered that files and /proc could not tell the next process of ours: see `incarnation`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+from portlayer.interfaces.substrate import Observation, Presence, StartFailure
+from portlayer.model.base import rfc3339
+from portlayer.model.errors import PortlayerError, SubstrateFailed, Unavailable
+from portlayer.model.execution import ContainerSpec, Resources
+from portlayer.model.interaction import STDERR
+from portlayer.model.network import NetworkSpec
+from portlayer.substrates.linux import capabilities, cgroups, conmon, conmonlog, probe, process, stdio
+from portlayer.substrates.linux.exits import Exits, reap
+from portlayer.substrates.linux.incarnation import Incarnation, Record, exits
+from portlayer.substrates.linux.launch import Launched, Launcher
+from portlayer.substrates.linux.paths import Paths
+from portlayer.substrates.linux.process import Process
+from portlayer.substrates.linux.runtime import Runtime
+from portlayer.substrates.linux.spawn import Spawner
+
+_POLL_SECONDS = 0.001
+_END_SECONDS = 5.0
+_FAILED_START = 1
+_RUNTIME_SECONDS = 60.0
+
+
+class LinuxExecution:
+    """`interfaces.substrate.ExecutionDriver`. exit_watch is started and closed by whoever made it.
+
+    runtime: name or path of the one to use; "" chooses. runtime_seconds: after that time it is taken to hang.
+    """
+
+    def __init__(
+        self, paths: Paths, exit_watch: Exits, runtime: str = "", *, runtime_seconds: float = _RUNTIME_SECONDS
+    ) -> None:
+        self._paths = paths
+        self._exits = exit_watch
+        self._cgroups = cgroups.detect(paths.instance)
+        self._spawner = Spawner(paths.mounted)
+        self._launcher = Launcher(paths, self._cgroups)
+        self._wanted = runtime
+        self._runtime_seconds = runtime_seconds
+        self._runtime: Runtime | None = None
+
+    @property
+    def runtime(self) -> Runtime:
+        """The one that was chosen."""
+        if self._runtime is None:
+            raise Unavailable("The Linux substrate has not been started.")
+        return self._runtime
+
+    async def start(self) -> dict[str, str]:
+        """Choose a runtime and look after what an earlier process of ours left; facts for people.
+
+        Raises Unavailable where no runtime works on this host.
+        """
+        self._cgroups.start()
+        self._spawner.start()
+        chosen = await probe.choose(self._paths, self._wanted, self._try)
+        self._runtime = chosen.runtime
+        await self._adopt()
+        return {
+            "runtime": chosen.version,
+            "cgroups": self._cgroups.layout,
+            "seccomp": "compiled once" if self.runtime.filter(capabilities.DEFAULT).bpf else "compiled at each start",
+        }
+
+    async def close(self) -> None:
+        """Containers run on."""
+        self._spawner.close()
+        if self._runtime is not None:
+            self._runtime.close()
+
+    async def _try(self, runtime: Runtime, container: ContainerSpec, incarnation: str) -> Observation | StartFailure:
+        """Run *container* once with *runtime*, for the probe."""
+        self._runtime = runtime
+        try:
+            return (
+                await self.prepare(container, incarnation, {})
+                or await self.release(container.id, incarnation)
+                or await self.wait(container.id, incarnation)
+            )
+        finally:
+            await self.remove(container.id, incarnation)
+
+    async def _adopt(self) -> None:
+        names = set(os.listdir(self._paths.incarnations))
+        for name in names:
+            place = Incarnation(self._paths, name)
+            record = place.record()
+            if record is not None:
+                self._exits.watch(place, record)
+            elif place.container() is None:
+                await asyncio.to_thread(place.delete)
+        for name in {*self._cgroups.names(), *os.listdir(exits(self._paths))} - names:
+            await self.remove("", name)
+
+    async def prepare(
+        self, container: ContainerSpec, incarnation: str, networks: Mapping[str, NetworkSpec]
+    ) -> StartFailure | None:
+        place = Incarnation(self._paths, incarnation)
+        if place.exists():
+            record = place.record()
+            if record is not None and process.is_alive(record.init):
+                return None
+            await self.remove(container.id, incarnation)
+        try:
+            failure = await self._create(container, place, networks)
+        except BaseException as error:
+            await self.remove(container.id, incarnation)
+            if isinstance(error, OSError):
+                raise _failed("prepare", f"the host refused: {error}.", incarnation) from error
+            raise
+        if failure is not None:
+            await self.remove(container.id, incarnation)
+        return failure
+
+    async def _create(
+        self, container: ContainerSpec, place: Incarnation, networks: Mapping[str, NetworkSpec]
+    ) -> StartFailure | None:
+        launched = await self._spawner.run(self._launcher.launch, container, place.id, networks, self.runtime)
+        try:
+            async with asyncio.timeout(self._runtime_seconds):
+                report = await conmon.report(launched.report)
+        except TimeoutError:
+            waited = f"{self.runtime.path} did not create the process within {self._runtime_seconds:g} s"
+            raise _failed("prepare", f"{waited}; see what it waits for, or remove the container.", place.id) from None
+        finally:
+            os.close(launched.report)
+            if any(mount.subpath for mount in container.mounts.values()):
+                await self._spawner.run(self._launcher.release_subpaths, place.id)
+        if report is None or report.data < 0:
+            return self._refused(place, report)
+        record = self._checked(container, place, launched, report.data)
+        place.save(record)
+        self._exits.watch(place, record)
+        return None
+
+    def _refused(self, place: Incarnation, report: conmon.Report | None) -> StartFailure | None:
+        message = report.message if report is not None else ""
+        failure = self.runtime.refusal(message)
+        if failure is None:
+            errors = Path(place.file("errors"))
+            reason = message or (errors.read_text(errors="replace") if errors.exists() else "")
+            reason = reason.strip()[-2000:] or "it ended without a word"
+            raise _failed("prepare", f"{self.runtime.path} could not create the process: {reason}", place.id)
+        return failure
+
+    def _checked(self, container: ContainerSpec, place: Incarnation, launched: Launched, pid: int) -> Record:
+        """What the runtime says it made, as far as the kernel agrees."""
+        init = process.identify(pid) if pid > 0 else None
+        waiting = process.executable(pid)
+        if init is None or waiting is None or launched.conmon is None or pid not in self._cgroups.pids(place.id):
+            raise _failed("prepare", f"{self.runtime.path} reported a process that is not there.", place.id)
+        stdin = ""
+        if container.stdin:
+            stdin = stdio.TERMINAL if container.terminal else stdio.pipe_of(pid)
+        return Record(
+            container=container.id,
+            init=init,
+            conmon=launched.conmon,
+            waiting=waiting,
+            terminal=container.terminal,
+            stdin=stdin,
+            log_offset=launched.log_offset,
+        )
+
+    async def release(self, container: str, incarnation: str) -> StartFailure | None:
+        place = Incarnation(self._paths, incarnation)
+        record = place.record()
+        if record is None:
+            raise _failed("release", f"container {container} is not prepared any more; start it again.", incarnation)
+        repeated = place.was_released()
+        if not repeated:
+            place.mark_released()
+        if not await self.runtime.open_gate(place.gate) and not repeated and _waits_or_died(record):
+            os.unlink(place.file("released"))
+            raise _failed("release", f"the prepared process of {container} has died; start it again.", incarnation)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(place.gate)
+        return await self._executed(place, record)
+
+    async def _executed(self, place: Incarnation, record: Record) -> StartFailure | None:
+        """Wait until the program runs, or its end is known: a runtime that cannot run it says so and exits with 1."""
+        while (now := process.executable(record.init.pid)) == record.waiting:
+            await asyncio.sleep(_POLL_SECONDS)
+        if now is not None and process.is_alive(record.init):
+            return None
+        await self._exits.wait(place.id)
+        end = place.exit()
+        if end is None or end[0] != _FAILED_START:
+            return None
+        failure = await asyncio.to_thread(self._failed_start, record)
+        if failure is not None:
+            place.replace_exit(failure.exit_code)
+        return failure
+
+    def _failed_start(self, record: Record) -> StartFailure | None:
+        """The runtime's words are no output of the container: the log is cut back to before them."""
+        log = self._paths.log(record.container)
+        with log.open("r+b") as file:
+            file.seek(record.log_offset)
+            chunks, _ = conmonlog.parse(file.read(conmonlog.LARGEST), record.log_offset)
+            if not chunks or chunks[0].stream != STDERR:
+                return None
+            failure = self.runtime.failed_start(chunks[0].data.decode(errors="replace"))
+            if failure is not None:
+                file.truncate(record.log_offset)
+            return failure
+
+    async def remove(self, container: str, incarnation: str) -> None:
+        place = Incarnation(self._paths, incarnation)
+        record = place.record()
+        holders = [record.conmon] if record is not None else []
+        if record is None and place.exists():
+            holders = await asyncio.to_thread(lambda: [*process.find("-b", place.directory)])
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                await self._end(place, record, holders)
+        except TimeoutError:
+            raise _failed(
+                "remove",
+                f"processes of container {container} do not die, though killed; see what they wait for in the kernel.",
+                incarnation,
+            ) from None
+        await asyncio.to_thread(place.delete)
+        self._exits.forget(incarnation)
+
+    async def _end(self, place: Incarnation, record: Record | None, holders: list[Process]) -> None:
+        if record is None or place.exit() is None:
+            # Without a record the runtime may still be at work: conmon's group has it.
+            await asyncio.to_thread(self._kill, place.id, holders if record is None else [], record)
+        for holder in holders:
+            await self._holder_gone(place.id, holder)
+        while not await asyncio.to_thread(self._cgroups.remove, place.id):
+            self._cgroups.kill(place.id)
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def _kill(self, incarnation: str, groups: list[Process], record: Record | None) -> None:
+        for holder in groups:
+            if process.is_alive(holder):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(holder.pid, signal.SIGKILL)
+        self._cgroups.kill(incarnation)
+        if record is not None:
+            process.send_signal(record.init, signal.SIGKILL)
+
+    async def _holder_gone(self, incarnation: str, holder: Process) -> None:
+        """conmon writes the exit code first; where its container is dead and it is not, it is stuck."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_END_SECONDS / 2):
+                await self._exits.wait_alone(incarnation)
+        while process.is_alive(holder):
+            process.send_signal(holder, signal.SIGKILL)
+            await asyncio.sleep(_POLL_SECONDS)
+        reap(holder)
+
+    async def signal(self, container: str, incarnation: str, signal: int) -> None:
+        del container
+        record = Incarnation(self._paths, incarnation).record()
+        if record is not None:
+            process.send_signal(record.init, signal)
+            if signal == _KILL:  # a frozen process would only die once it is thawed
+                self._cgroups.freeze(incarnation, frozen=False)
+
+    async def pause(self, container: str, incarnation: str) -> None:
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                while self._cgroups.pids(incarnation):
+                    self._cgroups.freeze(incarnation, frozen=True)
+                    if self._cgroups.state(incarnation) == "frozen":
+                        return
+                    await asyncio.sleep(_POLL_SECONDS)
+        except TimeoutError:
+            self._cgroups.freeze(incarnation, frozen=False)
+            raise _failed(
+                "pause", f"a process of container {container} does not stop; it is resumed. Try again.", incarnation
+            ) from None
+
+    async def resume(self, container: str, incarnation: str) -> None:
+        del container
+        self._cgroups.freeze(incarnation, frozen=False)
+
+    async def update(self, container: str, incarnation: str, resources: Resources) -> None:
+        try:
+            await asyncio.to_thread(self._cgroups.limit, incarnation, resources)
+        except OSError as error:
+            raise _failed("update", f"the kernel refused the limits of {container}: {error}.", incarnation) from error
+
+    async def observe(self, container: str, incarnation: str) -> Observation:
+        del container
+        place = Incarnation(self._paths, incarnation)
+        record = place.record()
+        if record is None:
+            return Observation(state="absent")
+        state = self._live_state(place, record)
+        if state is not None:
+            return state
+        end = place.exit()
+        if end is None and process.is_alive(record.conmon):
+            await self._exits.wait(incarnation)
+            end = place.exit()
+        if end is None or not place.was_released():
+            return Observation(state="absent")
+        return Observation(
+            state="exited",
+            exit_code=end[0],
+            finished_at=rfc3339(end[1]),
+            oom_killed=self._cgroups.out_of_memory(incarnation),
+        )
+
+    def _live_state(self, place: Incarnation, record: Record) -> Observation | None:
+        if not process.is_alive(record.init):
+            return None
+        if self._cgroups.state(place.id) == "frozen":
+            return Observation(state="paused")
+        if process.executable(record.init.pid) == record.waiting:
+            return Observation(state="prepared")
+        return Observation(state="running")
+
+    async def wait(self, container: str, incarnation: str) -> Observation:
+        await self._exits.wait(incarnation)
+        return await self.observe(container, incarnation)
+
+    async def present(self) -> list[Presence]:
+        found = []
+        for name in sorted(os.listdir(self._paths.incarnations)):
+            container = Incarnation(self._paths, name).container()
+            if container is not None:
+                found.append(Presence(container=container, incarnation=name))
+        return found
+
+    async def leftovers(self) -> list[str]:
+        """A line for each incarnation, process and group of this instance."""
+        holders = await asyncio.to_thread(lambda: [*process.find("--exit-dir", str(exits(self._paths)))])
+        return [
+            *(f"process {holder.pid} (conmon)" for holder in holders),
+            *(f"cgroup {self._cgroups.path(name)}" for name in self._cgroups.names()),
+            *(f"incarnation {name}" for name in sorted(os.listdir(self._paths.incarnations))),
+        ]
+
+    async def purge(self) -> None:
+        """Remove all that `leftovers` lists, and the parent of the groups."""
+        for name in {*self._cgroups.names(), *os.listdir(self._paths.incarnations), *os.listdir(exits(self._paths))}:
+            await self.remove("", name)
+        self._cgroups.close()
+
+
+_KILL = signal.SIGKILL
+
+
+def _waits_or_died(record: Record) -> bool:
+    """Whether the process is still before its program, or gone: then a closed gate means that it never ran."""
+    now = process.executable(record.init.pid)
+    return now is None or now == record.waiting
+
+
+def _failed(step: str, reason: str, incarnation: str) -> PortlayerError:
+    return SubstrateFailed(f"Step {step} failed: {reason}", step=step, id=incarnation)

@@ -1,0 +1,131 @@
+"""The directory of one incarnation: all that is known of it, for whichever process of ours comes next.
+
+incarnations/<incarnation>/
+├── config.json         OCI configuration; written first, and names the container
+├── hosts, resolv.conf, hostname
+├── runtime/<incarnation>/   the runtime's own state; exec.fifo is the gate that the process waits at
+├── pid                 of the first process, decimal
+├── attach, ctl, winsz  conmon's
+├── errors              what conmon complained of before it had anywhere else to say it
+├── record              `Record`; it is there once the process is prepared
+└── released            there from just before the gate is opened
+exits/<incarnation>     exit code, decimal; conmon renames it into place as the last thing it does
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from portlayer.model.base import Value
+from portlayer.substrates.linux.paths import Paths
+from portlayer.substrates.linux.process import Process
+from portlayer.substrates.linux.spec import CONFIG, CONTAINER_ANNOTATION
+
+
+class Record(Value):
+    """A prepared process.
+
+    init: the first process of the container; conmon: what holds its streams. waiting: device and inode of the program
+    that init runs while it waits; it runs another once it is released. stdin: `pipe:[inode]` where it has one, and
+    `tty` for a terminal that takes input. log_offset: where its output begins in the container's log.
+    """
+
+    container: str
+    init: Process
+    conmon: Process
+    waiting: tuple[int, int]
+    terminal: bool
+    stdin: str
+    log_offset: int
+
+
+class _Annotated(msgspec.Struct):
+    annotations: dict[str, str]
+
+
+_records = msgspec.json.Decoder(Record)
+_annotated = msgspec.json.Decoder(_Annotated)
+
+
+class Incarnation:
+    """Names and contents of the files above. Every reader takes a file that is not there as nothing known."""
+
+    def __init__(self, paths: Paths, incarnation: str) -> None:
+        self.id = incarnation
+        self.directory = str(paths.incarnation(incarnation))
+        self.exit_file = f"{exits(paths)}/{incarnation}"
+        self.runtime_root = f"{self.directory}/runtime"
+        self.gate = f"{self.runtime_root}/{incarnation}/exec.fifo"
+
+    def file(self, name: str) -> str:
+        return f"{self.directory}/{name}"
+
+    def exists(self) -> bool:
+        return os.path.isdir(self.directory)
+
+    def make(self, files: dict[str, bytes]) -> None:
+        """The directory with *files*; config.json has to be the first of them."""
+        os.mkdir(self.directory, 0o700)
+        for name, content in files.items():
+            self._write(name, content)
+
+    def container(self) -> str | None:
+        """The container that it is one of; None where the directory was hardly begun, and nothing was started."""
+        try:
+            return _annotated.decode(Path(self.file(CONFIG)).read_bytes()).annotations[CONTAINER_ANNOTATION]
+        except (FileNotFoundError, msgspec.DecodeError, KeyError):
+            return None
+
+    def save(self, record: Record) -> None:
+        """Whole or not at all."""
+        self._write("record.new", msgspec.json.encode(record))
+        os.rename(self.file("record.new"), self.file("record"))
+
+    def record(self) -> Record | None:
+        try:
+            return _records.decode(Path(self.file("record")).read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def mark_released(self) -> None:
+        self._write("released", b"")
+
+    def was_released(self) -> bool:
+        return os.path.exists(self.file("released"))
+
+    def exit(self) -> tuple[int, int] | None:
+        """Exit code and when it ended, in nanoseconds since the epoch."""
+        try:
+            with open(self.exit_file, "rb") as file:  # noqa: PTH123 - in every observation
+                return int(file.read()), os.fstat(file.fileno()).st_mtime_ns
+        except FileNotFoundError:
+            return None
+
+    def replace_exit(self, code: int) -> None:
+        """The exit code is *code* and not the one that is there."""
+        Path(f"{self.exit_file}.new").write_text(str(code))
+        os.rename(f"{self.exit_file}.new", self.exit_file)
+
+    def delete(self) -> None:
+        """All of it, the exit file last."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.directory)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.exit_file)
+
+    def _write(self, name: str, content: bytes) -> None:
+        descriptor = os.open(self.file(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(descriptor, content)
+        finally:
+            os.close(descriptor)
+
+
+def exits(paths: Paths) -> Path:
+    """The directory that conmon writes exit codes to, of all incarnations, so that one watch sees them."""
+    return paths.run / "exits"

@@ -1,0 +1,73 @@
+"""System calls that Python 3.11 does not have, by their names in the manual. Errors are OSError."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+CLONE_FS = 0x0000_0200
+CLONE_NEWNS = 0x0002_0000
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_SLAVE = 1 << 19
+MS_SHARED = 1 << 20
+MNT_DETACH = 2
+RESOLVE_IN_ROOT = 0x10
+IN_MODIFY = 0x2
+IN_MOVED_TO = 0x80
+IN_IGNORED = 0x8000
+
+_SYS_OPENAT2 = 437  # the same number on every architecture, as for all calls since Linux 5.1
+_SYS_PIDFD_GETFD = 438
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def _checked(result: int, what: str | None = None) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+    return result
+
+
+def unshare(flags: int) -> None:
+    """Give the calling thread its own of what *flags* (CLONE_*) name."""
+    _checked(_libc.unshare(flags))
+
+
+def mount(source: str, target: str, flags: int) -> None:
+    """Bind mounts and changes of propagation; no file system types."""
+    _checked(_libc.mount(source.encode(), target.encode(), None, ctypes.c_ulong(flags), None), target)
+
+
+def umount(target: str, flags: int = 0) -> None:
+    """Take the mount at *target* away."""
+    _checked(_libc.umount2(target.encode(), flags), target)
+
+
+def openat2(directory: int, path: str, flags: int, resolve: int = RESOLVE_IN_ROOT) -> int:
+    """Open *path* below *directory*, which is the root for `..` and for links while it is resolved."""
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
+    return _checked(_libc.syscall(_SYS_OPENAT2, directory, path.encode(), how, len(how)), path)
+
+
+def pidfd_getfd(pidfd: int, descriptor: int) -> int:
+    """A duplicate of another process's *descriptor*, sharing its open file description."""
+    return _checked(_libc.syscall(_SYS_PIDFD_GETFD, pidfd, descriptor, 0))
+
+
+def inotify_init() -> int:
+    """A descriptor that does not block."""
+    return _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+
+
+def inotify_add_watch(descriptor: int, path: str, mask: int) -> int:
+    """A watch descriptor: one for each inode."""
+    return _checked(_libc.inotify_add_watch(descriptor, path.encode(), mask), path)
+
+
+def inotify_rm_watch(descriptor: int, watch: int) -> None:
+    """Stop one watch."""
+    _checked(_libc.inotify_rm_watch(descriptor, watch))

@@ -1,0 +1,164 @@
+"""What happens in the spawner's thread for one start: resolve the user, write the bundle, start conmon."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from portlayer.model.errors import InvalidArgument, Unsupported
+from portlayer.model.execution import ContainerSpec
+from portlayer.model.network import NetworkSpec
+from portlayer.model.storage import MountSpec
+from portlayer.substrates.linux import capabilities, conmon, hostfiles, kernel, users
+from portlayer.substrates.linux.cgroups import Cgroups
+from portlayer.substrates.linux.incarnation import Incarnation, exits
+from portlayer.substrates.linux.paths import Paths
+from portlayer.substrates.linux.process import Process, identify
+from portlayer.substrates.linux.runtime import Runtime, find_program
+from portlayer.substrates.linux.spawn import spawn
+from portlayer.substrates.linux.spec import CONFIG, Host, Volume, build
+
+# Those that need no shared libraries, which an image may not have; by package: docker.io or tini, catatonit, podman.
+_INITS = ("/usr/bin/docker-init", "/usr/bin/tini-static", "/usr/bin/catatonit", "/usr/libexec/podman/catatonit")
+_OPEN_FILES = 1_048_576
+
+
+class Launched(NamedTuple):
+    """conmon, the read end of its report, and where the output of this start begins in the log."""
+
+    conmon: Process | None
+    report: int
+    log_offset: int
+
+
+class Launcher:
+    """Everything that stays the same from one start to the next."""
+
+    def __init__(self, paths: Paths, cgroups: Cgroups) -> None:
+        self._paths = paths
+        self._cgroups = cgroups
+        self._conmon = find_program("conmon")
+        self._host = host_limits(cgroups)
+
+    def launch(
+        self, container: ContainerSpec, incarnation: str, networks: Mapping[str, NetworkSpec], runtime: Runtime
+    ) -> Launched:
+        """Only in the spawner's thread. Raises InvalidArgument, Unsupported, and OSError where the host fails."""
+        place = Incarnation(self._paths, incarnation)
+        rootfs = str(self._paths.rootfs(container.id))
+        user = users.resolve(rootfs, container.process.user)
+        if container.process.cwd not in {"", "/"}:
+            users.make_directory(rootfs, container.process.cwd, user)
+        granted = capabilities.resolve(container.process.capabilities, capabilities.of_host())
+        config = build(
+            *(container, user, granted),
+            host=self._host,
+            rootfs=rootfs,
+            bundle=place.directory,
+            cgroup=self._cgroups.path(incarnation),
+            seccomp=runtime.filter(granted),
+            volumes=[self._volume(place, number, mount) for number, mount in enumerate(container.mounts.values())],
+            init=_init() if container.process.init else "",
+        )
+        place.make(
+            {
+                CONFIG: config,
+                "hosts": hostfiles.hosts_file(container).encode(),
+                "resolv.conf": hostfiles.resolv_file(container, networks, hostfiles.host_resolv_conf()).encode(),
+                "hostname": f"{container.hostname}\n".encode(),
+            }
+        )
+        self._bind_subpaths(place, container)
+        return self._start(container, place, runtime)
+
+    def _start(self, container: ContainerSpec, place: Incarnation, runtime: Runtime) -> Launched:
+        log = self._paths.log(container.id)
+        try:
+            log_offset = log.stat().st_size
+        except FileNotFoundError:
+            log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            log_offset = 0
+        command = conmon.command(
+            *(self._conmon, runtime, place, log, exits(self._paths)), stdin=container.stdin, terminal=container.terminal
+        )
+        read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            os.set_blocking(write, True)
+            pid = spawn(
+                *(command, conmon.ENVIRONMENT),
+                directory=place.directory,
+                errors=place.file("errors"),
+                inherited=write,
+            )
+        except OSError:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        return Launched(identify(pid), read, log_offset)
+
+    def _volume(self, place: Incarnation, number: int, mount: MountSpec) -> Volume:
+        source = f"{place.directory}/volumes/{number}" if mount.subpath else str(self._paths.volume(mount.volume))
+        return Volume(source=source, destination=mount.destination, read_only=mount.read_only)
+
+    def _bind_subpaths(self, place: Incarnation, container: ContainerSpec) -> None:
+        """Bring each subpath to a path that nothing in the volume can move or replace meanwhile."""
+        for number, mount in enumerate(container.mounts.values()):
+            if mount.subpath:
+                target = Path(place.directory, "volumes", str(number))
+                descriptor = self._open_subpath(mount)
+                try:
+                    if Path(f"/proc/self/fd/{descriptor}").is_dir():
+                        target.mkdir(parents=True)
+                    else:
+                        target.parent.mkdir(exist_ok=True)
+                        target.touch()
+                    kernel.mount(f"/proc/self/fd/{descriptor}", str(target), kernel.MS_BIND | kernel.MS_REC)
+                finally:
+                    os.close(descriptor)
+
+    def _open_subpath(self, mount: MountSpec) -> int:
+        volume = os.open(self._paths.volume(mount.volume), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return kernel.openat2(volume, mount.subpath, os.O_PATH)
+        except (FileNotFoundError, NotADirectoryError):
+            raise InvalidArgument(
+                f"Volume {mount.volume_name} has no {mount.subpath[:200]!r}; make it first, or choose another subpath.",
+                pointer="/subpath",
+            ) from None
+        finally:
+            os.close(volume)
+
+    def release_subpaths(self, incarnation: str) -> None:
+        """The container has its own mounts by now. Only in the spawner's thread."""
+        directory = Path(self._paths.incarnation(incarnation), "volumes")
+        if directory.is_dir():
+            for target in directory.iterdir():
+                with contextlib.suppress(OSError):
+                    kernel.umount(str(target), kernel.MNT_DETACH)
+
+
+def host_limits(cgroups: Cgroups) -> Host:
+    """Of this process, which nothing that it starts can exceed."""
+    open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return Host(
+        open_files=_OPEN_FILES if open_files == resource.RLIM_INFINITY else min(open_files, _OPEN_FILES),
+        processes=resource.getrlimit(resource.RLIMIT_NPROC)[1],
+        oom_score=int(Path("/proc/self/oom_score_adj").read_text()),
+        counts_swap=cgroups.counts_swap,
+    )
+
+
+def _init() -> str:
+    found = next((path for path in _INITS if os.access(path, os.X_OK)), "")
+    if not found:
+        raise Unsupported(
+            "This host has no init for containers; install catatonit or tini, or leave `init` out.",
+            option="init",
+            pointer="/process/init",
+        )
+    return os.path.realpath(found)

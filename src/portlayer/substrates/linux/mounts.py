@@ -1,0 +1,74 @@
+"""mount(2) and its kin. Sources: man pages mount(2), umount(2), proc_pid_mountinfo(5)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+_UMOUNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Mount(NamedTuple):
+    """A line of mountinfo."""
+
+    target: Path
+    kind: str
+    source: str
+
+
+def mount(source: str, target: Path, kind: str, options: str, flags: int = 0) -> None:
+    """Mount a filesystem of *kind* at *target*; raises OSError. options: less than a page, see mount(2)."""
+    done = _libc.mount(source.encode(), os.fsencode(target), kind.encode(), flags, os.fsencode(options))
+    _check(done, target)
+
+
+def detach(target: Path) -> None:
+    """Take the mount away from the tree at once, whoever still uses it; raises OSError (EINVAL: no mount)."""
+    _check(_libc.umount2(os.fsencode(target), _UMOUNT_DETACH | _UMOUNT_NOFOLLOW), target)
+
+
+def sync_filesystem(descriptor: int) -> None:
+    """Bring all of the filesystem that *descriptor* is on to the disk; raises OSError."""
+    _check(_libc.syncfs(descriptor), None)
+
+
+def is_mounted(target: Path) -> bool:
+    """Whether a filesystem other than the parent's is at *target*: two stat calls, whatever the number of mounts."""
+    try:
+        return target.stat().st_dev != target.parent.stat().st_dev
+    except FileNotFoundError:
+        return False
+
+
+def mounts_under(directory: Path, source: str = "") -> list[Mount]:
+    """Mounts at or below *directory*, or with *source*, the newest first: the order in which they can go."""
+    inside = os.path.realpath(directory)
+    found = [
+        mount for mount in _mountinfo() if mount.target.is_relative_to(inside) or (source and mount.source == source)
+    ]
+    return found[::-1]
+
+
+def _mountinfo() -> Iterator[Mount]:
+    with Path("/proc/self/mountinfo").open("rb") as lines:
+        for line in lines:
+            before, _, after = line.partition(b" - ")
+            kind, source = after.split(b" ")[:2]
+            yield Mount(Path(_unescape(before.split(b" ")[4])), kind.decode(), _unescape(source))
+
+
+def _unescape(field: bytes) -> str:
+    """Space, tab, newline and backslash stand as octal in mountinfo."""
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field))
+
+
+def _check(result: int, target: Path | None) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), target and str(target))

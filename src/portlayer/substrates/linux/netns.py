@@ -1,0 +1,77 @@
+"""Reach into the network namespace of another process.
+
+A namespace belongs to a thread, and a socket keeps the one that it was made in: so a thread goes in, makes a socket
+and comes back. Only a worker thread may do this, never the one of the event loop.
+
+Source: setns(2); the C library's function, for Python has none before 3.12.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+_INHERITED = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
+
+
+def _setns(descriptor: int) -> None:
+    if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+class HomeNamespace:
+    """The network namespace of the thread that makes this: where it always comes back to."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._identity = _identity(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def open(self, pid: int) -> int:
+        """A descriptor of the network namespace of process *pid*.
+
+        Raises ProcessLookupError where it is gone, or where *pid* is in our own namespace: then the number was given
+        to another process since.
+        """
+        try:
+            descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise ProcessLookupError(f"process {pid} is gone") from None
+        if _identity(descriptor) == self._identity:
+            os.close(descriptor)
+            raise ProcessLookupError(f"process {pid} is not in a network namespace of its own")
+        return descriptor
+
+    @contextmanager
+    def visit(self, descriptor: int) -> Iterator[None]:
+        """The calling thread is in the namespace of *descriptor* within the block."""
+        _setns(descriptor)
+        try:
+            yield
+        finally:
+            _setns(self._descriptor)
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+def without_ipv6() -> None:
+    """Links that are made from now on in the thread's namespace have no IPv6: our networks have none to offer, and
+    address detection would only delay and chatter."""
+    try:
+        setting = os.open(_INHERITED, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return  # this kernel has no IPv6 at all
+    try:
+        os.write(setting, b"1")
+    finally:
+        os.close(setting)

@@ -1,0 +1,92 @@
+"""Where the Linux substrate keeps what, on one host.
+
+state/                              lasts over reboots
+├── layers/<hex of the diffID>/     fs (the tree, as overlayfs reads it), size (bytes it takes, decimal)
+├── containers/<id>/                upper, work (overlayfs's own), log (what the container wrote)
+├── volumes/<id>/data/              content of a volume
+├── staging/                        layers being unpacked; emptied at start
+└── trash/                          what is being deleted; emptied at start
+run/                                goes with a reboot
+├── containers/<id>/rootfs/         mounted root filesystem
+└── incarnations/<incarnation>/     what one start of a container needs
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from portlayer.model.base import Value
+from portlayer.model.errors import InvalidArgument
+
+
+class Paths(Value):
+    """state, run: absolute directories of this instance alone. instance: its id, 8 hex digits."""
+
+    state: Path
+    run: Path
+    instance: str
+
+    @property
+    def mount_source(self) -> str:
+        """The source that every overlay of this instance shows in mountinfo."""
+        return f"portlayer-{self.instance}"
+
+    @property
+    def layers(self) -> Path:
+        return self.state / "layers"
+
+    @property
+    def containers(self) -> Path:
+        return self.state / "containers"
+
+    @property
+    def volumes(self) -> Path:
+        return self.state / "volumes"
+
+    @property
+    def staging(self) -> Path:
+        return self.state / "staging"
+
+    @property
+    def trash(self) -> Path:
+        return self.state / "trash"
+
+    @property
+    def mounted(self) -> Path:
+        """The directory of all mounted root filesystems."""
+        return self.run / "containers"
+
+    @property
+    def incarnations(self) -> Path:
+        return self.run / "incarnations"
+
+    def layer(self, diff_id: str) -> Path:
+        """Directory of a layer; raises InvalidArgument where *diff_id* is not `sha256:<64 hex digits>`."""
+        algorithm, _, digits = diff_id.partition(":")
+        if algorithm != "sha256" or len(digits) != 64 or set(digits) - set("0123456789abcdef"):
+            raise InvalidArgument(f"{diff_id[:100]!r} is no diffID; it looks like sha256:<64 hex digits>.")
+        return self.layers / digits
+
+    def container(self, container: str) -> Path:
+        """Directory of what lasts of a container."""
+        return self.containers / _component(container)
+
+    def log(self, container: str) -> Path:
+        return self.container(container) / "log"
+
+    def rootfs(self, container: str) -> Path:
+        """Where the root filesystem of a container is mounted."""
+        return self.mounted / _component(container) / "rootfs"
+
+    def incarnation(self, incarnation: str) -> Path:
+        return self.incarnations / _component(incarnation)
+
+    def volume(self, volume: str) -> Path:
+        """Directory with the content of a volume."""
+        return self.volumes / _component(volume) / "data"
+
+
+def _component(name: str) -> str:
+    if not name or name.startswith(".") or "/" in name or "\0" in name:
+        raise InvalidArgument(f"{name[:100]!r} is no id.")
+    return name

@@ -1,0 +1,84 @@
+"""Processes by pid and start time: together they never come twice within one boot.
+
+Source: proc_pid_stat(5), field 22.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+_START_TIME_AFTER_NAME = 19
+_STATE_AFTER_NAME = 0
+
+
+class Process(NamedTuple):
+    """pid and its start, in clock ticks since the boot."""
+
+    pid: int
+    start: int
+
+
+def identify(pid: int) -> Process | None:
+    """The process that has *pid* now; None for none, or for one that has ended and waits for its parent."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - in every observation
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    if fields[_STATE_AFTER_NAME] in {b"Z", b"X"}:
+        return None
+    return Process(pid, int(fields[_START_TIME_AFTER_NAME]))
+
+
+def is_alive(process: Process) -> bool:
+    """Whether this very process still runs."""
+    return identify(process.pid) == process
+
+
+def open_pidfd(process: Process) -> int | None:
+    """A descriptor of this very process; None where it has ended."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    if is_alive(process):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def send_signal(process: Process, number: int) -> None:
+    """To this very process; one that has ended is fine."""
+    descriptor = open_pidfd(process)
+    if descriptor is not None:
+        try:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, number)
+        finally:
+            os.close(descriptor)
+
+
+def executable(pid: int) -> tuple[int, int] | None:
+    """Device and inode of the program that *pid* runs; None for none."""
+    try:
+        status = os.stat(f"/proc/{pid}/exe")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def find(*words: str) -> Iterator[Process]:
+    """Processes that have all *words* among their arguments."""
+    wanted = {word.encode() for word in words}
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            with contextlib.suppress(OSError):
+                if wanted <= set(Path("/proc", entry, "cmdline").read_bytes().split(b"\0")):
+                    found = identify(int(entry))
+                    if found is not None:
+                        yield found

@@ -1,0 +1,227 @@
+"""The Linux substrate's storage: content-addressed layers, overlay root filesystems over them, volumes.
+
+Nothing appears under its name before it is whole: a layer is unpacked in `staging` and renamed, a tree that goes is
+renamed into `trash` first. What a death of the process leaves in those two is swept at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from portlayer.model.errors import InvalidArgument, NotFound, ResourceExhausted, SubstrateFailed
+from portlayer.model.execution import ContainerSpec
+from portlayer.pump import pump
+from portlayer.substrates.linux import mounts, overlay
+from portlayer.substrates.linux.paths import Paths
+from portlayer.substrates.linux.trash import Trash, delete_content
+from portlayer.substrates.linux.unpack import Unpacker
+
+_THREADS = 4
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+T = TypeVar("T")
+
+
+class LinuxStorage:
+    """`interfaces.substrate.StorageDriver`. The directories in *paths* belong to one such object at a time.
+
+    What takes a fraction of a millisecond (a mount, a rename) is done in place: a thread would cost more.
+    """
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._threads = ThreadPoolExecutor(_THREADS, "storage")
+        self._trash = Trash(paths.trash)
+        self._unmounting: dict[str, asyncio.Future[None]] = {}
+
+    async def start(self) -> None:
+        """Make the directories and sweep what an earlier process left half done. Mounted root filesystems stay."""
+        paths = self._paths
+        with _host_errors("storage.start"):
+            for directory in (paths.layers, paths.containers, paths.volumes, paths.staging, paths.trash, paths.mounted):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                # Setuid programs of images are not for users of the host; a group must not be inherited, either.
+                directory.chmod(0o700)
+            for path in paths.staging.iterdir():
+                self._trash.throw(path)
+            await self._trash.start()
+
+    async def close(self) -> None:
+        """Let go of threads and descriptors; waits some seconds for the trash to be empty. Mounts stay."""
+        await asyncio.gather(*self._unmounting.values())
+        await self._trash.close()
+        await asyncio.to_thread(self._threads.shutdown)
+
+    async def put_layer(self, diff_id: str, tar: AsyncIterator[bytes]) -> int:
+        layer = self._paths.layer(diff_id)
+        if layer.exists():
+            return await self._verify_layer(layer, diff_id, tar)
+        with _host_errors("storage.putLayer"):
+            staging = Path(tempfile.mkdtemp(dir=self._paths.staging))
+            (staging / "fs").mkdir()
+            (staging / "fs").chmod(0o755)
+            unpacker = Unpacker(staging / "fs")
+        try:
+            await self._feed(unpacker.feed, tar)
+            found = await self._run("storage.putLayer", unpacker.finish)
+            _check_digest(diff_id, found)
+            await self._run("storage.putLayer", lambda: _publish(staging, layer, unpacker.size_bytes))
+        finally:
+            await asyncio.shield(self._discard(staging, unpacker))
+        return unpacker.size_bytes
+
+    async def has_layer(self, diff_id: str) -> bool:
+        return self._paths.layer(diff_id).exists()
+
+    async def layers(self) -> list[str]:
+        with _host_errors("storage.layers"):
+            return [f"sha256:{name}" for name in _names(self._paths.layers)]
+
+    async def remove_layer(self, diff_id: str) -> None:
+        with _host_errors("storage.removeLayer"):
+            self._trash.throw(self._paths.layer(diff_id))
+
+    async def make_rootfs(self, container: ContainerSpec) -> None:
+        pending = self._unmounting.get(container.id)
+        if pending is not None:
+            await asyncio.shield(pending)  # overlayfs wants upper and work for itself alone
+        target = self._paths.rootfs(container.id)
+        if mounts.is_mounted(target):
+            return
+        if not container.image.layers:
+            raise InvalidArgument(f"Image {container.image.name} has no layers; import one that has.")
+        with _host_errors("storage.makeRootfs", container.id):
+            lowers = overlay.lowers([self._layer_tree(diff_id) for diff_id in container.image.layers])
+            directory = self._paths.container(container.id)
+            directory.mkdir(mode=0o700, exist_ok=True)
+            target.mkdir(mode=0o700, parents=True, exist_ok=True)
+            overlay.mount(self._paths.mount_source, target, lowers, directory)
+
+    async def release_rootfs(self, container: str) -> None:
+        with _host_errors("storage.releaseRootfs", container):
+            held = overlay.unmount(self._paths.rootfs(container))
+        if held is not None:
+            closing = asyncio.get_running_loop().run_in_executor(self._threads, os.close, held)
+            self._unmounting[container] = closing
+            closing.add_done_callback(lambda _: self._unmounting.pop(container, None))
+
+    async def remove_rootfs(self, container: str) -> None:
+        target = self._paths.rootfs(container)
+        with _host_errors("storage.removeRootfs", container):
+            held = overlay.unmount(target)
+            self._trash.throw(self._paths.container(container), held)
+            with contextlib.suppress(FileNotFoundError):
+                target.rmdir()
+            with contextlib.suppress(FileNotFoundError):
+                target.parent.rmdir()
+
+    async def rootfs(self) -> list[str]:
+        with _host_errors("storage.rootfs"):
+            return sorted({*_names(self._paths.containers), *_names(self._paths.mounted)})
+
+    async def make_volume(self, volume: str) -> None:
+        with _host_errors("storage.makeVolume", volume):
+            data = self._paths.volume(volume)
+            if not data.exists():
+                data.mkdir(parents=True)
+                data.chmod(0o755)
+
+    async def remove_volume(self, volume: str) -> None:
+        with _host_errors("storage.removeVolume", volume):
+            self._trash.throw(self._paths.volume(volume).parent)
+
+    async def volumes(self) -> list[str]:
+        with _host_errors("storage.volumes"):
+            return _names(self._paths.volumes)
+
+    async def leftovers(self) -> list[str]:
+        """A line for each mount of this instance and each tree half made or half deleted; needs no `start`."""
+        with _host_errors("storage.leftovers"):
+            return await asyncio.to_thread(self._leftovers)
+
+    async def purge(self) -> None:
+        """Remove what `leftovers` lists; layers, volumes and what containers wrote stay."""
+        with _host_errors("storage.purge"):
+            await asyncio.to_thread(self._unmount_all)
+            for directory in (self._paths.staging, self._paths.trash):
+                await delete_content(directory)
+
+    async def _verify_layer(self, layer: Path, diff_id: str, tar: AsyncIterator[bytes]) -> int:
+        """Whoever puts a layer must have it: its digest alone, which is no secret, gives no claim to another's."""
+        digest = hashlib.sha256()
+        await self._feed(digest.update, tar)
+        _check_digest(diff_id, f"sha256:{digest.hexdigest()}")
+        return int(await self._run("storage.putLayer", (layer / "size").read_text))
+
+    async def _feed(self, feed: Callable[[bytes], None], tar: AsyncIterator[bytes]) -> None:
+        def guarded(chunk: bytes) -> None:
+            with _host_errors("storage.putLayer"):
+                feed(chunk)
+
+        await pump(tar, guarded, self._threads)
+
+    async def _discard(self, staging: Path, unpacker: Unpacker) -> None:
+        await self._run("storage.putLayer", unpacker.close)
+        self._trash.throw(staging)
+
+    async def _run(self, step: str, function: Callable[[], T]) -> T:
+        with _host_errors(step):
+            return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+    def _layer_tree(self, diff_id: str) -> Path:
+        tree = self._paths.layer(diff_id) / "fs"
+        if not tree.exists():
+            raise NotFound(f"Layer {diff_id} is not here; import the image again.", kind="layer", id=diff_id)
+        return tree
+
+    def _leftovers(self) -> list[str]:
+        mounted = mounts.mounts_under(self._paths.run, self._paths.mount_source)
+        trees = [path for area in (self._paths.staging, self._paths.trash) if area.exists() for path in area.iterdir()]
+        return [*(f"mount {mount.target} ({mount.kind})" for mount in mounted), *(f"tree {path}" for path in trees)]
+
+    def _unmount_all(self) -> None:
+        for mount in mounts.mounts_under(self._paths.run, self._paths.mount_source):
+            mounts.detach(mount.target)
+
+
+def _publish(staging: Path, layer: Path, size_bytes: int) -> None:
+    """Give the layer its name once it would survive a loss of power; another put of it may have been faster."""
+    (staging / "size").write_text(str(size_bytes))
+    descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        mounts.sync_filesystem(descriptor)
+        try:
+            staging.rename(layer)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+    finally:
+        os.close(descriptor)
+
+
+def _names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def _check_digest(expected: str, found: str) -> None:
+    if found != expected:
+        raise InvalidArgument(f"The layer's diffID is {found}, not {expected} as promised; nothing of it was kept.")
+
+
+@contextmanager
+def _host_errors(step: str, container: str | None = None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise ResourceExhausted("The disk is full; free space and try again.", resource="disk") from error
+        raise SubstrateFailed(f"{step} failed on the host: {error}.", step=step, id=container) from error

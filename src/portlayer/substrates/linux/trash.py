@@ -1,0 +1,111 @@
+"""Deletes trees where nobody waits: a rename takes them away at once, a nice `rm` deletes them later, in batches.
+
+Deleting is left to another process because a thread would compete for the interpreter with everything that is urgent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+from pathlib import Path
+
+_GATHER_SECONDS = 0.2
+"""How long to gather what is thrown away together: one process a batch, not one a container."""
+_CLOSE_SECONDS = 3.0
+_BATCH = 500
+_log = logging.getLogger(__name__)
+
+
+class Trash:
+    """The directory of what is to be deleted. Whatever is in it when it starts is deleted, too."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._held: list[int] = []
+        self._filled = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to delete."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._wake()
+        self._task = asyncio.create_task(self._run(), name="storage trash")
+
+    async def close(self) -> None:
+        """Wait a few seconds for the trash to be empty; what is left is deleted after the next start."""
+        if self._task is None:
+            return
+        self._hurry.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), _CLOSE_SECONDS)
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._task = None
+        self._release(self._held)
+
+    def throw(self, path: Path, held: int | None = None) -> None:
+        """Take *path* away now and delete it later; none being there is fine.
+
+        held: a descriptor to close after that, such as what holds an overlay over this tree: the kernel then has
+        less left to write.
+        """
+        if held is not None:
+            self._held.append(held)
+            self._wake()
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(self._directory / f"{path.name}.{secrets.token_hex(4)}")
+            self._wake()
+
+    def _wake(self) -> None:
+        self._idle.clear()
+        self._filled.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._filled.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), _GATHER_SECONDS)
+            self._filled.clear()
+            held, self._held = self._held, []
+            try:
+                await delete_content(self._directory)
+            finally:
+                await asyncio.to_thread(self._release, held)
+            if not self._filled.is_set():
+                self._idle.set()
+
+    @staticmethod
+    def _release(held: list[int]) -> None:
+        while held:
+            os.close(held.pop())
+
+
+async def delete_content(directory: Path) -> None:
+    """Delete everything in *directory*, but never what is mounted in it."""
+    try:
+        names = await asyncio.to_thread(os.listdir, directory)
+    except FileNotFoundError:
+        return
+    for start in range(0, len(names), _BATCH):
+        await _remove([str(directory / name) for name in names[start : start + _BATCH]])
+
+
+async def _remove(paths: list[str]) -> None:
+    command = ("nice", "-n", "19", "rm", "-rf", "--one-file-system", "--", *paths)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        _, errors = await process.communicate()
+    except asyncio.CancelledError:
+        process.terminate()
+        await process.wait()
+        raise
+    if process.returncode:
+        _log.warning("Not all of the trash could be deleted: %s", errors.decode(errors="replace")[:500])

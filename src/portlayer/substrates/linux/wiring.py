@@ -1,0 +1,263 @@
+"""What the network driver does to this host, step by step. All of it blocks; one thread at a time."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import NamedTuple
+
+from portlayer.model.addresses import mac_of
+from portlayer.model.network import EndpointSpec, NetworkSpec
+from portlayer.substrates.linux import links
+from portlayer.substrates.linux.announce import Announcer
+from portlayer.substrates.linux.firewall import Firewall
+from portlayer.substrates.linux.links import Link
+from portlayer.substrates.linux.netlink import Netlink, NetlinkError
+from portlayer.substrates.linux.netns import HomeNamespace, without_ipv6
+from portlayer.substrates.linux.paths import Paths
+
+_SYSCTL = Path("/proc/sys/net")
+_LOOPBACK = 1  # the index of lo, in every namespace
+_READY_SECONDS = 2.0
+_GONE = {errno.ENODEV, errno.EINVAL}  # a master that is not there is EINVAL
+_MATCHES_ALL_OR_HALF = 1  # a route as wide as this says nothing of what the host uses
+
+
+class _Inside(NamedTuple):
+    """The network namespace of a process, with a socket in it."""
+
+    namespace: int
+    netlink: Netlink
+
+
+class Wiring:
+    """The links and the firewall of one instance. Every call is idempotent; OSError and NftError come out of it."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._prefix = f"pl{paths.instance[:4]}"
+        self._group = int(paths.instance, 16)
+        self._alias = f"portlayer:{paths.instance}:"
+        self._bridges: dict[str, int] = {}
+        with ExitStack() as stack:
+            self._firewall = Firewall(paths.instance)
+            stack.callback(self._firewall.close)
+            self._home = HomeNamespace()
+            stack.callback(self._home.close)
+            self._netlink = stack.enter_context(Netlink())
+            self._announcer = Announcer()
+            stack.callback(self._announcer.close)
+            self._nftables = self._firewall.load()
+            self._open = stack.pop_all()
+
+    def close(self) -> None:
+        self._open.close()
+
+    def features(self) -> dict[str, str]:
+        """Facts for people; `forwarding` where the firewall of somebody else stands in the way."""
+        facts = {"nftables": self._nftables}
+        if blockers := self._firewall.blockers():
+            facts["forwarding"] = (
+                f"blocked by {', '.join(blockers)} (policy drop): let the interfaces {self._prefix}* pass there"
+            )
+        return facts
+
+    def make_network(self, network: NetworkSpec) -> int:
+        """The index of its bridge; nothing is looked at where this object made it before."""
+        index = self._bridges.get(network.id)
+        if index is None:
+            index = self._bridges[network.id] = self._make_bridge(network)
+        return index
+
+    def links_of(self, network: str) -> list[str]:
+        """The names of the links of network id *network*, to be deleted; its bridge last."""
+        self._bridges.pop(network, None)
+        present, name = self._links(), self._bridge_name(network)
+        bridges = [link.index for link in present if link.name == name]
+        return [link.name for link in present if link.master in bridges] + [name] * len(bridges)
+
+    def close_network(self, network: str) -> None:
+        """Take network id *network*, whose links are gone, out of the firewall."""
+        self._firewall.close_network(network, self._bridge_name(network))
+
+    def networks(self) -> list[str]:
+        return [link.alias.removeprefix(self._alias) for link in self._ours() if link.alias.startswith(self._alias)]
+
+    def plug(self, incarnation: str, endpoint: EndpointSpec, network: NetworkSpec) -> None:
+        """The endpoint's veth stands, has its address, and is reachable; its ports are published.
+
+        Raises LookupError where the network was never made. A bridge that somebody else removed is made again.
+        """
+        if network.id not in self._bridges and network.id not in self.networks():
+            raise LookupError(f"network {network.name} is not on this host")
+        with self._inside(incarnation) as inside:
+            try:
+                self._connect(incarnation, inside, endpoint, network)
+            except NetlinkError as error:
+                if error.errno not in _GONE or self._bridge_stands(network.id):
+                    raise
+                del self._bridges[network.id]
+                self._connect(incarnation, inside, endpoint, network)
+        self._firewall.publish(endpoint)
+
+    def unpublish(self, endpoint: str) -> None:
+        self._firewall.unpublish(endpoint)
+
+    def veth_name(self, incarnation: str, endpoint: str) -> str:
+        digest = hashlib.sha256(f"{incarnation}/{endpoint}".encode()).hexdigest()
+        return f"{self._prefix}v{digest[:7]}"
+
+    def reserved_subnets(self) -> list[str]:
+        addresses = links.parse_addresses(self._netlink.run([links.list_addresses()])[0])
+        routes = links.parse_routes(self._netlink.run([links.list_routes()])[0])
+        found = {address.network for _, address in addresses}
+        found.update(route for route in routes if route.prefixlen > _MATCHES_ALL_OR_HALF)
+        return [str(network) for network in sorted(found)]
+
+    def leftovers(self) -> list[str]:
+        lines = [f"link {link.name} ({link.kind})" for link in self._ours()]
+        return [*lines, f"nft table inet {self._firewall.table}"] if self._firewall.exists() else lines
+
+    def all_links(self) -> list[str]:
+        """The names of all our links, to be deleted."""
+        self._bridges.clear()
+        return [link.name for link in self._ours()]
+
+    def close_all(self) -> None:
+        """Remove the firewall; the links are gone."""
+        if self._firewall.exists():
+            self._firewall.remove()
+
+    def _bridge_name(self, network: str) -> str:
+        return f"{self._prefix}b{network[:7]}"
+
+    def _links(self) -> list[Link]:
+        return links.parse_links(self._netlink.run([links.list_links()])[0])
+
+    def _ours(self) -> list[Link]:
+        return [link for link in self._links() if link.group == self._group and link.name.startswith(self._prefix)]
+
+    def _bridge_stands(self, network: str) -> bool:
+        reply = self._netlink.exchange([links.get_link(self._bridge_name(network))])[0]
+        return reply.error is None and links.parse_link(reply.bodies[0]).index == self._bridges.get(network)
+
+    def _make_bridge(self, network: NetworkSpec) -> int:
+        name, alias = self._bridge_name(network.id), self._alias + network.id
+        made, found = self._netlink.exchange(
+            [links.make_bridge(name, self._group, mac_of(network.id), network.mtu), links.get_link(name)]
+        )
+        if made.error is not None and made.error.errno != errno.EEXIST:
+            raise made.error
+        if found.error is not None:
+            raise found.error
+        bridge = links.parse_link(found.bodies[0])
+        if bridge.kind != "bridge" or bridge.alias not in {"", alias}:
+            raise FileExistsError(errno.EEXIST, f"the link {name} ({bridge.kind}, {bridge.alias}) is not ours")
+        _set("ipv6/conf", name, "disable_ipv6")
+        _set("ipv4/conf", name, "route_localnet")
+        self._firewall.open_network(network, name)
+        self._netlink.run(
+            [links.configure_bridge(bridge.index, alias, network.mtu)]
+            + [links.add_address(bridge.index, _gateway(subnet.subnet, subnet.gateway)) for subnet in network.subnets]
+        )
+        if not network.internal:
+            _set("ipv4", "ip_forward")
+        return bridge.index
+
+    @contextmanager
+    def _inside(self, incarnation: str) -> Iterator[_Inside]:
+        pid = _pid(self._paths.incarnation(incarnation) / "pid")
+        with ExitStack() as stack:
+            namespace = self._home.open(pid)
+            stack.callback(os.close, namespace)
+            with self._home.visit(namespace):
+                netlink = stack.enter_context(Netlink())
+                without_ipv6()
+            yield _Inside(namespace, netlink)
+
+    def _connect(self, incarnation: str, inside: _Inside, endpoint: EndpointSpec, network: NetworkSpec) -> None:
+        master, bridge = self.make_network(network), self._bridge_name(network.id)
+        address = IPv4Interface(f"{endpoint.address}/{endpoint.prefix_length}")
+        name = self.veth_name(incarnation, endpoint.id)
+        index, number = self._make_veth(name, inside, endpoint, network, address)
+        requests = [links.bring_up(_LOOPBACK), links.bring_up(index), links.add_address(index, address)]
+        if endpoint.gateway and not network.internal:
+            requests.append(links.add_default_route(index, IPv4Address(endpoint.gateway), number))
+        inside.netlink.run([*requests, links.get_link_at(index)])
+        self._await_ready(name, bridge)
+        neighbour = links.set_neighbour(master, address.ip, endpoint.mac_address)
+        # Whoever uses his own published port gets his frames back, where bridges pass the firewall.
+        self._netlink.run([neighbour, links.reflect(name)] if endpoint.ports else [neighbour])
+        self._announcer.announce(bridge, address.ip, endpoint.mac_address)
+
+    def _make_veth(
+        self, name: str, inside: _Inside, endpoint: EndpointSpec, network: NetworkSpec, address: IPv4Interface
+    ) -> tuple[int, int]:
+        """Make the veth, or repair the one that is there; the index of its inner end, and the N of its name eth<N>."""
+        master, number = self._bridges[network.id], 0
+        while True:
+            peer = links.Peer(f"eth{number}", endpoint.mac_address, inside.namespace)
+            made, found = self._netlink.exchange(
+                [links.make_veth(name, self._group, master, network.mtu, peer), links.get_link(name)]
+            )
+            if made.error is None:
+                return links.parse_link(found.bodies[0]).peer, number
+            if made.error.errno != errno.EEXIST:
+                raise made.error
+            if found.error is None:
+                break
+            number += 1  # that name is taken inside
+        outer = links.parse_link(found.bodies[0])
+        self._netlink.run([links.attach(outer.index, master)])
+        _drop_other_addresses(inside.netlink, outer.peer, address)
+        inner = links.parse_link(inside.netlink.run([links.get_link_at(outer.peer)])[0][0])
+        return inner.index, int(inner.name.removeprefix("eth"))
+
+    def _await_ready(self, port: str, bridge: str) -> None:
+        """Asking makes it so, but on older kernels carriers come up a moment later."""
+        deadline = time.monotonic() + _READY_SECONDS
+        while True:
+            of_port, of_bridge = self._netlink.run([links.get_link(port), links.get_link(bridge)])
+            if links.parse_link(of_port[0]).forwards and links.parse_link(of_bridge[0]).ready:
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, f"the link {port} has no carrier after {_READY_SECONDS} s")
+            time.sleep(0.001)
+
+
+def delete_links(names: Iterable[str]) -> None:
+    """Delete the links called *names*; those that are gone are fine. Some 30 ms each, in any thread."""
+    with Netlink() as netlink:
+        for reply in netlink.exchange([links.delete_link(name) for name in names]):
+            if reply.error is not None and reply.error.errno != errno.ENODEV:
+                raise reply.error
+
+
+def _pid(file: Path) -> int:
+    try:
+        return int(file.read_text())
+    except (FileNotFoundError, ValueError):
+        raise ProcessLookupError(errno.ESRCH, f"{file} names no process") from None
+
+
+def _drop_other_addresses(netlink: Netlink, index: int, address: IPv4Interface) -> None:
+    present = links.parse_addresses(netlink.run([links.list_addresses()])[0])
+    netlink.run([links.delete_address(index, other) for place, other in present if place == index and other != address])
+
+
+def _gateway(subnet: str, gateway: str | None) -> IPv4Interface:
+    network = IPv4Network(subnet)
+    return IPv4Interface((gateway or network.network_address + 1, network.prefixlen))
+
+
+def _set(*place: str) -> None:
+    """Switch a setting of the kernel on, where it has it."""
+    setting = _SYSCTL.joinpath(*place)
+    if setting.exists() and setting.read_text().strip() != "1":
+        setting.write_text("1")

@@ -1,0 +1,57 @@
+"""Network in memory: links are entries of their incarnation, and `World.reaches` answers what they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from portlayer.model.errors import SubstrateFailed
+from portlayer.model.execution import ContainerSpec
+from portlayer.model.network import EndpointSpec, NetworkSpec
+from portlayer.substrates.memory.driver import Driver, step
+from portlayer.substrates.memory.view import write_network_files
+
+
+class MemoryNetwork(Driver):
+    """Networks and links of a World."""
+
+    room = "network"
+
+    @step
+    async def make_network(self, network: NetworkSpec) -> None:
+        self.world.networks[network.id] = network
+
+    @step
+    async def remove_network(self, network: str) -> None:
+        self.world.networks.pop(network, None)
+        for one in self.world.live():
+            one.links = {name: end for name, end in one.links.items() if end.network != network}
+
+    @step
+    async def networks(self) -> list[str]:
+        return sorted(self.world.networks)
+
+    @step
+    async def plug(self, container: str, incarnation: str, endpoint: EndpointSpec, network: NetworkSpec) -> None:
+        found = self.live(container, incarnation, "network.plug")
+        if network.id not in self.world.networks:
+            raise SubstrateFailed(
+                f"Network {network.name} is not on this host; make it first.", step="network.plug", id=container
+            )
+        found.links[endpoint.id] = endpoint
+
+    @step
+    async def unplug(self, container: str, incarnation: str, endpoint: str) -> None:
+        found = self.find(container, incarnation)
+        if found is not None:
+            found.links.pop(endpoint, None)
+
+    @step
+    async def rewrite_files(
+        self, container: ContainerSpec, incarnation: str, networks: Mapping[str, NetworkSpec]
+    ) -> None:
+        found = self.live(container.id, incarnation, "network.rewriteFiles")
+        write_network_files(found.view, container, networks)
+
+    @step
+    async def reserved_subnets(self) -> Sequence[str]:
+        return tuple(self.world.reserved_subnets)

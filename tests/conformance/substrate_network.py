@@ -1,0 +1,186 @@
+"""What every substrate's NetworkDriver keeps of interfaces/substrate.py."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import builders
+import pytest
+from conformance.substrate_bench import Bench, Started
+
+from portlayer.model.errors import SubstrateFailed
+from portlayer.model.execution import replace
+from portlayer.model.names import new_id
+from portlayer.model.network import EndpointSpec, NetworkSpec
+
+
+async def plugged(bench: Bench, network: NetworkSpec, *hosts: int) -> list[tuple[Started, EndpointSpec]]:
+    """Running containers with an endpoint each in *network*, which is made."""
+    await bench.substrate.network.make_network(network)
+    result = []
+    for host in hosts:
+        endpoint = builders.endpoint(network, host)
+        started = await bench.prepared("sleep", "100", endpoints=[endpoint], networks={network.id: network})
+        await bench.substrate.network.plug(*started.ids, endpoint, network)
+        assert await started.release() is None
+        result.append((started, endpoint))
+    return result
+
+
+class NetworkSuite:
+    async def test_the_life_of_a_network(self, bench: Bench) -> None:
+        driver = bench.substrate.network
+        network = builders.network()
+        for _ in range(2):
+            await driver.make_network(network)
+        assert await driver.networks() == [network.id]
+        await bench.restart()
+        driver = bench.substrate.network
+        assert await driver.networks() == [network.id]
+        for _ in range(2):
+            await driver.remove_network(network.id)
+        assert await driver.networks() == []
+
+    async def test_containers_of_a_network_reach_each_other(self, bench: Bench) -> None:
+        (first, one), (second, other) = await plugged(bench, builders.network(), 2, 3)
+        assert await bench.reaches(first, other.address)
+        assert await bench.reaches(second, one.address)
+        assert await bench.reaches(first, one.gateway)
+
+    async def test_a_prepared_process_is_reachable(self, bench: Bench) -> None:
+        network = builders.network()
+        ((running, _),) = await plugged(bench, network, 2)
+        endpoint = builders.endpoint(network, 3)
+        prepared = await bench.prepared("true", endpoints=[endpoint], networks={network.id: network})
+        assert not await bench.reaches(running, endpoint.address)
+        await bench.substrate.network.plug(*prepared.ids, endpoint, network)
+        assert await bench.reaches(running, endpoint.address)
+        assert (await prepared.observe()).state == "prepared"
+
+    async def test_without_a_link_nothing_is_reached(self, bench: Bench) -> None:
+        network = builders.network()
+        ((_, endpoint),) = await plugged(bench, network, 2)
+        alone = await bench.started(
+            "sleep", "100", endpoints=[builders.endpoint(network, 3)], networks={network.id: network}
+        )
+        assert not await bench.reaches(alone, endpoint.address)
+        assert not await bench.reaches(alone, endpoint.gateway)
+
+    async def test_plug_and_unplug_while_it_runs(self, bench: Bench) -> None:
+        network = builders.network()
+        (first, _), (second, endpoint) = await plugged(bench, network, 2, 3)
+        driver = bench.substrate.network
+        for _ in range(2):
+            await driver.unplug(*second.ids, endpoint.id)
+        assert not await bench.reaches(first, endpoint.address)
+        for _ in range(2):
+            await driver.plug(*second.ids, endpoint, network)
+        assert await bench.reaches(first, endpoint.address)
+        await bench.restart()
+        assert await bench.reaches(first, endpoint.address)
+        await bench.substrate.network.unplug(*second.ids, endpoint.id)
+        assert not await bench.reaches(first, endpoint.address)
+
+    async def test_plug_a_paused_one(self, bench: Bench) -> None:
+        network = builders.network()
+        ((first, _),) = await plugged(bench, network, 2)
+        second = await bench.started("sleep", "100")
+        await bench.substrate.execution.pause(*second.ids)
+        endpoint = builders.endpoint(network, 3)
+        await bench.substrate.network.plug(*second.ids, endpoint, network)
+        assert await bench.reaches(first, endpoint.address)
+        assert (await second.observe()).state == "paused"
+
+    async def test_networks_are_apart(self, bench: Bench) -> None:
+        ((first, one),) = await plugged(bench, builders.network("10.213.1.0/24"), 2)
+        ((second, other),) = await plugged(bench, builders.network("10.213.2.0/24"), 2)
+        assert not await bench.reaches(first, other.address)
+        assert not await bench.reaches(second, one.address)
+
+    async def test_one_container_in_two_networks(self, bench: Bench) -> None:
+        left, right = builders.network("10.213.1.0/24"), builders.network("10.213.2.0/24")
+        ((first, one),) = await plugged(bench, left, 2)
+        ((second, other),) = await plugged(bench, right, 2)
+        middle = await bench.prepared("sleep", "100")
+        for network in (left, right):
+            await bench.substrate.network.plug(*middle.ids, builders.endpoint(network, 9), network)
+        await middle.release()
+        assert await bench.reaches(middle, one.address)
+        assert await bench.reaches(middle, other.address)
+        assert await bench.reaches(first, "10.213.1.9")
+        assert await bench.reaches(second, "10.213.2.9")
+        assert not await bench.reaches(first, other.address)
+
+    async def test_internal_networks_connect_their_own(self, bench: Bench) -> None:
+        (first, _), (_, other) = await plugged(bench, builders.network(internal=True), 2, 3)
+        assert await bench.reaches(first, other.address)
+
+    async def test_the_end_of_an_incarnation_frees_its_address(self, bench: Bench) -> None:
+        network = builders.network()
+        (first, _), (second, endpoint) = await plugged(bench, network, 2, 3)
+        await second.remove()
+
+        async def unreachable() -> bool:
+            return not await bench.reaches(first, endpoint.address)
+
+        await bench.until(unreachable)
+        third = await bench.started("sleep", "100")
+        await bench.substrate.network.plug(*third.ids, endpoint, network)
+        assert await bench.reaches(first, endpoint.address)
+
+    async def test_removing_a_network_cuts_its_links(self, bench: Bench) -> None:
+        network = builders.network()
+        (first, _), (_, other) = await plugged(bench, network, 2, 3)
+        await bench.substrate.network.remove_network(network.id)
+        assert not await bench.reaches(first, other.address)
+        assert (await first.observe()).state == "running"
+
+    async def test_undoing_what_was_never_done(self, bench: Bench) -> None:
+        await bench.substrate.network.unplug(new_id(), new_id(), new_id())
+        await bench.substrate.network.remove_network(new_id())
+        alone = await bench.started("sleep", "100")
+        await bench.substrate.network.unplug(*alone.ids, new_id())
+
+    async def test_a_link_needs_its_process_and_its_network(self, bench: Bench) -> None:
+        network = builders.network()
+        endpoint = builders.endpoint(network, 2)
+        started = await bench.started("sleep", "100")
+        with pytest.raises(SubstrateFailed):
+            await bench.substrate.network.plug(*started.ids, endpoint, network)
+        await bench.substrate.network.make_network(network)
+        with pytest.raises(SubstrateFailed):
+            await bench.substrate.network.plug(new_id(), new_id(), endpoint, network)
+
+    async def test_the_files_that_name_the_network(self, bench: Bench) -> None:
+        network = builders.network(dns=("192.0.2.53",))
+        endpoint = builders.endpoint(network, 2)
+        script = "cat; cat /etc/hosts; echo ---; cat /etc/resolv.conf; echo ---; cat /etc/hostname"
+        started = await bench.started(
+            "sh", "-c", script, stdin=True, hostname="gibson", endpoints=[endpoint], networks={network.id: network}
+        )
+        await started.close_stdin()
+        hosts, resolv, hostname = (await bench.ended(started)).stdout.decode().split("---\n")
+        entries = [line.split() for line in hosts.splitlines() if line and not line.startswith("#")]
+        assert any(address == "127.0.0.1" and "localhost" in names for address, *names in entries)
+        assert any(address == endpoint.address and "gibson" in names for address, *names in entries)
+        assert "nameserver 192.0.2.53" in resolv.splitlines()
+        assert hostname == "gibson\n"
+
+    async def test_the_files_follow_the_endpoints_while_it_runs(self, bench: Bench) -> None:
+        network = builders.network(dns=("192.0.2.53",))
+        started = await bench.started(
+            "sh", "-c", "echo up; cat; cat /etc/hosts /etc/resolv.conf", stdin=True, hostname="gibson"
+        )
+        await started.printed(b"up")
+        endpoint = builders.endpoint(network, 7)
+        changed = replace(started.spec, endpoints={network.id: endpoint})
+        for _ in range(2):
+            await bench.substrate.network.rewrite_files(changed, started.incarnation, {network.id: network})
+        await started.close_stdin()
+        printed = (await bench.ended(started)).stdout.decode()
+        assert endpoint.address in printed
+        assert "nameserver 192.0.2.53" in printed.splitlines()
+
+    async def test_reserved_subnets_are_subnets(self, bench: Bench) -> None:
+        for subnet in await bench.substrate.network.reserved_subnets():
+            ipaddress.ip_network(subnet)

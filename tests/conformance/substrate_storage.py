@@ -1,0 +1,260 @@
+"""What every substrate's StorageDriver keeps of interfaces/substrate.py."""
+
+from __future__ import annotations
+
+import asyncio
+import tarfile
+from collections.abc import AsyncIterator
+
+import builders
+import images
+import pytest
+from conformance.substrate_bench import Bench
+from images import Entry, directory, file, hard_link, symlink
+
+from portlayer.model.errors import InvalidArgument, NotFound
+from portlayer.model.execution import replace
+from portlayer.model.names import new_id
+
+
+async def put(bench: Bench, *entries: Entry) -> str:
+    """Put *entries* as a layer; its diffID."""
+    tar = images.tar(entries)
+    await bench.substrate.storage.put_layer(builders.diff_id(tar), images.stream(tar))
+    return builders.diff_id(tar)
+
+
+async def sh(bench: Bench, script: str, *layers: str) -> bytes:
+    """What *script* prints on busybox's layer with *layers* over it."""
+    ran = await bench.ran("sh", "-c", script, layers=(builders.layer()[0], *layers))
+    assert ran.stderr == b""
+    return ran.stdout
+
+
+class StorageSuite:
+    async def test_a_layer_is_here_once_it_was_put(self, bench: Bench) -> None:
+        storage = bench.substrate.storage
+        ident, tar = builders.layer()
+        assert await storage.has_layer(ident)
+        assert await storage.layers() == [ident]
+        again = await storage.put_layer(ident, images.stream(tar))
+        assert again > 1_000_000
+        assert await storage.layers() == [ident]
+
+    async def test_a_removed_layer_is_gone(self, bench: Bench) -> None:
+        storage = bench.substrate.storage
+        ident = await put(bench, file("a"))
+        await storage.remove_layer(ident)
+        await storage.remove_layer(ident)
+        assert not await storage.has_layer(ident)
+        assert ident not in await storage.layers()
+        assert await put(bench, file("a")) == ident
+        assert await storage.has_layer(ident)
+
+    async def test_two_puts_of_one_layer_at_once_give_one_layer(self, bench: Bench) -> None:
+        entries = [file(f"f{number}", b"x" * number) for number in range(50)]
+        first, second = await asyncio.gather(put(bench, *entries), put(bench, *entries))
+        assert first == second
+        assert (await bench.substrate.storage.layers()).count(first) == 1
+        assert await sh(bench, "stat -c %s /f49", first) == b"49\n"
+
+    async def test_a_layer_survives_a_restart(self, bench: Bench) -> None:
+        await bench.restart()
+        assert await bench.substrate.storage.has_layer(builders.layer()[0])
+        assert await sh(bench, "echo here") == b"here\n"
+
+    @pytest.mark.parametrize(
+        "tar",
+        [
+            pytest.param(b"", id="empty"),
+            pytest.param(b"no tar at all, " * 100, id="no tar"),
+            pytest.param(images.tar([file("a", b"x" * 5000)])[:3000], id="truncated"),
+            pytest.param(images.tar([file("../a")]), id="dots"),
+            pytest.param(images.tar([file("a/../../b")]), id="inner dots"),
+            pytest.param(images.tar([file("/a")]), id="absolute"),
+            pytest.param(images.tar([symlink("a", "/tmp"), file("a/b")]), id="absolute link"),
+            pytest.param(images.tar([symlink("a", "../../tmp"), file("a/b")]), id="relative link"),
+            pytest.param(images.tar([symlink("a", "/tmp"), directory("a/b")]), id="folder by link"),
+            pytest.param(images.tar([hard_link("a", "../../etc/passwd")]), id="hard link by dots"),
+            pytest.param(images.tar([hard_link("a", "/etc/passwd")]), id="absolute hard link"),
+            pytest.param(images.tar([symlink("a", "/etc"), hard_link("b", "a/passwd")]), id="hard link by link"),
+            pytest.param(images.tar([hard_link("a", "nothing")]), id="hard link to nothing"),
+        ],
+    )
+    async def test_a_bad_archive_is_refused_and_nothing_kept(self, bench: Bench, tar: bytes) -> None:
+        storage = bench.substrate.storage
+        before = await storage.layers()
+        with pytest.raises(InvalidArgument):
+            await storage.put_layer(builders.diff_id(tar), images.stream(tar))
+        assert await storage.layers() == before
+
+    async def test_a_layer_whose_digest_differs_is_refused(self, bench: Bench) -> None:
+        tar = images.tar([file("a")])
+        other = builders.diff_id(b"other")
+        with pytest.raises(InvalidArgument):
+            await bench.substrate.storage.put_layer(other, images.stream(tar))
+        assert not await bench.substrate.storage.has_layer(other)
+
+    async def test_a_body_that_breaks_off_leaves_nothing(self, bench: Bench) -> None:
+        ident, tar = builders.layer()
+
+        async def broken() -> AsyncIterator[bytes]:
+            yield tar[:100_000]
+            raise ConnectionResetError
+
+        await bench.substrate.storage.remove_layer(ident)
+        with pytest.raises(ConnectionResetError):
+            await bench.substrate.storage.put_layer(ident, broken())
+        assert await bench.substrate.storage.layers() == []
+        await bench.substrate.storage.put_layer(ident, images.stream(tar))
+        assert await bench.substrate.storage.has_layer(ident)
+
+    async def test_modes_owners_and_links_are_kept(self, bench: Bench) -> None:
+        ident = await put(
+            bench,
+            directory("d", mode=0o1770, uid=7, gid=8),
+            file("d/f", b"hello", mode=0o4711, uid=1234, gid=5678),
+            hard_link("d/h", "d/f"),
+            symlink("d/s", "f"),
+            symlink("d/dangling", "/no/where"),
+            file("späte ñame", b"utf-8"),
+            Entry("n", kind=tarfile.CHRTYPE, device=(1, 3), mode=0o666),
+        )
+        script = "stat -c '%a %u %g %h' /d/f /d/h; stat -c '%a %u %g %F' /d /n"
+        assert await sh(bench, script, ident) == (
+            b"4711 1234 5678 2\n4711 1234 5678 2\n1770 7 8 directory\n666 0 0 character special file\n"
+        )
+        script = "cat /d/h; cat /d/s; readlink /d/dangling; cat '/späte ñame'"
+        assert await sh(bench, script, ident) == b"hellohello/no/where\nutf-8"
+
+    async def test_folders_that_no_entry_names_are_made(self, bench: Bench) -> None:
+        ident = await put(bench, file("x/y/z", b"deep"))
+        assert await sh(bench, "cat /x/y/z; stat -c %a /x/y", ident) == b"deep755\n"
+
+    async def test_upper_layers_hide_lower_ones(self, bench: Bench) -> None:
+        lower = await put(
+            bench,
+            *(directory(name) for name in ("gone", "opaque", "kept")),
+            *(file(name, b"lower") for name in ("gone/a", "opaque/a", "kept/a", "kept/b", "single", "changed")),
+        )
+        upper = await put(
+            bench,
+            file(".wh.gone"),
+            file(".wh.single"),
+            directory("opaque"),
+            file("opaque/.wh..wh..opq"),
+            file("opaque/c", b"upper"),
+            directory("kept"),
+            file("kept/.wh.a"),
+            file("changed", b"upper"),
+        )
+        script = "ls /opaque; ls /kept; cat /changed; [ -e /gone ] || [ -e /single ] || echo hidden"
+        assert await sh(bench, script, lower, upper) == b"c\nb\nupperhidden\n"
+        assert await sh(bench, "ls /opaque; cat /gone/a /single", lower) == b"a\nlowerlower"
+
+    async def test_a_file_may_take_a_folders_place_and_the_other_way_round(self, bench: Bench) -> None:
+        lower = await put(bench, directory("a"), file("a/x"), file("b"), symlink("c", "etc"))
+        upper = await put(bench, file("a", b"file"), directory("b"), file("b/y"), directory("c"), file("c/z"))
+        assert await sh(bench, "cat /a; ls /b; ls /c", lower, upper) == b"filey\nz\n"
+
+    async def test_a_rootfs_needs_its_layers(self, bench: Bench) -> None:
+        missing = builders.diff_id(b"missing")
+        spec = builders.container(layers=(builders.layer()[0], missing))
+        with pytest.raises(NotFound) as caught:
+            await bench.substrate.storage.make_rootfs(spec)
+        assert caught.value.facts == {"kind": "layer", "id": missing}
+        assert await bench.substrate.storage.rootfs() == []
+
+    async def test_a_rootfs_needs_a_layer(self, bench: Bench) -> None:
+        spec = builders.container()
+        with pytest.raises(InvalidArgument):
+            await bench.substrate.storage.make_rootfs(replace(spec, image=replace(spec.image, layers=())))
+
+    async def test_the_life_of_a_rootfs(self, bench: Bench) -> None:
+        storage = bench.substrate.storage
+        spec = builders.container()
+        for _ in range(2):
+            await storage.make_rootfs(spec)
+        assert await storage.rootfs() == [spec.id]
+        for _ in range(2):
+            await storage.release_rootfs(spec.id)
+        assert await storage.rootfs() == [spec.id]
+        for _ in range(2):
+            await storage.remove_rootfs(spec.id)
+        assert await storage.rootfs() == []
+        await storage.release_rootfs(spec.id)
+
+    async def test_what_was_written_is_kept_until_the_rootfs_is_removed(self, bench: Bench) -> None:
+        count = "echo x >> /count; cat /count"
+        started = await bench.started("sh", "-c", count)
+        await started.wait()
+        for restart in (False, True):
+            await started.remove()
+            await bench.substrate.storage.release_rootfs(started.spec.id)
+            if restart:
+                await bench.restart()
+            started = await bench.again(started)
+            await started.wait()
+        lines = b"".join(chunk.data for chunk in await started.log())
+        assert lines == b"x\n" + b"x\n" * 2 + b"x\n" * 3
+        await started.remove()
+        await bench.substrate.storage.remove_rootfs(started.spec.id)
+        assert await bench.substrate.interaction.log_end(started.spec.id) == 0
+        assert (await bench.ended(await bench.again(started))).stdout == b"x\n"
+
+    async def test_containers_do_not_see_each_others_files(self, bench: Bench) -> None:
+        assert await sh(bench, "echo secret > /etc/passwd; cat /etc/passwd") == b"secret\n"
+        assert await sh(bench, "cat /etc/passwd") == builders.PASSWD
+
+    async def test_a_read_only_rootfs_refuses_writing(self, bench: Bench) -> None:
+        ran = await bench.ran("sh", "-c", "touch /x || echo refused", read_only_rootfs=True)
+        assert ran.stdout == b"refused\n"
+        assert b"Read-only file system" in ran.stderr
+
+    async def test_the_life_of_a_volume(self, bench: Bench) -> None:
+        storage = bench.substrate.storage
+        volume = new_id()
+        for _ in range(2):
+            await storage.make_volume(volume)
+        assert await storage.volumes() == [volume]
+        for _ in range(2):
+            await storage.remove_volume(volume)
+        assert await storage.volumes() == []
+
+    async def test_a_volume_keeps_its_content_and_is_shared(self, bench: Bench) -> None:
+        storage = bench.substrate.storage
+        volume = new_id()
+        await storage.make_volume(volume)
+        writer = await bench.started(
+            "sh", "-c", "mkdir /data/sub; echo hello > /data/sub/f", mounts=[builders.mount(volume, "/data")]
+        )
+        assert (await writer.wait()).exit_code == 0
+        await writer.remove()
+        await storage.remove_rootfs(writer.spec.id)
+        await bench.restart()
+        await bench.substrate.storage.make_volume(volume)
+        mounts = [builders.mount(volume, "/a/new/place"), builders.mount(volume, "/part", subpath="sub")]
+        ran = await bench.ran("sh", "-c", "cat /a/new/place/sub/f; cat /part/f", mounts=mounts)
+        assert ran.stdout == b"hello\nhello\n"
+
+    async def test_a_read_only_volume_refuses_writing(self, bench: Bench) -> None:
+        volume = new_id()
+        await bench.substrate.storage.make_volume(volume)
+        ran = await bench.ran(
+            "sh", "-c", "touch /data/x || echo refused", mounts=[builders.mount(volume, "/data", read_only=True)]
+        )
+        assert ran.stdout == b"refused\n"
+
+    async def test_a_removed_volume_comes_back_empty(self, bench: Bench) -> None:
+        storage = bench.substrate.storage
+        volume = new_id()
+        mounts = [builders.mount(volume, "/data")]
+        await storage.make_volume(volume)
+        await bench.ran("touch", "/data/x", mounts=mounts)
+        for name in await storage.rootfs():
+            for one in await bench.substrate.execution.present():
+                await bench.substrate.execution.remove(one.container, one.incarnation)
+            await storage.remove_rootfs(name)
+        await storage.remove_volume(volume)
+        await storage.make_volume(volume)
+        assert (await bench.ran("ls", "/data", mounts=mounts)).stdout == b""

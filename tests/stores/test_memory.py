@@ -1,0 +1,24 @@
+"""The memory store, against what every store must do."""
+
+from __future__ import annotations
+
+import pytest
+from conformance.store import KEPT_DELETIONS, FakeClock, StoreConformance, law
+
+from portlayer.stores.memory import MemoryStore
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def store(clock: FakeClock):
+    store = MemoryStore(clock=clock, kept_deletions=KEPT_DELETIONS)
+    yield store
+    await store.close()
+
+
+class TestMemoryStore(StoreConformance):
+    test_it_does_what_a_dict_does = law()
