@@ -120,23 +120,31 @@ async def open_local(settings: Settings) -> AsyncIterator[Components]:
 
 @contextlib.asynccontextmanager
 async def assemble(
-    store: Store, substrate: Substrate, features: Mapping[str, str], state: Path, instance: str, settings: Settings
+    store: Store,
+    substrate: Substrate,
+    features: Mapping[str, str],
+    state: Path,
+    instance: str,
+    settings: Settings,
+    failpoints: Failpoints | None = None,
 ) -> AsyncIterator[Components]:
     """The components over any store and substrate. state: directory for the host's key and for uploads."""
     records = Records(store)
     await ensure_vch(records, DEFAULT_VCH, now())
     sealer = await Sealer.open(store, state / "host.key")
-    failpoints = Failpoints.from_text(settings.failpoints)
+    failpoints = failpoints or Failpoints.from_text(settings.failpoints)
     drafts = Drafts(records, sealer)
     pool = Pool(store, settings.lease_seconds)
     replays = Replays(store)
     engine = Engine(records, substrate, LOCAL_HOST, failpoints)
     execution = LocalExecution(drafts, pool, engine, Observer(records, engine, LOCAL_HOST))
+    storage = LocalStorage(drafts, replays, substrate.storage, state / "uploads", failpoints)
     await execution.start()
+    await storage.start()
     try:
         yield Components(
             service=LocalService(records, instance, {substrate.name: features}, substrate.execution.present),
-            storage=LocalStorage(drafts, replays, substrate.storage, state / "uploads"),
+            storage=storage,
             execution=execution,
             network=LocalNetwork(drafts, pool, replays, substrate.network),
             interaction=LocalInteraction(drafts, substrate.interaction),

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conformance.store_model import Attempt, Model, Wait, steps
+from conformance.store_tools import (
+    FakeClock,
+    delete,
+    keys_of,
+    next_changes,
+    places_of,
+    put,
+)
+from conformance.store_watches import Watches
 from portlayer.interfaces.store import (
-    Changed,
     Check,
     CheckFailed,
-    Compacted,
     Delete,
     Empty,
     Put,
@@ -25,54 +31,6 @@ from portlayer.interfaces.store import (
     Transaction,
 )
 from portlayer.model.errors import InvalidArgument, Unavailable
-
-KEPT_DELETIONS = 40
-
-
-@dataclass
-class FakeClock:
-    """A lease clock that moves when it is told to."""
-
-    boot: str = "first boot"
-    seconds: float = 1000.0
-
-    def __call__(self) -> tuple[str, float]:
-        return self.boot, self.seconds
-
-    def advance(self, seconds: float) -> None:
-        self.seconds += seconds
-
-    def reboot(self) -> None:
-        self.boot, self.seconds = self.boot + "'", 1.0
-
-
-async def put(store: Store, *keys: str, value: bytes = b"", ttl: float | None = None) -> int:
-    return await store.apply(Transaction(ops=[Put(key, value, ttl) for key in keys], durable=False))
-
-
-async def delete(store: Store, *keys: str) -> int:
-    return await store.apply(Transaction(ops=[Delete(key) for key in keys], durable=False))
-
-
-async def next_changes(watch: AsyncIterator[Changed], count: int) -> list[Changed]:
-    async with asyncio.timeout(10):
-        return [await anext(watch) for _ in range(count)]
-
-
-async def changes_until(watch: AsyncIterator[Changed], last: tuple[int, int]) -> list[Changed]:
-    """Up to and with the change at *last*. Overwritten puts may be among them or be left out."""
-    seen = await next_changes(watch, 1)
-    while (seen[-1].revision, seen[-1].index) < last:
-        seen += await next_changes(watch, 1)
-    return seen
-
-
-def keys_of(found: Iterable[Record | Changed]) -> list[str]:
-    return [one.key for one in found]
-
-
-def places_of(changes: Iterable[Changed]) -> list[tuple[int, int, str, bool]]:
-    return [(change.revision, change.index, change.key, change.record is not None) for change in changes]
 
 
 class Reads:
@@ -358,139 +316,6 @@ class Leases:
         clock.advance(60)
         await put(store, "end")
         assert keys_of(await next_changes(watch, 3)) == ["lease", "lease", "end"]
-
-
-class Watches:
-    async def test_a_watch_is_subscribed_from_the_call_on(self, store: Store) -> None:
-        await put(store, "before")
-        watch = store.watch("")
-        revision = await put(store, "a", value=b"1")
-        assert await next_changes(watch, 1) == [Changed(revision, 0, "a", Record("a", b"1", revision, revision))]
-
-    async def test_transactions_come_whole_and_in_order(self, store: Store) -> None:
-        await put(store, "gone")
-        watch = store.watch("")
-        first = await store.apply(
-            Transaction(ops=[Put("z", b""), Delete("never"), Delete("gone"), Put("a", b"")], durable=False)
-        )
-        second = await put(store, "z")
-        assert places_of(await next_changes(watch, 4)) == [
-            (first, 0, "z", True),
-            (first, 2, "gone", False),
-            (first, 3, "a", True),
-            (second, 0, "z", True),
-        ]
-
-    async def test_a_failed_transaction_is_not_seen(self, store: Store) -> None:
-        watch = store.watch("")
-        with pytest.raises(CheckFailed):
-            await store.apply(Transaction(checks=[Check("a", None)], ops=[Put("b", b"")]))
-        await put(store, "c")
-        assert keys_of(await next_changes(watch, 1)) == ["c"]
-
-    async def test_live_watchers_see_every_change_to_one_key(self, store: Store) -> None:
-        watch = store.watch("n")
-        await asyncio.gather(*(put(store, "n", value=b"%d" % number) for number in range(50)))
-        seen = await next_changes(watch, 50)
-        assert sorted(int(change.record.value) for change in seen if change.record) == list(range(50))
-        assert places_of(seen) == sorted(places_of(seen))
-
-    async def test_a_watch_waits_for_what_comes(self, store: Store) -> None:
-        watch = store.watch("dir/")
-        async with asyncio.TaskGroup() as tasks:
-            waiting = tasks.create_task(next_changes(watch, 2))
-            await put(store, "other")
-            await put(store, "dir/1")
-            await delete(store, "dir/1")
-        assert [change.record is None for change in waiting.result()] == [False, True]
-
-    async def test_a_resumed_watch_sees_what_is_there_and_what_went(self, store: Store) -> None:
-        start = await put(store, "kept", "gone", "changed")
-        await put(store, "new", "short")
-        third = await store.apply(Transaction(ops=[Delete("gone"), Put("changed", b"2"), Delete("short")]))
-        watch = store.watch("", start)
-        seen = await changes_until(watch, (third, 2))
-        assert "new" in keys_of(seen)
-        assert places_of(seen[-3:]) == [
-            (third, 0, "gone", False),
-            (third, 1, "changed", True),
-            (third, 2, "short", False),
-        ]
-        await put(store, "live")
-        assert keys_of(await next_changes(watch, 1)) == ["live"]
-
-    async def test_resuming_at_the_present_sees_only_what_comes(self, store: Store) -> None:
-        watch = store.watch("", await put(store, "a"))
-        await put(store, "b")
-        assert keys_of(await next_changes(watch, 1)) == ["b"]
-
-    async def test_a_watch_from_zero_sees_all_that_is_there(self, store: Store) -> None:
-        keys = [f"k/{number:04}" for number in range(500)]
-        for start in range(0, 500, 7):
-            await put(store, *keys[start : start + 7])
-        assert keys_of(await next_changes(store.watch("k/", 0), 500)) == keys
-
-    async def test_a_slow_watcher_misses_no_last_state(self, store: Store) -> None:
-        watch = store.watch("k/")
-        await put(store, "k/first")
-        assert keys_of(await next_changes(watch, 1)) == ["k/first"]
-        for turn in range(30):
-            await put(store, *(f"k/{number:03}" for number in range(100)), value=b"%d" % turn)
-        last = await delete(store, "k/first")
-        seen = await changes_until(watch, (last, 0))
-        assert places_of(seen) == sorted(places_of(seen))
-        state = {change.key: change.record for change in seen}
-        assert {record.key: record for record in await store.range("k/")} | {"k/first": None} == state
-
-    async def test_a_slow_watcher_does_not_hold_up_apply(self, store: Store) -> None:
-        slow, quick = store.watch(""), store.watch("")
-        for number in range(20):
-            await put(store, f"{number}", value=bytes(1 << 20))
-            assert keys_of(await next_changes(quick, 1)) == [f"{number}"]
-        assert keys_of(await next_changes(slow, 20)) == [f"{number}" for number in range(20)]
-
-    async def test_deletions_that_are_not_kept_are_compacted(self, store: Store) -> None:
-        start = await put(store, "a")
-        keys = [f"k/{number}" for number in range(KEPT_DELETIONS // 4)]
-        for _ in range(200):
-            await put(store, *keys)
-            await delete(store, *keys)
-        last = await store.revision()
-        with pytest.raises(Compacted):
-            await next_changes(store.watch("", start), 1)
-        seen = await next_changes(store.watch("", last - 1), len(keys))
-        assert places_of(seen) == [(last, index, key, False) for index, key in enumerate(keys)]
-
-    async def test_a_revision_that_never_was_is_compacted(self, store: Store) -> None:
-        revision = await put(store, "a")
-        with pytest.raises(Compacted):
-            await next_changes(store.watch("", revision + 1), 1)
-
-    async def test_closing_a_watch_ends_it(self, store: Store) -> None:
-        watch = store.watch("")
-        waiting = asyncio.ensure_future(anext(watch, None))
-        await asyncio.sleep(0)
-        await watch.aclose()  # type: ignore[attr-defined]
-        assert await waiting is None
-        await put(store, "a")
-        assert await anext(watch, None) is None
-
-    async def test_closing_the_store_ends_watches(self, store: Store) -> None:
-        waiting = asyncio.ensure_future(anext(store.watch(""), None))
-        idle = store.watch("")
-        await asyncio.sleep(0)
-        await store.close()
-        assert await waiting is None
-        assert await anext(idle, None) is None
-
-    async def test_a_reader_that_was_cancelled_loses_nothing(self, store: Store) -> None:
-        watch = store.watch("")
-        waiting = asyncio.ensure_future(anext(watch))
-        await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.wait([waiting])
-        await put(store, "a")
-        assert keys_of(await next_changes(watch, 1)) == ["a"]
 
 
 class StoreConformance(Reads, Transactions, Leases, Watches):

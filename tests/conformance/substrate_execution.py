@@ -8,8 +8,8 @@ from datetime import datetime
 
 import builders
 import pytest
-from conformance.substrate_bench import Bench, Started
 
+from conformance.substrate_bench import Bench, Started
 from portlayer.interfaces.substrate import Observation, Presence
 from portlayer.model.errors import InvalidArgument, SubstrateFailed
 from portlayer.model.execution import Resources
@@ -119,7 +119,7 @@ class ExecutionSuite:
     async def test_what_needs_a_process_says_that_it_is_gone(self, bench: Bench) -> None:
         execution = bench.substrate.execution
         ids = new_id(), new_id()
-        for call in (execution.pause(*ids), execution.release(*ids)):
+        for call in (execution.update(*ids, Resources()), execution.release(*ids)):
             with pytest.raises(SubstrateFailed) as caught:
                 await call
             assert caught.value.facts["step"]
@@ -278,6 +278,17 @@ class ExecutionSuite:
         await running.signal(signal.SIGTERM)
         assert (await running.wait()).exit_code == 7
 
+    async def test_the_death_of_a_prepared_process_is_no_exit(self, bench: Bench) -> None:
+        started = await bench.prepared("sh", "-c", "exit 5")
+        await started.signal(signal.SIGKILL)
+        assert await started.wait() == ABSENT
+        assert await started.observe() == ABSENT
+        with pytest.raises(SubstrateFailed):
+            await started.release()
+        assert await bench.substrate.execution.prepare(started.spec, started.incarnation, {}) is None
+        await started.release()
+        assert (await started.wait()).exit_code == 5
+
     async def test_many_wait_for_one_end(self, bench: Bench) -> None:
         started = await ready(bench)
         waiters = [asyncio.create_task(started.wait()) for _ in range(5)]
@@ -314,6 +325,12 @@ class ExecutionSuite:
         await bench.substrate.execution.pause(*started.ids)
         await started.remove()
         assert await started.observe() == ABSENT
+
+    async def test_a_paused_process_can_be_killed(self, bench: Bench) -> None:
+        started = await ready(bench)
+        await bench.substrate.execution.pause(*started.ids)
+        await started.signal(signal.SIGKILL)
+        assert (await started.wait()).exit_code == 137
 
     async def test_limits_hold_from_the_start_and_change(self, bench: Bench) -> None:
         limits = Resources(cpus=0.5, memory_bytes=64 << 20, pids=20)

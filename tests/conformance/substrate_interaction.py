@@ -6,8 +6,8 @@ import asyncio
 import time
 
 import pytest
-from conformance.substrate_bench import Bench, text
 
+from conformance.substrate_bench import Bench, text
 from portlayer.model.errors import InvalidState
 from portlayer.model.interaction import STDERR, STDOUT
 from portlayer.model.names import new_id

@@ -6,8 +6,8 @@ import ipaddress
 
 import builders
 import pytest
-from conformance.substrate_bench import Bench, Started
 
+from conformance.substrate_bench import Bench, Started
 from portlayer.model.errors import SubstrateFailed
 from portlayer.model.execution import replace
 from portlayer.model.names import new_id

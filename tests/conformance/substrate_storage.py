@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 import builders
 import images
 import pytest
-from conformance.substrate_bench import Bench
 from images import Entry, directory, file, hard_link, symlink
 
-from portlayer.model.errors import InvalidArgument, NotFound
+from conformance.substrate_bench import Bench
+from portlayer.model.errors import InvalidArgument, NotFound, SubstrateFailed
 from portlayer.model.execution import replace
 from portlayer.model.names import new_id
 
@@ -244,6 +244,16 @@ class StorageSuite:
             "sh", "-c", "touch /data/x || echo refused", mounts=[builders.mount(volume, "/data", read_only=True)]
         )
         assert ran.stdout == b"refused\n"
+
+    async def test_a_volume_and_its_subpath_have_to_be_there(self, bench: Bench) -> None:
+        volume = new_id()
+        with pytest.raises(SubstrateFailed):
+            await bench.prepared("true", mounts=[builders.mount(volume, "/data")])
+        await bench.substrate.storage.make_volume(volume)
+        for subpath in ("nothing", "../..", "nothing/at/all"):
+            with pytest.raises(InvalidArgument):
+                await bench.prepared("true", mounts=[builders.mount(volume, "/data", subpath=subpath)])
+        assert await bench.substrate.execution.present() == []
 
     async def test_a_removed_volume_comes_back_empty(self, bench: Bench) -> None:
         storage = bench.substrate.storage

@@ -33,12 +33,14 @@ IMPATIENCE = 0.4  # how long what must not be reached is tried
 def fresh_host() -> Iterator[None]:
     """The calling thread, and what it starts, are in a new network namespace."""
     home = HomeNamespace()
+    here = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with home.visit(os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)):
+        with home.visit(here):
             assert ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
             ip("link", "set", "lo", "up")
             yield
     finally:
+        os.close(here)
         home.close()
 
 

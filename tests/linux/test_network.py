@@ -194,6 +194,7 @@ class TestNetworks:
         await plug(driver, b, net, 3)
         assert a.ip("route", "show", "default") == []
         a.ip("route", "add", "default", "via", "10.210.1.1")
+        outside.ip("route", "add", "10.210.1.0/24", "via", "198.51.100.1")
         with outside.listen(80), b.listen(80) as server:
             assert a.fails_to_reach("198.51.100.2", 80)
             a.reach(server, "10.210.1.3", 80)
@@ -232,6 +233,8 @@ class TestNetworks:
         netlab.ip("link", "add", name, "type", "veth", "peer", "name", "other")
         with pytest.raises(SubstrateFailed, match="is not ours"):
             await driver.make_network(net)
+        await driver.remove_network(net.id)
+        await driver.purge()
         netlab.ip("link", "del", name)
 
     async def test_what_the_host_uses_is_reserved(self, lab, driver):
@@ -284,7 +287,7 @@ class TestPublishedPorts:
         net, a = network(), lab.machine()
         await plug(driver, a, net, 2)
         a.inside(lambda: Path("/proc/sys/net/ipv4/conf/eth0/route_localnet").write_text("1"))
-        a.ip("link", "set", "lo", "down")
+        a.ip("addr", "del", "127.0.0.1/8", "dev", "lo")
         a.ip("route", "add", "127.0.0.1", "via", "10.210.1.1", "src", "10.210.1.2")
         with netlab.listen(80, "127.0.0.1"):
             assert a.fails_to_reach("127.0.0.1", 80)

@@ -26,6 +26,7 @@ from portlayer.model.errors import (
     PortlayerError,
     ResourceExhausted,
     SubstrateFailed,
+    Unavailable,
     Unsupported,
 )
 from portlayer.model.execution import replace
@@ -339,6 +340,13 @@ async def test_a_removed_rootfs_leaves_nothing_even_while_a_file_of_it_is_open(
     assert entries_of(paths.mounted) == []
     await storage.close()
     assert await storage.leftovers() == []
+
+
+async def test_a_host_where_overlays_cannot_be_is_told_so(storage: LinuxStorage, paths: Paths) -> None:
+    """An overlay's upper directory cannot be on an overlay, as it would be within most containers."""
+    root = await mounted(storage, paths, await put(storage, file("f")))
+    with pytest.raises(Unavailable, match="overlay"):
+        await LinuxStorage(Paths(state=root / "state", run=root / "run", instance="0" * 8)).start()
 
 
 async def test_mounts_are_ours_by_name(storage: LinuxStorage, paths: Paths) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
-from rest.standins import World
+from rest.standins import World, flow
 
 from portlayer.interfaces.components import Components
+from portlayer.model.service import KvEntry
 from portlayer.rest.client import RestClient
 from portlayer.rest.server import Server
 
@@ -47,6 +49,15 @@ def rest_app_factory() -> Callable[[], AbstractAsyncContextManager[Components]]:
 
     @asynccontextmanager
     async def app() -> AsyncIterator[Components]:
-        yield World().components
+        world = World()
+        entry = KvEntry(key="k", value=b"v", etag="1")
+        world.answer("service", "get_kv", entry)
+        world.answer("service", "put_kv", entry)
+        for method in ("output", "logs"):
+            world.behave("interaction", method, nothing)
+        yield world.components
+
+    async def nothing(*_: Any) -> AsyncIterator[Any]:
+        return flow()
 
     return app

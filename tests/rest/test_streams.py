@@ -223,7 +223,9 @@ async def test_small_values_are_raw_and_have_etags(
         assert (response.headers["ETag"], await response.read()) == ('"12"', entry.value)
 
 
-async def test_readiness_is_an_answer_even_when_it_is_not(http: aiohttp.ClientSession, client: RestClient, world: World) -> None:
+async def test_readiness_is_an_answer_even_when_it_is_not(
+    http: aiohttp.ClientSession, client: RestClient, world: World
+) -> None:
     unready = svc.Readiness(ready=False, checks={"store": "down"})
     world.answer("service", "ready", unready)
     assert await client.service.ready(Caller(), sm.Nothing()) == unready

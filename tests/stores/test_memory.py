@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conformance.store import KEPT_DELETIONS, FakeClock, StoreConformance, law
+from conformance.store import StoreConformance, law
+from conformance.store_tools import KEPT_DELETIONS, FakeClock
 
 from portlayer.stores.memory import MemoryStore
 

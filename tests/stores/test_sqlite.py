@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from conformance.store import KEPT_DELETIONS, FakeClock, StoreConformance, delete, law, next_changes, places_of, put
+from conformance.store import StoreConformance, law
+from conformance.store_tools import KEPT_DELETIONS, FakeClock, delete, next_changes, places_of, put
 
 from portlayer.interfaces.store import Record
 from portlayer.stores.sqlite import SqliteStore

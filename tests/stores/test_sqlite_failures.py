@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from conformance.store import keys_of, put
+from conformance.store_tools import keys_of, put
 
 from portlayer.interfaces.store import Put, Transaction
 from portlayer.model.errors import Unavailable

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from conformance.store import FakeClock, changes_until, delete, next_changes, places_of, put
+from conformance.store_tools import FakeClock, changes_until, delete, next_changes, places_of, put
 
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Put, Transaction
 from portlayer.stores.sqlite import SqliteStore

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from conformance.store import put
+from conformance.store_tools import put
 
 from portlayer.stores.sqlite import SqliteStore
 from portlayer.stores.sqlite_schema import STEPS, Step, prepare

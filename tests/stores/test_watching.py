@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 import pytest
-from conformance.store import changes_until, keys_of, next_changes, put
+from conformance.store_tools import changes_until, keys_of, next_changes, put
 
 from portlayer.stores.memory import MemoryStore
 from portlayer.stores.watching import RING_BYTES, RING_CHANGES

@@ -11,6 +11,7 @@ from portlayer.components.drafts import Drafts
 from portlayer.components.imports import Importer
 from portlayer.components.records import decode, event, event_puts, label_filter, put
 from portlayer.components.replays import Replays
+from portlayer.failpoints import Failpoints
 from portlayer.interfaces.storage import Report
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
 from portlayer.interfaces.substrate import StorageDriver
@@ -30,13 +31,27 @@ RESERVED = ("/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv
 class LocalStorage:
     """Implements interfaces.storage.Storage."""
 
-    def __init__(self, drafts: Drafts, replays: Replays, driver: StorageDriver, staging: Path) -> None:
+    def __init__(
+        self, drafts: Drafts, replays: Replays, driver: StorageDriver, staging: Path, failpoints: Failpoints
+    ) -> None:
         self._drafts = drafts
         self._records = drafts.records
         self._store = drafts.records.store
         self._replays = replays
         self._driver = driver
-        self._importer = Importer(drafts.records.store, driver, staging)
+        self._failpoints = failpoints
+        self._importer = Importer(drafts.records.store, driver, staging, failpoints)
+
+    async def start(self) -> None:
+        """Remove what no record explains: layers and volumes of calls that died."""
+        await self._importer.start()
+        known: set[str] = set()
+        for vch in await self._store.range(keys.VCHS):
+            prefix = keys.entities(keys.last(vch.key), "volumes")
+            known |= {keys.last(row.key) for row in await self._store.range(prefix)}
+        for volume in await self._driver.volumes():
+            if volume not in known:
+                await self._driver.remove_volume(volume)
 
     # mutations
 
@@ -221,6 +236,7 @@ class LocalStorage:
                     users=users,
                 ) from None
             raise NotFound("The volume has been removed.", kind="volume", id=volume.name) from None
+        await self._failpoints.hit("volume.deleted")
         await self._driver.remove_volume(volume.id)
 
     async def volume_stores(self, caller: Caller, request: m.Nothing) -> m.VolumeStores:  # noqa: ARG002

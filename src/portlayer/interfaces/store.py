@@ -1,7 +1,7 @@
 """The store: revisioned records, compare-and-swap transactions over several keys, leases, watches.
 
-Keys are `/`-separated strings; values are bytes. Every transaction that lands gets the next revision, a whole
-number that only grows; the records it wrote carry it. A put with `ttl_seconds` is a lease: the record vanishes
+Keys are `/`-separated strings; values are bytes. Every transaction that lands gets a higher revision, a whole
+number; the records it wrote carry it. A put with `ttl_seconds` is a lease: the record vanishes
 when that time is over, unless it was put again; the deletion is a transaction of its own, seen by watchers.
 Lease time is monotonic and stands still while no store process runs longer than a restart allows: a wall clock
 that jumps must neither end nor prolong a lease, and after a reboot of the host a lease starts over with its whole time.
@@ -70,7 +70,7 @@ class Transaction(msgspec.Struct, frozen=True):
 
 
 class Changed(msgspec.Struct, frozen=True):
-    """One change as a watcher sees it. record is None for a deletion. index counts within the transaction."""
+    """One change as a watcher sees it. record is None for a deletion. index is the op's place in the transaction."""
 
     revision: int
     index: int
@@ -135,14 +135,16 @@ class Store(Protocol):
 
         Raises:
             CheckFailed: a demand did not hold; nothing was written.
+            InvalidArgument: an empty key, a key written twice, no valid Unicode, a ttl that is no positive number.
             Unavailable: the store cannot be reached or is full; whether it happened can be read back.
         """
 
     def watch(self, prefix: str, revision: int | None = None) -> Watch:
         """Changes under *prefix* after *revision* (None: from the call on), in order, until the iterator is closed.
 
-        Subscribed when this returns: what is applied after that is seen. Deletions older than the store keeps may
-        be missing from a resumed watch: it raises Compacted then. A watcher that reads slowly never blocks apply.
+        Subscribed when this returns: what is applied after that is seen. A watch that resumes, or lags far behind, may
+        leave out puts that others have overwritten since; where it would leave out deletions, or starts at a revision
+        that the store has not reached, it raises Compacted. A watcher that reads slowly never blocks apply.
         """
 
     async def close(self) -> None:

@@ -127,7 +127,7 @@ class Engine:
         steps = Steps(self.substrate, pieces, networks)
         first: list[Check] = [*unchanged, *claims.checks]
         locks = [Check(keys.entity(vch, "intents", piece.container), 0) for piece in pieces]
-        takes = [op.live() for op in claims.takes]
+        takes = list({op.key: op.live() for op in claims.takes}.values())
         try:
             if any(piece.plan.before for piece in pieces):
                 ops = [*takes, *self._lock(intent)]

@@ -63,7 +63,7 @@ class Server:
         self._remove_sockets()
         if shared.acting:
             await asyncio.wait(shared.acting, timeout=timeout_seconds)
-        for transport in tuple(shared.streaming):
+        for transport in tuple(shared.cut_at_drain):
             transport.abort()
         await self._runner.cleanup()
         self._runner = None

@@ -22,7 +22,7 @@ class Shared:
     components: Components
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     acting: set[asyncio.Task[web.StreamResponse]] = field(default_factory=set)
-    streaming: set[asyncio.Transport] = field(default_factory=set)
+    cut_at_drain: set[asyncio.Transport] = field(default_factory=set)
 
 
 @dataclass(frozen=True)

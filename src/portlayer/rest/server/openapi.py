@@ -37,7 +37,7 @@ def document() -> Schema:
     paths: dict[str, Schema] = {}
     for call in CALLS:
         paths.setdefault(call.path, {})[call.verb.lower()] = _operation(call)
-    return {
+    whole = {
         "openapi": "3.1.0",
         "info": {"title": "portlayer", "version": __version__, "description": _INTRODUCTION},
         "servers": [{"url": "/"}],
@@ -45,6 +45,8 @@ def document() -> Schema:
         "paths": paths,
         "components": {"schemas": _schemas(), "responses": {"Problem": _problem_response()}},
     }
+    plain: Schema = msgspec.json.decode(msgspec.json.encode(whole))  # values of the model become what JSON has
+    return plain
 
 
 def protocol_doc(component: str) -> str:

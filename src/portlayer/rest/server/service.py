@@ -65,7 +65,7 @@ async def events(exchange: Exchange) -> web.StreamResponse:
     request: m.Subscribe = exchange.request
     since = exchange.http.headers.get("Last-Event-ID") or request.since
     numbered = await exchange.components.service.events(exchange.caller, m.Subscribe(since=since))
-    return await stream(exchange, calls.EVENT_STREAM, _frames(numbered, exchange.shared.draining))
+    return await stream(exchange, calls.EVENT_STREAM, _frames(numbered, exchange.shared.draining), drains=True)
 
 
 async def _frames(numbered: AsyncIterator[NumberedEvent], draining: asyncio.Event) -> AsyncIterator[bytes]:

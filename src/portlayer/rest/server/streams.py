@@ -14,16 +14,20 @@ from portlayer.rest.server.exchange import Exchange
 _logger = logging.getLogger(__name__)
 
 
-async def stream(exchange: Exchange, media_type: str, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
+async def stream(
+    exchange: Exchange, media_type: str, pieces: AsyncIterator[bytes], *, drains: bool = False
+) -> web.StreamResponse:
     """Send *pieces* as they come, each when the one before has left.
 
-    A failure or a drain in the middle cuts the connection, so that the caller cannot take what it got for the whole.
+    A failure in the middle cuts the connection, so that the caller cannot take what it got for the whole; a drain
+    does too, unless *pieces* end by themselves when the server *drains*.
     """
     transport = exchange.http.transport
     if transport is None:
         raise Unavailable("The caller went away.")
     response = web.StreamResponse(headers={"Content-Type": media_type, "Cache-Control": "no-store"})
-    exchange.shared.streaming.add(transport)
+    if not drains:
+        exchange.shared.cut_at_drain.add(transport)
     try:
         await response.prepare(exchange.http)
         async for piece in pieces:
@@ -35,6 +39,6 @@ async def stream(exchange: Exchange, media_type: str, pieces: AsyncIterator[byte
         _logger.exception("%s broke off", exchange.call.name)
         transport.abort()
     finally:
-        exchange.shared.streaming.discard(transport)
+        exchange.shared.cut_at_drain.discard(transport)
         await close(pieces)
     return response

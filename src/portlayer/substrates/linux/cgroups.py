@@ -86,7 +86,7 @@ def _write(path: Path, value: str | int) -> None:
 def _read(path: Path) -> str:
     try:
         return path.read_text()
-    except (FileNotFoundError, ProcessLookupError, OSError):
+    except OSError:  # gone, or going
         return ""
 
 
@@ -95,14 +95,18 @@ def _counter(path: Path, name: str) -> int:
     return next((int(line.split()[1]) for line in _read(path).splitlines() if line.split()[:1] == [name]), 0)
 
 
-def _below(group: Path) -> Iterator[Path]:
-    """The groups below *group*, the deepest first, and then itself."""
-    for directory, _, _ in os.walk(group, topdown=False):
-        yield Path(directory)
+def _tree(group: str) -> Iterator[str]:
+    """The groups below *group*, the deepest first, and then itself; none where it is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        with os.scandir(group) as entries:
+            below = [entry.path for entry in entries if entry.is_dir()]
+        for path in below:
+            yield from _tree(path)
+        yield group
 
 
 def _pids(group: Path) -> list[int]:
-    return [int(pid) for part in _below(group) for pid in _read(part / "cgroup.procs").split()]
+    return [int(pid) for part in _tree(str(group)) for pid in _read(Path(part, "cgroup.procs")).split()]
 
 
 def _remove(group: Path) -> bool:
@@ -111,8 +115,8 @@ def _remove(group: Path) -> bool:
             group.rmdir()
     except OSError:
         try:
-            for part in _below(group):
-                part.rmdir()
+            for part in _tree(str(group)):
+                os.rmdir(part)
         except OSError:
             return not group.exists()
     return True

@@ -10,7 +10,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Mapping
-from pathlib import Path
 
 from portlayer.interfaces.substrate import Observation, Presence, StartFailure
 from portlayer.model.base import rfc3339
@@ -31,6 +30,7 @@ _POLL_SECONDS = 0.001
 _END_SECONDS = 5.0
 _FAILED_START = 1
 _RUNTIME_SECONDS = 60.0
+_COMPLAINTS = 4096
 
 
 class LinuxExecution:
@@ -136,31 +136,30 @@ class LinuxExecution:
             raise _failed("prepare", f"{waited}; see what it waits for, or remove the container.", place.id) from None
         finally:
             os.close(launched.report)
+            complaints = _drain(launched.errors)
             if any(mount.subpath for mount in container.mounts.values()):
                 await self._spawner.run(self._launcher.release_subpaths, place.id)
         if report is None or report.data < 0:
-            return self._refused(place, report)
+            return self._refused(place.id, report.message if report is not None else complaints)
         record = self._checked(container, place, launched, report.data)
         place.save(record)
         self._exits.watch(place, record)
         return None
 
-    def _refused(self, place: Incarnation, report: conmon.Report | None) -> StartFailure | None:
-        message = report.message if report is not None else ""
+    def _refused(self, incarnation: str, message: str) -> StartFailure | None:
         failure = self.runtime.refusal(message)
         if failure is None:
-            errors = Path(place.file("errors"))
-            reason = message or (errors.read_text(errors="replace") if errors.exists() else "")
-            reason = reason.strip()[-2000:] or "it ended without a word"
-            raise _failed("prepare", f"{self.runtime.path} could not create the process: {reason}", place.id)
+            reason = message.strip()[-2000:] or "it ended without a word"
+            raise _failed("prepare", f"{self.runtime.path} could not create the process: {reason}", incarnation)
         return failure
 
     def _checked(self, container: ContainerSpec, place: Incarnation, launched: Launched, pid: int) -> Record:
         """What the runtime says it made, as far as the kernel agrees."""
         init = process.identify(pid) if pid > 0 else None
         waiting = process.executable(pid)
-        if init is None or waiting is None or launched.conmon is None or pid not in self._cgroups.pids(place.id):
-            raise _failed("prepare", f"{self.runtime.path} reported a process that is not there.", place.id)
+        ours = self._cgroups.path(place.id) in process.groups(pid)
+        if init is None or waiting is None or launched.conmon is None or not ours:
+            raise _failed("prepare", f"{self.runtime.path} reported a process that is not the container's.", place.id)
         stdin = ""
         if container.stdin:
             stdin = stdio.TERMINAL if container.terminal else stdio.pipe_of(pid)
@@ -179,14 +178,11 @@ class LinuxExecution:
         record = place.record()
         if record is None:
             raise _failed("release", f"container {container} is not prepared any more; start it again.", incarnation)
-        repeated = place.was_released()
-        if not repeated:
-            place.mark_released()
-        if not await self.runtime.open_gate(place.gate) and not repeated and _waits_or_died(record):
-            os.unlink(place.file("released"))
+        if place.exit() is not None and not place.was_released():
             raise _failed("release", f"the prepared process of {container} has died; start it again.", incarnation)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(place.gate)
+        place.mark_released()
+        if not await self.runtime.open_gate(place.released) and process.executable(record.init.pid) == record.waiting:
+            raise _failed("release", f"{self.runtime.path} does not wait for {container} to be started.", incarnation)
         return await self._executed(place, record)
 
     async def _executed(self, place: Incarnation, record: Record) -> StartFailure | None:
@@ -232,7 +228,6 @@ class LinuxExecution:
                 f"processes of container {container} do not die, though killed; see what they wait for in the kernel.",
                 incarnation,
             ) from None
-        await asyncio.to_thread(place.delete)
         self._exits.forget(incarnation)
 
     async def _end(self, place: Incarnation, record: Record | None, holders: list[Process]) -> None:
@@ -241,9 +236,16 @@ class LinuxExecution:
             await asyncio.to_thread(self._kill, place.id, holders if record is None else [], record)
         for holder in holders:
             await self._holder_gone(place.id, holder)
-        while not await asyncio.to_thread(self._cgroups.remove, place.id):
-            self._cgroups.kill(place.id)
+        while not await asyncio.to_thread(self._clear, place):
             await asyncio.sleep(_POLL_SECONDS)
+
+    def _clear(self, place: Incarnation) -> bool:
+        """The group first, for what is left in it may still write to the directory; False while it is not empty."""
+        if not self._cgroups.remove(place.id):
+            self._cgroups.kill(place.id)
+            return False
+        place.delete()
+        return True
 
     def _kill(self, incarnation: str, groups: list[Process], record: Record | None) -> None:
         for holder in groups:
@@ -358,10 +360,9 @@ class LinuxExecution:
 _KILL = signal.SIGKILL
 
 
-def _waits_or_died(record: Record) -> bool:
-    """Whether the process is still before its program, or gone: then a closed gate means that it never ran."""
-    now = process.executable(record.init.pid)
-    return now is None or now == record.waiting
+def _drain(memory: int) -> str:
+    with open(memory, "rb") as file:
+        return os.pread(file.fileno(), _COMPLAINTS, 0).decode(errors="replace")
 
 
 def _failed(step: str, reason: str, incarnation: str) -> PortlayerError:

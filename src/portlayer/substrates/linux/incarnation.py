@@ -6,9 +6,8 @@ incarnations/<incarnation>/
 ├── runtime/<incarnation>/   the runtime's own state; exec.fifo is the gate that the process waits at
 ├── pid                 of the first process, decimal
 ├── attach, ctl, winsz  conmon's
-├── errors              what conmon complained of before it had anywhere else to say it
 ├── record              `Record`; it is there once the process is prepared
-└── released            there from just before the gate is opened
+└── released            exec.fifo, moved here just before it is opened to let the process go
 exits/<incarnation>     exit code, decimal; conmon renames it into place as the last thing it does
 """
 
@@ -16,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from pathlib import Path
 
 import msgspec
@@ -60,7 +58,7 @@ class Incarnation:
         self.directory = str(paths.incarnation(incarnation))
         self.exit_file = f"{exits(paths)}/{incarnation}"
         self.runtime_root = f"{self.directory}/runtime"
-        self.gate = f"{self.runtime_root}/{incarnation}/exec.fifo"
+        self.released = f"{self.directory}/released"
 
     def file(self, name: str) -> str:
         return f"{self.directory}/{name}"
@@ -82,21 +80,22 @@ class Incarnation:
             return None
 
     def save(self, record: Record) -> None:
-        """Whole or not at all."""
-        self._write("record.new", msgspec.json.encode(record))
-        os.rename(self.file("record.new"), self.file("record"))
+        """Half of it is as good as none."""
+        self._write("record", msgspec.json.encode(record))
 
     def record(self) -> Record | None:
         try:
             return _records.decode(Path(self.file("record")).read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, msgspec.DecodeError):
             return None
 
     def mark_released(self) -> None:
-        self._write("released", b"")
+        """From here on it counts as started; doing it again is fine."""
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(f"{self.runtime_root}/{self.id}/exec.fifo", self.released)
 
     def was_released(self) -> bool:
-        return os.path.exists(self.file("released"))
+        return os.path.exists(self.released)
 
     def exit(self) -> tuple[int, int] | None:
         """Exit code and when it ended, in nanoseconds since the epoch."""
@@ -114,7 +113,7 @@ class Incarnation:
     def delete(self) -> None:
         """All of it, the exit file last."""
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.directory)
+            _delete_tree(self.directory)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.exit_file)
 
@@ -124,6 +123,17 @@ class Incarnation:
             os.write(descriptor, content)
         finally:
             os.close(descriptor)
+
+
+def _delete_tree(directory: str) -> None:
+    """No one but us writes here, so unlike shutil's this need not watch out for links that change meanwhile."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _delete_tree(entry.path)
+            else:
+                os.unlink(entry.path)
+    os.rmdir(directory)
 
 
 def exits(paths: Paths) -> Path:

@@ -28,10 +28,12 @@ _OPEN_FILES = 1_048_576
 
 
 class Launched(NamedTuple):
-    """conmon, the read end of its report, and where the output of this start begins in the log."""
+    """conmon, the read end of its report, a file in memory with what it complained of, and where the output of this
+    start begins in the log."""
 
     conmon: Process | None
     report: int
+    errors: int
     log_offset: int
 
 
@@ -85,21 +87,17 @@ class Launcher:
         command = conmon.command(
             *(self._conmon, runtime, place, log, exits(self._paths)), stdin=container.stdin, terminal=container.terminal
         )
-        read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        read, write = os.pipe()
+        errors = os.memfd_create("errors")
         try:
-            os.set_blocking(write, True)
-            pid = spawn(
-                *(command, conmon.ENVIRONMENT),
-                directory=place.directory,
-                errors=place.file("errors"),
-                inherited=write,
-            )
+            pid = spawn(command, conmon.ENVIRONMENT, directory=place.directory, errors=errors, inherited=write)
         except OSError:
             os.close(read)
+            os.close(errors)
             raise
         finally:
             os.close(write)
-        return Launched(identify(pid), read, log_offset)
+        return Launched(identify(pid), read, errors, log_offset)
 
     def _volume(self, place: Incarnation, number: int, mount: MountSpec) -> Volume:
         source = f"{place.directory}/volumes/{number}" if mount.subpath else str(self._paths.volume(mount.volume))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from portlayer.model.errors import Unavailable
 from portlayer.substrates.linux import mounts
 
 OPAQUE = "trusted.overlay.opaque"
@@ -52,6 +54,24 @@ def mount(source: str, target: Path, lowers: Sequence[Path], container: Path) ->
     finally:
         for descriptor in opened:
             os.close(descriptor)
+
+
+def probe(directory: Path) -> None:
+    """Make and take away an overlay in *directory*; raises Unavailable where this host cannot."""
+    try:
+        with tempfile.TemporaryDirectory(dir=directory) as temporary:
+            lower, merged = Path(temporary) / "lower", Path(temporary) / "merged"
+            lower.mkdir()
+            merged.mkdir()
+            mount("portlayer-probe", merged, [lower], Path(temporary))
+            held = unmount(merged)
+            if held is not None:
+                os.close(held)
+    except OSError as error:
+        raise Unavailable(
+            f"An overlay cannot be mounted in {directory}: {error.strerror}. Run as root on a kernel with overlayfs, "
+            "and keep PORTLAYER_STATE on ext4, xfs, btrfs or tmpfs, not on an overlay."
+        ) from error
 
 
 def unmount(target: Path) -> int | None:

@@ -72,6 +72,15 @@ def executable(pid: int) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def groups(pid: int) -> str:
+    """The control groups of *pid*, a line for each hierarchy; "" for none. Source: cgroups(7)."""
+    try:
+        with open(f"/proc/{pid}/cgroup", "rb") as file:
+            return file.read().decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def find(*words: str) -> Iterator[Process]:
     """Processes that have all *words* among their arguments."""
     wanted = {word.encode() for word in words}

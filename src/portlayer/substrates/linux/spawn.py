@@ -57,10 +57,10 @@ def _enter() -> None:
         kernel.umount(str(_HIDDEN), kernel.MNT_DETACH)
 
 
-def spawn(command: list[str], environment: Mapping[str, str], *, directory: str, errors: str, inherited: int) -> int:
+def spawn(command: list[str], environment: Mapping[str, str], *, directory: str, errors: int, inherited: int) -> int:
     """Start *command*; its pid. Only in the spawner's thread.
 
-    directory: where it starts. errors: file for its stderr. inherited: one descriptor of ours, which it has as 3.
+    directory: where it starts. errors, inherited: descriptors of ours that it has as its stderr and as 3.
     """
     os.chdir(directory)
     return os.posix_spawn(
@@ -70,7 +70,7 @@ def spawn(command: list[str], environment: Mapping[str, str], *, directory: str,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
             (os.POSIX_SPAWN_DUP2, 0, 1),
-            (os.POSIX_SPAWN_OPEN, 2, errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, errors, 2),
             (os.POSIX_SPAWN_DUP2, inherited, 3),
         ],
         setsigmask=(),

@@ -44,13 +44,17 @@ class LinuxStorage:
         self._unmounting: dict[str, asyncio.Future[None]] = {}
 
     async def start(self) -> None:
-        """Make the directories and sweep what an earlier process left half done. Mounted root filesystems stay."""
+        """Make the directories and sweep what an earlier process left half done. Mounted root filesystems stay.
+
+        Raises Unavailable where this host cannot mount overlays there.
+        """
         paths = self._paths
         with _host_errors("storage.start"):
             for directory in (paths.layers, paths.containers, paths.volumes, paths.staging, paths.trash, paths.mounted):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 # Setuid programs of images are not for users of the host; a group must not be inherited, either.
                 directory.chmod(0o700)
+            await asyncio.to_thread(overlay.probe, paths.staging)
             for path in paths.staging.iterdir():
                 self._trash.throw(path)
             await self._trash.start()
@@ -94,12 +98,12 @@ class LinuxStorage:
         pending = self._unmounting.get(container.id)
         if pending is not None:
             await asyncio.shield(pending)  # overlayfs wants upper and work for itself alone
-        target = self._paths.rootfs(container.id)
-        if mounts.is_mounted(target):
-            return
         if not container.image.layers:
             raise InvalidArgument(f"Image {container.image.name} has no layers; import one that has.")
         with _host_errors("storage.makeRootfs", container.id):
+            target = self._paths.rootfs(container.id)
+            if mounts.is_mounted(target):
+                return
             lowers = overlay.lowers([self._layer_tree(diff_id) for diff_id in container.image.layers])
             directory = self._paths.container(container.id)
             directory.mkdir(mode=0o700, exist_ok=True)

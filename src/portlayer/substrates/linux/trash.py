@@ -75,6 +75,8 @@ class Trash:
             held, self._held = self._held, []
             try:
                 await delete_content(self._directory)
+            except OSError as error:
+                _log.warning("The trash could not be deleted: %s", error)
             finally:
                 await asyncio.to_thread(self._release, held)
             if not self._filled.is_set():
@@ -104,7 +106,8 @@ async def _remove(paths: list[str]) -> None:
     try:
         _, errors = await process.communicate()
     except asyncio.CancelledError:
-        process.terminate()
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
         await process.wait()
         raise
     if process.returncode:

@@ -78,9 +78,11 @@ class Wiring:
     def links_of(self, network: str) -> list[str]:
         """The names of the links of network id *network*, to be deleted; its bridge last."""
         self._bridges.pop(network, None)
-        present, name = self._links(), self._bridge_name(network)
-        bridges = [link.index for link in present if link.name == name]
-        return [link.name for link in present if link.master in bridges] + [name] * len(bridges)
+        name, alias = self._bridge_name(network), self._alias + network
+        bridge = next((link for link in self._ours() if link.name == name and link.alias in {"", alias}), None)
+        if bridge is None:
+            return []
+        return [*(link.name for link in self._links() if link.master == bridge.index), name]
 
     def close_network(self, network: str) -> None:
         """Take network id *network*, whose links are gone, out of the firewall."""

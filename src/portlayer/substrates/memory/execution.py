@@ -33,7 +33,8 @@ class MemoryExecution(Driver):
     async def prepare(
         self, container: ContainerSpec, incarnation: str, networks: Mapping[str, NetworkSpec]
     ) -> StartFailure | None:
-        if incarnation in self.world.incarnations:
+        known = self.find(container.id, incarnation)
+        if known is not None and not known.died_prepared:
             return None
         rootfs = self.world.rootfs.get(container.id)
         if rootfs is None or not rootfs.mounted:
@@ -59,7 +60,7 @@ class MemoryExecution(Driver):
     @step
     async def release(self, container: str, incarnation: str) -> StartFailure | None:
         found = self.find(container, incarnation)
-        if found is None:
+        if found is None or found.died_prepared:
             raise SubstrateFailed(
                 f"Nothing is prepared for container {container}; start it again.",
                 step="execution.release",
@@ -84,7 +85,9 @@ class MemoryExecution(Driver):
 
     @step
     async def pause(self, container: str, incarnation: str) -> None:
-        self.live(container, incarnation, "execution.pause").freeze(frozen=True)
+        found = self.find(container, incarnation)
+        if found is not None and found.live:
+            found.freeze(frozen=True)
 
     @step
     async def resume(self, container: str, incarnation: str) -> None:
@@ -113,7 +116,7 @@ class MemoryExecution(Driver):
 
 
 def _observe(found: Incarnation | None) -> Observation:
-    if found is None:
+    if found is None or found.died_prepared:
         return _ABSENT
     return Observation(
         state="paused" if found.frozen else found.state,

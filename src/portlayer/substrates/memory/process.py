@@ -184,15 +184,22 @@ class Incarnation:
             self.stdin = self.terminal.input if self.terminal else Pipe()
         self._processes: dict[int, Process] = {}
         self._last_pid = 0
+        self._started = False
 
     @property
     def live(self) -> bool:
         return self.state != "exited"
 
+    @property
+    def died_prepared(self) -> bool:
+        """Whether it ended before it was let go: nothing of its container ever ran, so that this is no exit."""
+        return self.state == "exited" and not self._started
+
     def start(self) -> None:
         """Let the main process go."""
         source: Source = self.stdin or (self.terminal.input if self.terminal else Content())
         self.state = "running"
+        self._started = True
         process = self.spec.process
         Process(self, process.args, self._plan.env, process.cwd, source, *self._sinks()).run(self._plan.program)
 

@@ -16,18 +16,23 @@ NETWORK_FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 
 
 def container_view(world: World, container: ContainerSpec, root: Files) -> View:
-    """The view of a new incarnation; raises SubstrateFailed where a volume is not there."""
+    """The view of a new incarnation; raises SubstrateFailed without a volume, InvalidArgument without its subpath."""
     mounts = {"/": Mounted(root, read_only=container.read_only_rootfs), "/dev": Mounted(_devices())}
     mounts |= {path: Mounted(_tree(Node("file", 0o644))) for path in NETWORK_FILES}
     mounts |= {path: Mounted(Files()) for path in ("/proc", "/sys")}
     for destination, mount in container.mounts.items():
         files = world.volumes.get(mount.volume)
-        subpath = mount.subpath.strip("/")
-        if files is None or files.get(subpath) is None:
+        if files is None:
             raise SubstrateFailed(
-                f"Volume {mount.volume_name} has no {mount.subpath or 'directory'} on this host; make it first.",
+                f"Volume {mount.volume_name} is not on this host; make it first.",
                 step="execution.prepare",
                 id=container.id,
+            )
+        subpath = mount.subpath.strip("/")
+        if files.get(subpath) is None:
+            raise InvalidArgument(
+                f"Volume {mount.volume_name} has no {subpath[:200]!r}; make it first, or choose another subpath.",
+                pointer="/subpath",
             )
         mounts[destination] = Mounted(files, subpath, mount.read_only)
         make_folders(root, destination)

@@ -1,0 +1,47 @@
+# One verb a line; README.md says what they do.
+SHELL := /bin/bash
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+APT := crun runc conmon nftables libnftables1 libseccomp2 busybox-static iproute2 tini golang-github-containers-common
+APT_TEST := skopeo
+APT_BENCH := docker.io podman containerd netavark iptables
+
+.PHONY: demo test lint bench install system system-test system-bench lock clean
+
+demo: install
+	$(PYTHON) demo/demo.py
+
+test: install system-test
+	$(PYTHON) -m pytest
+
+lint: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: install system-bench
+	$(PYTHON) -m bench
+
+install: system $(VENV)/installed
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --require-hashes --requirement requirements.lock
+	$(PYTHON) -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $@
+
+system:
+	@.ci/packages $(APT)
+
+system-test:
+	@.ci/packages $(APT_TEST)
+
+system-bench:
+	@.ci/packages $(APT_BENCH)
+
+lock:
+	uv pip compile -q pyproject.toml --extra dev --generate-hashes --no-header --python-version 3.11 -o requirements.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build

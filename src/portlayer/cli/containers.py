@@ -1,0 +1,95 @@
+"""Commands that show containers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from portlayer.cli.asking import ask
+from portlayer.cli.output import Columns, Json, Quiet, age, print_json, print_table, print_tree
+from portlayer.cli.refs import SHOWN, Containers, container_id
+from portlayer.client import PortLayer
+from portlayer.client.execution import State
+from portlayer.model.errors import InvalidArgument
+from portlayer.model.execution import Container
+
+app = typer.Typer(rich_markup_mode=None)
+
+Filter = Annotated[list[str], typer.Option("--filter", "-f", help="state=, name= or label=KEY[=VALUE]; all must hold.")]
+
+
+@app.command()
+def ps(
+    every: Annotated[bool, typer.Option("--all", "-a", help="Also those that do not run.")] = False,
+    quiet: Quiet = False,
+    filters: Filter = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """List containers that run."""
+    asked = _filters(filters)
+    found = ask(lambda pl: pl.execution.list(**asked))
+    if not every and "state" not in asked:
+        found = tuple(each for each in found if each.state in {"running", "paused"})
+    newest_first = sorted(found, key=lambda each: each.created_at, reverse=True)
+    if json:
+        print_json(newest_first)
+    elif quiet:
+        for each in newest_first:
+            typer.echo(each.id)
+    else:
+        print_table(newest_first, _COLUMNS)
+
+
+@app.command()
+def inspect(containers: Containers, json: Json = False) -> None:
+    """Show all there is to know of containers."""
+
+    async def of(pl: PortLayer) -> list[Container]:
+        return [await pl.execution.inspect_container(await container_id(pl, ref)) for ref in containers]
+
+    found = ask(of)
+    if json:
+        print_json(found)
+        return
+    for each in found:
+        print_tree(each)
+
+
+def _filters(texts: list[str]) -> dict[str, Any]:
+    filters: dict[str, Any] = {"labels": []}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in {"state", "name", "label"}:
+            raise InvalidArgument(f"{text!r} is no filter; write state=, name= or label=KEY[=VALUE].")
+        if name == "label":
+            filters["labels"].append(value)
+        else:
+            filters[name] = value
+    try:
+        msgspec.convert(filters.get("state"), State | None)
+    except msgspec.ValidationError:
+        raise InvalidArgument(f"{filters['state']!r} is no state; use created, running, paused or stopped.") from None
+    return filters
+
+
+def _status(container: Container) -> str:
+    if container.start_error:
+        return f"not started ({container.exit_code})"
+    if container.state == "stopped":
+        return f"stopped ({container.exit_code}) {age(container.finished_at)} ago"
+    if container.state == "created":
+        return "created"
+    return f"{container.state} for {age(container.started_at)}"
+
+
+_COLUMNS: Columns[Container] = {
+    "ID": lambda each: each.id[:SHOWN],
+    "NAME": lambda each: each.name,
+    "IMAGE": lambda each: each.image,
+    "COMMAND": lambda each: " ".join(each.process.args),
+    "CREATED": lambda each: f"{age(each.created_at)} ago",
+    "STATUS": _status,
+    "ADDRESSES": lambda each: ", ".join(endpoint.address for endpoint in each.endpoints if endpoint.address),
+}

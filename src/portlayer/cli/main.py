@@ -1,0 +1,84 @@
+"""The command `portlayer`. Each command's module is read when that command is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import typer
+import typer.core
+
+from portlayer.model.errors import PortlayerError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("run", "Run a command in a new container."),
+    "ps": ("containers", "List containers."),
+    "inspect": ("containers", "Show all there is to know of containers."),
+    "logs": ("streams", "Show what a container wrote."),
+    "attach": ("streams", "Attach to a container's streams."),
+    "start": ("lifecycle", "Start containers."),
+    "stop": ("lifecycle", "Stop containers."),
+    "kill": ("lifecycle", "Send a signal to containers."),
+    "pause": ("lifecycle", "Freeze containers."),
+    "unpause": ("lifecycle", "Let frozen containers go on."),
+    "wait": ("lifecycle", "Wait until containers stop; print their exit codes."),
+    "rename": ("lifecycle", "Give a container another name."),
+    "rm": ("lifecycle", "Remove containers."),
+    "image": ("images", "Images: import, ls, inspect, rm."),
+    "network": ("networks", "Networks: create, ls, inspect, rm, connect, disconnect."),
+    "volume": ("volumes", "Volumes: create, ls, inspect, rm."),
+    "events": ("service", "Show what happens, as it happens."),
+    "info": ("service", "Show what this port layer is made of."),
+    "version": ("service", "Show the versions of this command and of the server."),
+    "serve": ("serve", "Serve the REST API until stopped; containers run on."),
+    "doctor": ("doctor", "Say what this host lacks, and how to get it."),
+    "cleanup": ("cleanup", "List, and with --apply remove, all that this port layer has on the host."),
+}
+"""Every command: the module that has it, and its line in the help."""
+
+RUN_FAILED = 125
+"""What `run` exits with when it is we that failed, as docker does."""
+
+
+class _OnDemand(typer.core.TyperGroup):
+    """A group that knows its commands by name and line, and reads their modules when they are run."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = {name: typer.core.TyperCommand(name, help=line) for name, (_, line) in COMMANDS.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if name not in COMMANDS:
+            return super().resolve_command(ctx, args)
+        module = importlib.import_module(f"portlayer.cli.{COMMANDS[name][0]}")
+        group = typer.main.get_group(module.app)
+        return name, group.commands.get(name, group), args[1:]
+
+
+app = typer.Typer(cls=_OnDemand, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.callback()
+def _root() -> None:
+    """A port layer: container primitives under an engine.
+
+    PORTLAYER_HOST says where the server is, as unix:///path or https://host:port.
+    """
+
+
+def main() -> None:
+    """Run the command line. Whatever fails is one line on stderr."""
+    failed = RUN_FAILED if sys.argv[1:2] == ["run"] else 1
+    try:
+        app(prog_name="portlayer")
+    except PortlayerError as error:
+        reason = error.detail
+    except Exception as error:
+        if os.environ.get("PORTLAYER_DEBUG"):
+            raise
+        reason = f"{type(error).__name__}: {error} (a fault of this command; PORTLAYER_DEBUG=1 shows where)"
+    typer.echo(f"portlayer: {reason}", err=True)
+    sys.exit(failed)

@@ -1,0 +1,70 @@
+"""`portlayer serve`: the server process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from portlayer import __version__
+from portlayer.cli.lock import holding
+from portlayer.cli.logs import set_up_logging
+from portlayer.cli.notify import notify
+from portlayer.compose import Settings, make_paths, open_local, read_settings
+from portlayer.rest.server import Server
+
+app = typer.Typer(rich_markup_mode=None)
+_log = logging.getLogger(__name__)
+Level = Literal["debug", "info", "warning", "error"]
+
+
+@app.command()
+def serve(
+    config: Annotated[Path | None, typer.Option(help="A TOML file: state, run, runtime, leaseSeconds.")] = None,
+    log_level: Annotated[Level, typer.Option(help="What goes to stderr.")] = "info",
+) -> None:
+    """Serve the REST API until SIGTERM or SIGINT; containers run on.
+
+    PORTLAYER_STATE and PORTLAYER_RUN say where its directories are.
+    """
+    set_up_logging(log_level)
+    asyncio.run(_serve(read_settings(os.environ, config)))
+
+
+async def _serve(settings: Settings) -> None:
+    stopping = _on_signals()
+    paths = make_paths(settings)
+    with holding(paths.state, paths.run):
+        async with open_local(settings) as components:
+            server = Server(components)
+            await server.listen_unix(settings.socket, mode=0o600)
+            try:
+                typer.echo(f"portlayer {__version__} serves unix://{settings.socket.absolute()}")
+                _log.info("ready", extra={"socket": str(settings.socket), "instance": paths.instance})
+                notify("READY=1")
+                await stopping.wait()
+                notify("STOPPING=1")
+                _log.info("draining")
+            finally:
+                await server.drain()
+    _log.info("stopped; containers run on")
+
+
+def _on_signals() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT; a second one does what it does by default."""
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+
+    def stop() -> None:
+        stopping.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    return stopping

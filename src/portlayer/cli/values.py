@@ -1,0 +1,102 @@
+"""What people write for sizes, times, variables, labels and volumes, and the values that it stands for."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from portlayer.client.options import RestartName
+from portlayer.model.base import rfc3339
+from portlayer.model.errors import InvalidArgument
+from portlayer.model.execution import RestartPolicy
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([bkmgt]?)i?b?", re.IGNORECASE)
+_POWERS = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of `64m`, `1.5g`, `512k` or `1048576`; units are powers of 1024, as docker has them."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise InvalidArgument(f"{text!r} is no size; write it as 64m, 1.5g or a number of bytes.")
+    return int(float(match[1]) * 1024 ** _POWERS[match[2].lower()])
+
+
+def parse_moment(text: str | None) -> str | None:
+    """A time as the API takes it: RFC 3339, seconds since the epoch, or as long ago as `10m` or `1h30m` say."""
+    match = _DURATION.fullmatch(text) if text else None
+    if match is None or not any(match.groups()):
+        return text
+    days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    ago = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    return rfc3339(time.time_ns() - int(ago * 1e9))
+
+
+def parse_labels(texts: Iterable[str]) -> dict[str, str]:
+    """`key=value`, or `key` alone for an empty value."""
+    return {key: value for key, _, value in (text.partition("=") for text in texts)}
+
+
+def parse_environment(
+    texts: Sequence[str], files: Sequence[Path] = (), ours: Mapping[str, str] = os.environ
+) -> tuple[str, ...]:
+    """`NAME=value`, or `NAME` alone for our own value of it; first what *files* say, a variable a line."""
+    lines = [line for file in files for line in _lines(file)]
+    variables: dict[str, str] = {}
+    for text in (*lines, *texts):
+        name, equals, value = text.partition("=")
+        if not name:
+            raise InvalidArgument(f"{text!r} is no variable; write NAME=value.")
+        if equals or name in ours:
+            variables[name] = value if equals else ours[name]
+    return tuple(f"{name}={value}" for name, value in variables.items())
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"{file} cannot be read: {error}.") from None
+    stripped = (line.lstrip() for line in text.splitlines())
+    return [line for line in stripped if line and not line.startswith("#")]
+
+
+@dataclass(frozen=True)
+class VolumeOption:
+    """A volume in a container. name: None makes an anonymous one."""
+
+    name: str | None
+    destination: str
+    read_only: bool = False
+
+
+def parse_volume(text: str) -> VolumeOption:
+    """`name:/path`, `name:/path:ro`, or `/path` for an anonymous volume. Paths of the host are refused."""
+    parts = text.split(":")
+    if len(parts) == 1 and text.startswith("/"):
+        return VolumeOption(None, text)
+    if text.startswith(("/", ".", "~")):
+        raise InvalidArgument(
+            f"{text!r} names a path of the host. Containers get volumes only, since the host may be another "
+            "machine; write -v NAME:/path."
+        )
+    if len(parts) not in (2, 3) or not parts[0] or not parts[1].startswith("/"):
+        raise InvalidArgument(f"{text!r} is no volume; write NAME:/path, NAME:/path:ro or /path.")
+    if parts[2:] not in ([], ["rw"], ["ro"]):
+        raise InvalidArgument(f"{parts[2]!r} is no way to join a volume; write ro or rw.")
+    return VolumeOption(parts[0], parts[1], read_only=parts[2:] == ["ro"])
+
+
+def parse_restart(text: str) -> RestartPolicy:
+    """`no`, `always`, `unless-stopped`, `on-failure` or `on-failure:3`."""
+    name, colon, count = text.partition(":")
+    for known in get_args(RestartName):
+        if name == known and (not colon or count.isdecimal()):
+            return RestartPolicy(name=known, maximum_retry_count=int(count or 0))
+    raise InvalidArgument(f"{text!r} is no restart policy; use no, always, unless-stopped or on-failure[:N].")

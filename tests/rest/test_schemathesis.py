@@ -1,0 +1,86 @@
+"""Schemathesis against a running server: whatever it thinks of, no fault of ours, and answers as documented."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import msgspec
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from portlayer.interfaces.components import Components
+from portlayer.rest import problems
+from portlayer.rest.server import Server, openapi
+
+# These go on for ever, or speak another protocol.
+ENDLESS = ["service.events", "interaction.attach"]
+SCHEMA = schemathesis.openapi.from_dict(openapi.document()).exclude(operation_id=ENDLESS)
+CHECKS = [content_type_conformance, response_schema_conformance, status_code_conformance]
+
+
+class Serving(threading.Thread):
+    """A server in a loop and thread of its own, since schemathesis blocks."""
+
+    def __init__(self, factory: Callable[[], AbstractAsyncContextManager[Components]]) -> None:
+        super().__init__()
+        self._factory = factory
+        self._ready = threading.Event()
+        self.port = 0
+
+    def run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
+        try:
+            async with self._factory() as components:
+                server = Server(components)
+                self.port = await server.listen_tcp("127.0.0.1", 0)
+                self._ready.set()
+                await self._ending.wait()
+                await server.drain(5)
+        finally:
+            self._ready.set()
+
+    def started(self) -> str:
+        self.start()
+        self._ready.wait()
+        return f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._ending.set)
+        self.join()
+
+
+@pytest.fixture(scope="module")
+def url(rest_app_factory: Callable[[], AbstractAsyncContextManager[Components]]) -> Iterator[str]:
+    serving = Serving(rest_app_factory)
+    yield serving.started()
+    serving.stop()
+
+
+@SCHEMA.parametrize()
+@settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+def test_no_fault_and_answers_as_documented(case: Any, url: str) -> None:
+    response = case.call(base_url=url, timeout=10)
+    case.validate_response(response, checks=CHECKS)
+    assert response.status_code != 500
+    if response.status_code >= 400 and not case.path.endswith("/readyz"):
+        problem = msgspec.json.decode(response.content, type=problems.Problem)
+        assert problem.status == response.status_code
