@@ -13,18 +13,22 @@ from harness import ME, Harness
 from portlayer.model import execution as e
 from portlayer.model import network as n
 from portlayer.model import storage as s
-from portlayer.model.errors import PortlayerError
+from portlayer.model.errors import NotFound
 
-Kind = Callable[[Harness], Awaitable[Awaitable[Any]]]
-
-
-async def create(harness: Harness) -> Awaitable[Any]:
-    return harness.commit(await harness.draft(network="gibson_network", volume="jar", name="cookie"))
+Retry = Callable[[], Awaitable[Any]]
+Picture = dict[str, tuple[Any, ...]]
+Kind = Callable[[Harness], Awaitable[Retry]]
 
 
-async def create_and_start(harness: Harness) -> Awaitable[Any]:
+async def create(harness: Harness) -> Retry:
     handle = await harness.draft(network="gibson_network", volume="jar", name="cookie")
-    return harness.commit(await harness.set_state(handle, "running"))
+    return lambda: harness.commit(handle)
+
+
+async def create_and_start(harness: Harness) -> Retry:
+    handle = await harness.draft(network="gibson_network", volume="jar", name="cookie")
+    handle = await harness.set_state(handle, "running")
+    return lambda: harness.commit(handle)
 
 
 async def _existing(harness: Harness, state: str) -> str:
@@ -38,15 +42,16 @@ async def _existing(harness: Harness, state: str) -> str:
 
 
 def to_state(before: str, after: str) -> Kind:
-    async def kind(harness: Harness) -> Awaitable[Any]:
+    async def kind(harness: Harness) -> Retry:
         handle = await _existing(harness, before)
-        return harness.commit(await harness.set_state(handle, after, timeout_seconds=0))
+        handle = await harness.set_state(handle, after, timeout_seconds=0)
+        return lambda: harness.commit(handle)
 
     return kind
 
 
 def edit(before: str, what: str) -> Kind:
-    async def kind(harness: Harness) -> Awaitable[Any]:
+    async def kind(harness: Harness) -> Retry:
         await harness.network("second")
         handle = await _existing(harness, before)
         match what:
@@ -66,27 +71,32 @@ def edit(before: str, what: str) -> Kind:
             case "resources":
                 change = e.SetResources(handle=handle, resources=e.Resources(pids=50))
                 handle = (await harness.pl.execution.set_resources(ME, change)).handle
-        return harness.commit(handle)
+        return lambda: harness.commit(handle)
 
     return kind
 
 
 def remove(before: str) -> Kind:
-    async def kind(harness: Harness) -> Awaitable[Any]:
+    async def kind(harness: Harness) -> Retry:
         await _existing(harness, before)
-        return harness.remove("cookie", force=True)
+
+        async def removal() -> None:
+            with contextlib.suppress(NotFound):
+                await harness.remove("cookie", force=True)
+
+        return removal
 
     return kind
 
 
-async def several(harness: Harness) -> Awaitable[Any]:
+async def several(harness: Harness) -> Retry:
     handles = tuple(
         [
             await harness.set_state(await harness.draft(network="gibson_network", name=f"c{index}"), "running")
             for index in range(3)
         ]
     )
-    return harness.pl.execution.commit(ME, e.Commit(handles=handles))
+    return lambda: harness.pl.execution.commit(ME, e.Commit(handles=handles))
 
 
 KINDS: dict[str, Kind] = {
@@ -106,12 +116,13 @@ KINDS: dict[str, Kind] = {
 }
 
 
-async def points(harness: Harness, kind: Kind) -> list[str]:
-    """The failpoints that the kind passes, each once with its count."""
+async def points(harness: Harness, kind: Kind) -> tuple[list[str], Picture]:
+    """The failpoints that the kind passes, and what it leads to."""
     work = await kind(harness)
     harness.failpoints.seen.clear()
-    await work
-    return list(dict.fromkeys(harness.failpoints.seen))
+    await work()
+    seen = list(dict.fromkeys(harness.failpoints.seen))
+    return seen, await picture(harness)
 
 
 async def check(harness: Harness) -> None:
@@ -122,7 +133,7 @@ async def check(harness: Harness) -> None:
             await asyncio.sleep(0.01)
     listed = (await harness.pl.execution.list_containers(ME, e.ListContainers())).containers
     for container in listed:
-        live = [one for one in world.live(container.id) if one.released]
+        live = [one for one in world.live(container.id) if one.state == "running"]
         assert bool(live) == (container.state in ("running", "paused")), container.state
         bound = {endpoint.address for endpoint in container.endpoints if endpoint.state == "bound"}
         for one in live:
@@ -149,28 +160,43 @@ async def test_kill_anywhere(harness: Harness, name: str) -> None:
     kind = KINDS[name]
     await harness.network()
     await harness.pl.storage.create_volume(ME, s.CreateVolume(name="jar"))
-    for point in await points(harness, kind):
-        await _clear(harness)
+    seen, wanted = await points(harness, kind)
+    assert seen
+    for point in seen:
+        await clear(harness)
         work = await kind(harness)
-        before = await _picture(harness)
-        task = await harness.until_hit(point, work)
+        before = await picture(harness)
+        task = await harness.until_hit(point, work())
         assert not task.done(), point
         await harness.crash()
         await check(harness)
-        after = await _picture(harness)
-        assert after == before or after != before, point
-    await _clear(harness)
+        assert await picture(harness) in (before, wanted), point
+        first = await work()
+        assert await picture(harness) == wanted, point
+        assert await work() == first, point
+        await check(harness)
+    await clear(harness)
 
 
-async def _picture(harness: Harness) -> dict[str, tuple[int, str]]:
+async def picture(harness: Harness) -> Picture:
+    """What a caller sees of all containers."""
     listed = (await harness.pl.execution.list_containers(ME, e.ListContainers())).containers
-    return {container.name: (container.revision, container.state) for container in listed}
+    return {
+        container.name: (
+            container.revision,
+            container.state,
+            sorted((endpoint.network, endpoint.state) for endpoint in container.endpoints),
+            [mount.volume for mount in container.mounts],
+            container.resources.pids,
+        )
+        for container in listed
+    }
 
 
-async def _clear(harness: Harness) -> None:
+async def clear(harness: Harness) -> None:
     for container in (await harness.pl.execution.list_containers(ME, e.ListContainers())).containers:
         await harness.remove(container.id, force=True)
-    with contextlib.suppress(PortlayerError):
+    with contextlib.suppress(NotFound):
         await harness.pl.network.delete_network(ME, n.NetworkRef(ref="second"))
     assert harness.world.incarnations == {}
     assert harness.world.rootfs == {}

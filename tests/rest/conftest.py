@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
-from rest.standins import World, flow
+from harness import Harness
+from rest.standins import KNOWN, World
 
+from portlayer.compose import Settings
 from portlayer.interfaces.components import Components
-from portlayer.model.service import KvEntry
+from portlayer.interfaces.store import Store
+from portlayer.model.caller import Caller
+from portlayer.model.execution import Wait
+from portlayer.model.storage import CreateVolume
 from portlayer.rest.client import RestClient
 from portlayer.rest.server import Server
+from portlayer.stores.memory import MemoryStore
 
 
 @pytest.fixture
@@ -44,20 +49,27 @@ async def http(server: Server, tmp_path: Path) -> AsyncIterator[aiohttp.ClientSe
 
 
 @pytest.fixture(scope="module")
-def rest_app_factory() -> Callable[[], AbstractAsyncContextManager[Components]]:
-    """What schemathesis is let loose on."""
+def rest_app_factory(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], AbstractAsyncContextManager[Components]]:
+    """What schemathesis is let loose on: real components on the memory substrate, and one of everything."""
+    directory = tmp_path_factory.mktemp("port layer")
 
     @asynccontextmanager
     async def app() -> AsyncIterator[Components]:
-        world = World()
-        entry = KvEntry(key="k", value=b"v", etag="1")
-        world.answer("service", "get_kv", entry)
-        world.answer("service", "put_kv", entry)
-        for method in ("output", "logs"):
-            world.behave("interaction", method, nothing)
-        yield world.components
+        store = MemoryStore()
 
-    async def nothing(*_: Any) -> AsyncIterator[Any]:
-        return flow()
+        async def open_store() -> Store:
+            return store
+
+        harness = Harness(open_store, directory, Settings())
+        await harness.start()
+        await harness.image()
+        await harness.network(KNOWN["network"])
+        await harness.pl.storage.create_volume(Caller(), CreateVolume(name=KNOWN["storage"]))
+        await harness.run("true", name=KNOWN["execution"], network=KNOWN["network"], volume=KNOWN["storage"])
+        await harness.pl.execution.wait(Caller(), Wait(ref=KNOWN["execution"]))
+        try:
+            yield harness.pl
+        finally:
+            await harness.close()
 
     return app

@@ -16,6 +16,9 @@ from portlayer.model.base import Value
 from portlayer.model.caller import Caller
 from portlayer.rest.calls import CALLS
 
+KNOWN = {"execution": "cookie_monster", "interaction": "cookie_monster", "network": "lan", "storage": "jar"}
+"""Names of what is there for schemathesis to find, by component."""
+
 Behaviour = Callable[..., Awaitable[Any]]
 
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import msgspec
 import pytest
+import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
+from rest.standins import KNOWN
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -69,6 +71,19 @@ def url(rest_app_factory: Callable[[], AbstractAsyncContextManager[Components]])
     serving.stop()
 
 
+def lead(case: Any, url: str) -> None:
+    """Point half of the cases at what is there: random names and handles alone only ever find nothing."""
+    if case.operation.definition.raw["operationId"] == "execution.wait":
+        case.query["timeoutSeconds"] = 0.01
+    if len(case.path_parameters.get("ref", "")) % 2:
+        case.path_parameters["ref"] = KNOWN.get(case.operation.tags[0], "default")
+    if "vch" in case.path_parameters and case.path_parameters["vch"].isascii():
+        case.path_parameters["vch"] = "default"
+    if isinstance(case.body, dict) and len(str(case.body.get("handle", ""))) % 2:
+        path = f"/v1/vchs/default/execution/containers/{KNOWN['execution']}/handle"
+        case.body["handle"] = requests.post(f"{url}{path}", timeout=10).json().get("handle", "gone")
+
+
 @SCHEMA.parametrize()
 @settings(
     max_examples=8,
@@ -78,6 +93,7 @@ def url(rest_app_factory: Callable[[], AbstractAsyncContextManager[Components]])
     suppress_health_check=list(HealthCheck),
 )
 def test_no_fault_and_answers_as_documented(case: Any, url: str) -> None:
+    lead(case, url)
     response = case.call(base_url=url, timeout=10)
     case.validate_response(response, checks=CHECKS)
     assert response.status_code != 500

@@ -58,8 +58,11 @@ async def _passing_on(
         def spawn(work: Awaitable[None]) -> None:
             tasks.add(group.create_task(_unless_over(work)))
 
+        def forward(name: str) -> None:
+            spawn(pl.execution.signal(container, name))
+
         for number in _FORWARDED:
-            loop.add_signal_handler(number, lambda name=number.name: spawn(pl.execution.signal(container, name)))
+            loop.add_signal_handler(number, forward, number.name)
         if terminal:
             loop.add_signal_handler(signal.SIGWINCH, lambda: spawn(_resize(attachment)))
             spawn(_resize(attachment))

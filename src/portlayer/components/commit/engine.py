@@ -22,7 +22,7 @@ from portlayer.components import keys
 from portlayer.components.commit import outcome
 from portlayer.components.commit.claims import Claims
 from portlayer.components.commit.gathering import gather, look
-from portlayer.components.commit.intents import Intent, Joined, Piece
+from portlayer.components.commit.intents import Intent, Joined, Piece, read_intent
 from portlayer.components.commit.locks import Locks
 from portlayer.components.commit.steps import Steps
 from portlayer.components.handles import Draft
@@ -282,13 +282,18 @@ class Engine:
 
     async def recover(self, vch: str, container: str) -> None:
         """Finish or undo the intent under *container* that nobody works on any more."""
-        async with self.locks.hold(container):
-            record = await self._store.get(keys.entity(vch, "intents", container))
-            if record is None:
-                return
-            with contextlib.suppress(PortlayerError):
-                intent = decode(Intent, record.value)
+        record = await self._store.get(keys.entity(vch, "intents", container))
+        if record is None:
+            return
+        intent = read_intent(record.value)
+        if isinstance(intent, Joined):
+            await self.recover(vch, intent.leader)
+            return
+        async with self.locks.hold(*(piece.container for piece in intent.pieces)):
+            try:
                 await self._recover(intent, record.revision)
+            except PortlayerError:
+                log.exception("commit %s can neither be finished nor undone now; it will be tried again", intent.id)
 
     async def _recover(self, intent: Intent, revision: int) -> None:
         steps = Steps(self.substrate, intent.pieces, await self._networks(intent.vch, intent.pieces))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from portlayer.interfaces.store import Delete, Put
 from portlayer.model.base import Value
 from portlayer.model.execution import ContainerSpec, Observed
@@ -42,7 +44,7 @@ class Piece(Value):
     bump: bool = True
 
 
-class Intent(Value):
+class Intent(Value, tag="intent"):
     """phase prepared: may be undone, or rolled forward where a Stop has done its work. committed: the record has
     changed, `after` remains. undo puts the claims back; freed is let go at the very end.
     """
@@ -56,7 +58,15 @@ class Intent(Value):
     finally_free: tuple[Op, ...] = ()
 
 
-class Joined(Value):
+class Joined(Value, tag="joined"):
     """Lock of a further container of the intent that stands under container `leader`."""
 
     leader: str
+
+
+_decoder = msgspec.json.Decoder(Intent | Joined)
+
+
+def read_intent(data: bytes) -> Intent | Joined:
+    """What stands under a container's intent key."""
+    return _decoder.decode(data)

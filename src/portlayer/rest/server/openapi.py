@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from typing import Any
 
@@ -41,7 +42,7 @@ def document() -> Schema:
         "openapi": "3.1.0",
         "info": {"title": "portlayer", "version": __version__, "description": _INTRODUCTION},
         "servers": [{"url": "/"}],
-        "tags": [{"name": name, "description": protocol_doc(name)} for name in PROTOCOLS],
+        "tags": [{"name": name, "description": _purpose(protocol)} for name, protocol in PROTOCOLS.items()],
         "paths": paths,
         "components": {"schemas": _schemas(), "responses": {"Problem": _problem_response()}},
     }
@@ -49,16 +50,9 @@ def document() -> Schema:
     return plain
 
 
-def protocol_doc(component: str) -> str:
-    """What a component is, in the words of its interface."""
-    module = {
-        "service": service,
-        "storage": storage,
-        "execution": execution,
-        "network": network,
-        "interaction": interaction,
-    }
-    return (module[component].__doc__ or "").strip()
+def _purpose(protocol: type) -> str:
+    """What a component is for, in the words of its interface's module."""
+    return (sys.modules[protocol.__module__].__doc__ or "").strip()
 
 
 def _schemas() -> Schema:

@@ -116,7 +116,7 @@ def _remove(group: Path) -> bool:
     except OSError:
         try:
             for part in _tree(str(group)):
-                os.rmdir(part)
+                Path(part).rmdir()
         except OSError:
             return not group.exists()
     return True

@@ -14,18 +14,19 @@ from datetime import datetime
 
 from portlayer.model.interaction import STDERR, STDOUT, Chunk
 
-LARGEST = 65_536 - 512
-"""Bytes in a chunk: with its header it fits into the largest frame of an attachment."""
+LARGEST = 60 << 10
+"""Bytes in a chunk, as the interface promises."""
 _TEXT = 45
 _STREAM, _TAG = 36, 43
 _STREAMS = {b"stdout ": STDOUT, b"stderr ": STDERR}
 _FULL = ord("F")
 
 
-def parse(block: bytes, start: int) -> tuple[list[Chunk], int]:
+def parse(block: bytes, start: int, *, split: bool = False) -> tuple[list[Chunk], int]:
     """The pieces in the whole lines of *block*, which begins at cursor *start*; and the cursor after those lines.
 
-    Neighbours on one stream become one chunk, with the time of the first. Lines of any other shape are left out.
+    Neighbours on one stream become one chunk, with the time of the first; with *split* only the pieces of one line.
+    Lines of any other shape are left out.
     """
     chunks: list[Chunk] = []
     pieces: list[bytes] = []
@@ -43,7 +44,7 @@ def parse(block: bytes, start: int) -> tuple[list[Chunk], int]:
         found = block[position + _STREAM : position + _TAG] if end - position >= _TEXT else b""
         if found in _STREAMS:
             length = end - position - _TEXT
-            if found != stream or size + length >= LARGEST:
+            if found != stream or size + length >= LARGEST or (split and pieces[-1:] and pieces[-1].endswith(b"\n")):
                 flush()
                 stream, size, first = found, 0, position
             full = block[position + _TAG] == _FULL

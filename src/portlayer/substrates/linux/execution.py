@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Mapping
+from pathlib import Path
 
 from portlayer.interfaces.substrate import Observation, Presence, StartFailure
 from portlayer.model.base import rfc3339
@@ -23,14 +24,13 @@ from portlayer.substrates.linux.incarnation import Incarnation, Record, exits
 from portlayer.substrates.linux.launch import Launched, Launcher
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.process import Process
-from portlayer.substrates.linux.runtime import Runtime
+from portlayer.substrates.linux.runtime import NOT_FOUND, Runtime
 from portlayer.substrates.linux.spawn import Spawner
 
 _POLL_SECONDS = 0.001
 _END_SECONDS = 5.0
 _FAILED_START = 1
 _RUNTIME_SECONDS = 60.0
-_COMPLAINTS = 4096
 
 
 class LinuxExecution:
@@ -93,7 +93,7 @@ class LinuxExecution:
             await self.remove(container.id, incarnation)
 
     async def _adopt(self) -> None:
-        names = set(os.listdir(self._paths.incarnations))
+        names = _names(self._paths.incarnations)
         for name in names:
             place = Incarnation(self._paths, name)
             record = place.record()
@@ -101,7 +101,7 @@ class LinuxExecution:
                 self._exits.watch(place, record)
             elif place.container() is None:
                 await asyncio.to_thread(place.delete)
-        for name in {*self._cgroups.names(), *os.listdir(exits(self._paths))} - names:
+        for name in ({*self._cgroups.names()} | _names(exits(self._paths))) - names:
             await self.remove("", name)
 
     async def prepare(
@@ -113,6 +113,8 @@ class LinuxExecution:
             if record is not None and process.is_alive(record.init):
                 return None
             await self.remove(container.id, incarnation)
+        if not container.process.args or not container.process.args[0]:
+            return StartFailure(exit_code=NOT_FOUND, reason="There is no program to run: its name is empty.")
         try:
             failure = await self._create(container, place, networks)
         except BaseException as error:
@@ -127,26 +129,45 @@ class LinuxExecution:
     async def _create(
         self, container: ContainerSpec, place: Incarnation, networks: Mapping[str, NetworkSpec]
     ) -> StartFailure | None:
-        launched = await self._spawner.run(self._launcher.launch, container, place.id, networks, self.runtime)
+        starting = asyncio.ensure_future(
+            self._spawner.run(self._launcher.launch, container, place.id, networks, self.runtime)
+        )
+        try:
+            launched = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # A thread cannot be stopped: only what it has started can be undone.
+            await asyncio.to_thread((await starting).abandon)
+            starting.result().close()
+            raise
+        try:
+            record = await self._record(container, place, launched)
+            if isinstance(record, StartFailure):
+                await asyncio.to_thread(launched.abandon)
+                return record
+        except BaseException:
+            await asyncio.to_thread(launched.abandon)
+            raise
+        finally:
+            launched.close()
+            if any(mount.subpath for mount in container.mounts.values()):
+                await self._spawner.run(self._launcher.release_subpaths, place.id)
+        place.save(record)
+        self._exits.watch(place, record)
+        return None
+
+    async def _record(self, container: ContainerSpec, place: Incarnation, launched: Launched) -> Record | StartFailure:
+        """Wait for the runtime, and write down what it made."""
         try:
             async with asyncio.timeout(self._runtime_seconds):
                 report = await conmon.report(launched.report)
         except TimeoutError:
             waited = f"{self.runtime.path} did not create the process within {self._runtime_seconds:g} s"
             raise _failed("prepare", f"{waited}; see what it waits for, or remove the container.", place.id) from None
-        finally:
-            os.close(launched.report)
-            complaints = _drain(launched.errors)
-            if any(mount.subpath for mount in container.mounts.values()):
-                await self._spawner.run(self._launcher.release_subpaths, place.id)
         if report is None or report.data < 0:
-            return self._refused(place.id, report.message if report is not None else complaints)
-        record = self._checked(container, place, launched, report.data)
-        place.save(record)
-        self._exits.watch(place, record)
-        return None
+            return self._refused(place.id, report.message if report is not None else launched.complaints())
+        return self._checked(container, place, launched, report.data)
 
-    def _refused(self, incarnation: str, message: str) -> StartFailure | None:
+    def _refused(self, incarnation: str, message: str) -> StartFailure:
         failure = self.runtime.refusal(message)
         if failure is None:
             reason = message.strip()[-2000:] or "it ended without a word"
@@ -155,10 +176,10 @@ class LinuxExecution:
 
     def _checked(self, container: ContainerSpec, place: Incarnation, launched: Launched, pid: int) -> Record:
         """What the runtime says it made, as far as the kernel agrees."""
-        init = process.identify(pid) if pid > 0 else None
+        init, holder = process.identify(pid), process.identify(launched.conmon)
         waiting = process.executable(pid)
         ours = self._cgroups.path(place.id) in process.groups(pid)
-        if init is None or waiting is None or launched.conmon is None or not ours:
+        if init is None or holder is None or waiting is None or not ours:
             raise _failed("prepare", f"{self.runtime.path} reported a process that is not the container's.", place.id)
         stdin = ""
         if container.stdin:
@@ -166,7 +187,7 @@ class LinuxExecution:
         return Record(
             container=container.id,
             init=init,
-            conmon=launched.conmon,
+            conmon=holder,
             waiting=waiting,
             terminal=container.terminal,
             stdin=stdin,
@@ -187,7 +208,7 @@ class LinuxExecution:
 
     async def _executed(self, place: Incarnation, record: Record) -> StartFailure | None:
         """Wait until the program runs, or its end is known: a runtime that cannot run it says so and exits with 1."""
-        while (now := process.executable(record.init.pid)) == record.waiting:
+        while (now := process.executable(record.init.pid)) == record.waiting:  # noqa: ASYNC110 - the kernel tells nobody
             await asyncio.sleep(_POLL_SECONDS)
         if now is not None and process.is_alive(record.init):
             return None
@@ -236,7 +257,7 @@ class LinuxExecution:
             await asyncio.to_thread(self._kill, place.id, holders if record is None else [], record)
         for holder in holders:
             await self._holder_gone(place.id, holder)
-        while not await asyncio.to_thread(self._clear, place):
+        while not await asyncio.to_thread(self._clear, place):  # noqa: ASYNC110 - nothing tells of an empty group
             await asyncio.sleep(_POLL_SECONDS)
 
     def _clear(self, place: Incarnation) -> bool:
@@ -284,9 +305,10 @@ class LinuxExecution:
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
             self._cgroups.freeze(incarnation, frozen=False)
-            raise _failed(
-                "pause", f"a process of container {container} does not stop; it is resumed. Try again.", incarnation
-            ) from None
+            reason = f"a process of container {container} does not stop; it is resumed. Try again."
+        else:
+            reason = f"container {container} does not run any more."
+        raise _failed("pause", reason, incarnation)
 
     async def resume(self, container: str, incarnation: str) -> None:
         del container
@@ -309,7 +331,11 @@ class LinuxExecution:
             return state
         end = place.exit()
         if end is None and process.is_alive(record.conmon):
-            await self._exits.wait(incarnation)
+            try:
+                async with asyncio.timeout(_END_SECONDS):
+                    await self._exits.wait(incarnation)
+            except TimeoutError:
+                return Observation(state="running")
             end = place.exit()
         if end is None or not place.was_released():
             return Observation(state="absent")
@@ -335,7 +361,7 @@ class LinuxExecution:
 
     async def present(self) -> list[Presence]:
         found = []
-        for name in sorted(os.listdir(self._paths.incarnations)):
+        for name in sorted(_names(self._paths.incarnations)):
             container = Incarnation(self._paths, name).container()
             if container is not None:
                 found.append(Presence(container=container, incarnation=name))
@@ -347,12 +373,12 @@ class LinuxExecution:
         return [
             *(f"process {holder.pid} (conmon)" for holder in holders),
             *(f"cgroup {self._cgroups.path(name)}" for name in self._cgroups.names()),
-            *(f"incarnation {name}" for name in sorted(os.listdir(self._paths.incarnations))),
+            *(f"incarnation {name}" for name in sorted(_names(self._paths.incarnations))),
         ]
 
     async def purge(self) -> None:
         """Remove all that `leftovers` lists, and the parent of the groups."""
-        for name in {*self._cgroups.names(), *os.listdir(self._paths.incarnations), *os.listdir(exits(self._paths))}:
+        for name in {*self._cgroups.names()} | _names(self._paths.incarnations) | _names(exits(self._paths)):
             await self.remove("", name)
         self._cgroups.close()
 
@@ -360,9 +386,8 @@ class LinuxExecution:
 _KILL = signal.SIGKILL
 
 
-def _drain(memory: int) -> str:
-    with open(memory, "rb") as file:
-        return os.pread(file.fileno(), _COMPLAINTS, 0).decode(errors="replace")
+def _names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
 
 
 def _failed(step: str, reason: str, incarnation: str) -> PortlayerError:

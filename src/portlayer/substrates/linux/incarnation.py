@@ -11,6 +11,8 @@ incarnations/<incarnation>/
 exits/<incarnation>     exit code, decimal; conmon renames it into place as the last thing it does
 """
 
+# Paths are strings here: a Path would cost more than the system call that it is for.
+# ruff: noqa: PTH102, PTH104, PTH108, PTH106, PTH110, PTH112, PTH123
 from __future__ import annotations
 
 import contextlib
@@ -100,7 +102,7 @@ class Incarnation:
     def exit(self) -> tuple[int, int] | None:
         """Exit code and when it ended, in nanoseconds since the epoch."""
         try:
-            with open(self.exit_file, "rb") as file:  # noqa: PTH123 - in every observation
+            with open(self.exit_file, "rb") as file:
                 return int(file.read()), os.fstat(file.fileno()).st_mtime_ns
         except FileNotFoundError:
             return None

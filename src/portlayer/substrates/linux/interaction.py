@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from portlayer.model.errors import InvalidState
 from portlayer.model.interaction import Chunk
@@ -44,7 +44,9 @@ class LinuxInteraction:
         except FileNotFoundError:
             return 0
 
-    async def read_log(self, container: str, cursor: int = 0, *, follow: str = "") -> AsyncIterator[Chunk]:
+    async def read_log(
+        self, container: str, cursor: int = 0, *, follow: str = "", split: bool = False
+    ) -> AsyncGenerator[Chunk, None]:
         path = str(self._paths.log(container))
         try:
             log = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -56,7 +58,7 @@ class LinuxInteraction:
             while True:
                 changed.clear()
                 last = not follow or self._exits.is_over(follow)  # looked at before the log: it is whole by then
-                chunks, following = await _read(log, cursor)
+                chunks, following = await _read(log, cursor, split=split)
                 for chunk in chunks:
                     yield chunk
                 if following != cursor:
@@ -134,11 +136,11 @@ class LinuxInteraction:
             stdin.close()
 
 
-async def _read(log: int, cursor: int) -> tuple[list[Chunk], int]:
+async def _read(log: int, cursor: int, *, split: bool) -> tuple[list[Chunk], int]:
     """The next block of the log, parsed."""
     if os.fstat(log).st_size - cursor <= _INLINE:
-        return conmonlog.parse(os.pread(log, _INLINE, cursor), cursor)
-    return await asyncio.to_thread(lambda: conmonlog.parse(os.pread(log, _BLOCK, cursor), cursor))
+        return conmonlog.parse(os.pread(log, _INLINE, cursor), cursor, split=split)
+    return await asyncio.to_thread(lambda: conmonlog.parse(os.pread(log, _BLOCK, cursor), cursor, split=split))
 
 
 def _no_stdin(container: str) -> InvalidState:

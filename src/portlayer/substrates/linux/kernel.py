@@ -13,6 +13,7 @@ MS_REC = 0x4000
 MS_SLAVE = 1 << 19
 MS_SHARED = 1 << 20
 MNT_DETACH = 2
+RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 IN_MODIFY = 0x2
 IN_MOVED_TO = 0x80
@@ -48,7 +49,8 @@ def umount(target: str, flags: int = 0) -> None:
 
 
 def openat2(directory: int, path: str, flags: int, resolve: int = RESOLVE_IN_ROOT) -> int:
-    """Open *path* below *directory*, which is the root for `..` and for links while it is resolved."""
+    """Open *path* below *directory*, which is the root for `..` and for links while it is resolved; with
+    RESOLVE_BENEATH what would lead out of it fails instead."""
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
     return _checked(_libc.syscall(_SYS_OPENAT2, directory, path.encode(), how, len(how)), path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,6 @@ from portlayer.substrates.linux import capabilities, conmon, hostfiles, kernel, 
 from portlayer.substrates.linux.cgroups import Cgroups
 from portlayer.substrates.linux.incarnation import Incarnation, exits
 from portlayer.substrates.linux.paths import Paths
-from portlayer.substrates.linux.process import Process, identify
 from portlayer.substrates.linux.runtime import Runtime, find_program
 from portlayer.substrates.linux.spawn import spawn
 from portlayer.substrates.linux.spec import CONFIG, Host, Volume, build
@@ -25,16 +25,34 @@ from portlayer.substrates.linux.spec import CONFIG, Host, Volume, build
 # Those that need no shared libraries, which an image may not have; by package: docker.io or tini, catatonit, podman.
 _INITS = ("/usr/bin/docker-init", "/usr/bin/tini-static", "/usr/bin/catatonit", "/usr/libexec/podman/catatonit")
 _OPEN_FILES = 1_048_576
+_COMPLAINTS = 4096
 
 
 class Launched(NamedTuple):
-    """conmon, the read end of its report, a file in memory with what it complained of, and where the output of this
-    start begins in the log."""
+    """conmon's pid, a child of ours; the read end of its report; a file in memory with what it complained of; and where
+    the output of this start begins in the log."""
 
-    conmon: Process | None
+    conmon: int
     report: int
     errors: int
     log_offset: int
+
+    def complaints(self) -> str:
+        """What conmon said on its stderr, which it closes soon."""
+        return os.pread(self.errors, _COMPLAINTS, 0).decode(errors="replace")
+
+    def close(self) -> None:
+        """Our descriptors."""
+        os.close(self.report)
+        os.close(self.errors)
+
+    def abandon(self) -> None:
+        """Kill it with the runtime, which is in its group, and wait for it. It is a child that nobody has waited for,
+        so the number is still its own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.conmon, signal.SIGKILL)
+        os.kill(self.conmon, signal.SIGKILL)
+        os.waitpid(self.conmon, 0)
 
 
 class Launcher:
@@ -97,7 +115,7 @@ class Launcher:
             raise
         finally:
             os.close(write)
-        return Launched(identify(pid), read, errors, log_offset)
+        return Launched(pid, read, errors, log_offset)
 
     def _volume(self, place: Incarnation, number: int, mount: MountSpec) -> Volume:
         source = f"{place.directory}/volumes/{number}" if mount.subpath else str(self._paths.volume(mount.volume))
@@ -122,12 +140,13 @@ class Launcher:
     def _open_subpath(self, mount: MountSpec) -> int:
         volume = os.open(self._paths.volume(mount.volume), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return kernel.openat2(volume, mount.subpath, os.O_PATH)
-        except (FileNotFoundError, NotADirectoryError):
+            return kernel.openat2(volume, mount.subpath, os.O_PATH, kernel.RESOLVE_BENEATH)
+        except OSError as error:
             raise InvalidArgument(
-                f"Volume {mount.volume_name} has no {mount.subpath[:200]!r}; make it first, or choose another subpath.",
+                f"Volume {mount.volume_name} has no {mount.subpath[:200]!r} in it ({error.strerror}); "
+                "make it first, or choose another subpath.",
                 pointer="/subpath",
-            ) from None
+            ) from error
         finally:
             os.close(volume)
 
@@ -151,12 +170,17 @@ def host_limits(cgroups: Cgroups) -> Host:
     )
 
 
+def find_init() -> str:
+    """The program that `init` puts first in a container; "" where this host has none."""
+    return next((os.path.realpath(path) for path in _INITS if os.access(path, os.X_OK)), "")
+
+
 def _init() -> str:
-    found = next((path for path in _INITS if os.access(path, os.X_OK)), "")
+    found = find_init()
     if not found:
         raise Unsupported(
             "This host has no init for containers; install catatonit or tini, or leave `init` out.",
             option="init",
             pointer="/process/init",
         )
-    return os.path.realpath(found)
+    return found

@@ -5,6 +5,8 @@ duplicate of it (pidfd_getfd(2)) and write ourselves: nothing is copied by conmo
 own end closes nothing. conmon closes its own when a connection to its attach socket ends, and nobody else connects.
 """
 
+# Paths are strings here: a Path would cost more than the system call that it is for.
+# ruff: noqa: PTH115, PTH208
 from __future__ import annotations
 
 import asyncio

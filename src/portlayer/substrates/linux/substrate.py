@@ -23,6 +23,7 @@ class LinuxSubstrate:
 
     def __init__(self, paths: Paths, runtime: str | None = None) -> None:
         self._paths = paths
+        self._features: Mapping[str, str] = {}
         self._inotify = Inotify()
         self._exits = Exits(paths, self._inotify)
         self.storage = LinuxStorage(paths)
@@ -31,6 +32,8 @@ class LinuxSubstrate:
         self.interaction = LinuxInteraction(paths, self._exits, self._inotify)
 
     async def start(self) -> Mapping[str, str]:
+        if self._features:
+            return self._features
         if os.geteuid() != 0:
             raise Unavailable("The Linux substrate needs root: mounts, namespaces and control groups. Run it as root.")
         try:
@@ -39,10 +42,11 @@ class LinuxSubstrate:
             await self.storage.start()
             self._inotify.start()
             self._exits.start()
-            return {**await self.execution.start(), **await self.network.start()}
+            self._features = {**await self.execution.start(), **await self.network.start()}
         except BaseException:
             await self.close()
             raise
+        return self._features
 
     async def close(self) -> None:
         self.interaction.close()

@@ -1,0 +1,7 @@
+"""`portlayer doctor`."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(rich_markup_mode=None)
