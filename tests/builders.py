@@ -60,10 +60,7 @@ def container(
     mounts: Sequence[MountSpec] = (),
     **fields: Any,
 ) -> ContainerSpec:
-    """A container that runs *args* on `layer()` or on *layers*; *fields* are those of ContainerSpec.
-
-    Its processes have PORTLAYER_TEST=<container id> in their environment: by that a test finds them on a host.
-    """
+    """A container that runs *args* on `layer()` or on *layers*; *fields* are those of ContainerSpec."""
     ident = new_id()
     name = fields.pop("name", f"c-{ident[:8]}")
     return ContainerSpec(
@@ -73,7 +70,7 @@ def container(
         image=ContainerImage(id=ident, name="busybox:latest", layers=tuple(layers or (layer()[0],))),
         process=Process(
             args=args or ("true",),
-            env=("PATH=/bin", f"PORTLAYER_TEST={ident}", *env),
+            env=("PATH=/bin", *env),
             cwd=cwd,
             user=user,
             terminal=terminal,

@@ -22,6 +22,7 @@ from portlayer.components.handles import Sealer
 from portlayer.components.interaction import LocalInteraction
 from portlayer.components.network import LocalNetwork
 from portlayer.components.observer import Observer
+from portlayer.components.ports import Ports
 from portlayer.components.records import Records
 from portlayer.components.replays import Replays
 from portlayer.components.service import LocalService, ensure_vch
@@ -146,7 +147,7 @@ async def assemble(
             service=LocalService(records, instance, {substrate.name: features}, substrate.execution.present),
             storage=storage,
             execution=execution,
-            network=LocalNetwork(drafts, pool, replays, substrate.network),
+            network=LocalNetwork(drafts, pool, Ports(store, LOCAL_HOST), replays, substrate.network),
             interaction=LocalInteraction(drafts, substrate.interaction),
         )
     finally:

@@ -50,21 +50,19 @@ class LinuxBench(Bench):
 
 
 def main_pid(started: Started) -> int:
-    """The main process of a running container: it has the container's mark in its environment and is pid 1 there."""
-    mark = f"PORTLAYER_TEST={started.spec.id}".encode()
+    """The main process: pid 1 of its namespace, in control groups that are named after the incarnation."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            marked = mark in (process / "environ").read_bytes().split(b"\0")
-            if marked and _field(process, "NSpid").split()[-1] == "1":
+            if started.incarnation in (process / "cgroup").read_text() and _is_first(process):
                 return int(process.name)
         except (FileNotFoundError, ProcessLookupError):
             continue
     raise AssertionError(f"{started.spec.id} has no main process")
 
 
-def _field(process: Path, name: str) -> str:
-    lines = (process / "status").read_text().splitlines()
-    return next(line.split(":", 1)[1] for line in lines if line.startswith(f"{name}:"))
+def _is_first(process: Path) -> bool:
+    pids = next(line for line in (process / "status").read_text().splitlines() if line.startswith("NSpid:"))
+    return pids.split()[-1] == "1"
 
 
 def _reaches(pid: int, address: str) -> bool:

@@ -6,15 +6,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from portlayer.compose import Settings, make_paths
-from portlayer.interfaces.substrate import Substrate
+from portlayer.substrates.linux.incarnation import exits
 from portlayer.substrates.linux.substrate import LinuxSubstrate
 
 
 @asynccontextmanager
-async def open_substrate(settings: Settings) -> AsyncIterator[Substrate]:
-    """The substrate of this instance alone, without its store."""
-    substrate = LinuxSubstrate(make_paths(settings), runtime=settings.runtime or None)
-    await substrate.start()
+async def open_substrate(settings: Settings) -> AsyncIterator[LinuxSubstrate]:
+    """The substrate of this instance, for looking and removing alone: it is not started, so it makes nothing new."""
+    paths = make_paths(settings)
+    for directory in (paths.incarnations, exits(paths)):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    substrate = LinuxSubstrate(paths)
+    await substrate.network.start()
     try:
         yield substrate
     finally:

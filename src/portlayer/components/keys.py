@@ -5,6 +5,7 @@
 /subnets                                         Subnets: CIDR -> network, of all tenants on this substrate
 /gone/networks/<host>/<network>                  network deleted, still to be removed from that host
 /layers/<diffID>/<vch>/<image>                   empty: this image has the layer
+/ports/<host>/<protocol>/<port>                  the endpoint that publishes it
 /vchs/<vch>                                      VchRecord
 /v/<vch>/containers/<id>                         ContainerRecord: what is committed
 /v/<vch>/observed/<id>                           Observed: what is known of its process
@@ -70,6 +71,10 @@ def layer_users(diff_id: str) -> str:
 
 def layer_user(diff_id: str, vch: str, image: str) -> str:
     return f"/layers/{diff_id}/{vch}/{image}"
+
+
+def port(host: str, protocol: str, number: int) -> str:
+    return f"/ports/{host}/{protocol}/{number}"
 
 
 def network_hosts(vch: str, network: str) -> str:

@@ -11,6 +11,7 @@ from portlayer.components import keys
 from portlayer.components.addresses import Pool
 from portlayer.components.drafts import Drafts, Preview
 from portlayer.components.handles import NetworkPin
+from portlayer.components.ports import Ports
 from portlayer.components.records import decode, event, event_puts, label_filter, put
 from portlayer.components.replays import Replays
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
@@ -47,11 +48,12 @@ class Subnets(Value):
 class LocalNetwork:
     """Implements interfaces.network.Network. Hosts get and lose networks by commits, not by this component."""
 
-    def __init__(self, drafts: Drafts, pool: Pool, replays: Replays, driver: NetworkDriver) -> None:
+    def __init__(self, drafts: Drafts, pool: Pool, ports: Ports, replays: Replays, driver: NetworkDriver) -> None:
         self._drafts = drafts
         self._records = drafts.records
         self._store = drafts.records.store
         self._pool = pool
+        self._ports = ports
         self._replays = replays
         self._driver = driver
 
@@ -68,7 +70,7 @@ class LocalNetwork:
             mac_address=pure.check_mac(request.mac_address) if request.mac_address else pure.mac_of(ident),
             requested_address=_check_address(network, request),
             aliases=_check_aliases(request.aliases),
-            ports=_check_ports(request.ports),
+            ports=await self._ports.choose(network, request.ports),
         )
         handle = self._drafts.seal(preview, c.AddEndpoint(endpoint=endpoint))
         return m.JoinedNetwork(handle=handle, endpoint_id=ident)
@@ -321,9 +323,3 @@ def _check_aliases(aliases: tuple[str, ...]) -> tuple[str, ...]:
             "Names of other containers are not resolved yet; leave aliases out.", option="aliases", pointer="/aliases"
         )
     return aliases
-
-
-def _check_ports(ports: tuple[m.Port, ...]) -> tuple[m.Port, ...]:
-    if ports:
-        raise Unsupported("Ports are not published yet; leave them out.", option="ports", pointer="/ports")
-    return ports

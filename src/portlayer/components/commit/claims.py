@@ -22,8 +22,9 @@ class Claims:
     finally_free wait until the substrate has let go too. reasons says what a failed check on a key means.
     """
 
-    def __init__(self, vch: str) -> None:
+    def __init__(self, vch: str, host: str) -> None:
         self.vch = vch
+        self._host = host
         self.checks: list[Check] = []
         self.takes: list[Op] = []
         self.undo: list[Op] = []
@@ -53,7 +54,7 @@ class Claims:
         self._demand(Check(key, 0), taken)
         self._take(Op(key=key, value=spec.id.encode()), Op(key=key))
 
-    async def add(self, records: Records, piece: Piece, host: str, known_networks: set[str]) -> None:
+    async def add(self, records: Records, piece: Piece, known_networks: set[str]) -> None:
         """Gather what *piece* takes and gives back. known_networks: those that this host is recorded to have."""
         old, new = piece.old, piece.new
         if piece.removal:
@@ -69,7 +70,7 @@ class Claims:
         await self._endpoints(records, old, new)
         for step in piece.plan.before:
             if isinstance(step, MakeNetwork) and step.network not in known_networks:
-                self.takes.append(Op(key=keys.network_hosts(self.vch, step.network) + host, value=b""))
+                self.takes.append(Op(key=keys.network_hosts(self.vch, step.network) + self._host, value=b""))
 
     def _remove(self, spec: ContainerSpec) -> None:
         self.frees.append(Op(key=keys.name(self.vch, "containers", spec.name)))
@@ -95,16 +96,19 @@ class Claims:
                 self._use("networks", network, endpoint.network_name, new.id)
             if endpoint.bound and not (earlier and earlier.bound and earlier.address == endpoint.address):
                 await self._allocate(records, endpoint, new.id)
+                self._publish(endpoint)
         for network, earlier in before.items():
             now = new.endpoints.get(network)
             if now is None or now.id != earlier.id:
                 self.frees += self._let_go(earlier, new.id, joined=now is not None)
             elif earlier.bound and earlier.address != now.address:
-                self.frees.append(Op(key=keys.address(self.vch, network, earlier.address)))
+                self.frees += self._let_go(earlier, new.id, joined=True)
 
     def _let_go(self, endpoint: EndpointSpec, container: str, *, joined: bool = False) -> Iterable[Op]:
         if endpoint.bound:
             yield Op(key=keys.address(self.vch, endpoint.network, endpoint.address))
+            for port in endpoint.ports:
+                yield Op(key=keys.port(self._host, port.protocol, port.host_port))
         if not joined:
             yield Op(key=keys.use(self.vch, "networks", endpoint.network, container))
 
@@ -126,6 +130,14 @@ class Claims:
         if lease is not None:
             back = Op(key=lease_key, value=lease.value, ttl_seconds=LEASE_SECONDS)
             self._take(Op(key=lease_key), back)
+
+    def _publish(self, endpoint: EndpointSpec) -> None:
+        for port in endpoint.ports:
+            key = keys.port(self._host, port.protocol, port.host_port)
+            number = f"{port.host_port}/{port.protocol}"
+            taken = AlreadyExists(f"Port {number} of the host is published already.", kind="port", id=number)
+            self._demand(Check(key, 0), taken)
+            self._take(Op(key=key, value=endpoint.id.encode()), Op(key=key))
 
     def explain(self, failure: CheckFailed) -> PortlayerError | None:
         """The error behind a failed first transaction; None where the container itself changed: look again."""

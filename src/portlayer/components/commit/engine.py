@@ -111,9 +111,9 @@ class Engine:
 
     async def _attempt(self, vch: str, pieces: tuple[Piece, ...], unchanged: list[Check]) -> list[Committed] | None:
         """One try; None where the containers changed under way and have to be looked at again."""
-        claims = Claims(vch)
+        claims = Claims(vch, self.host)
         for piece in pieces:
-            await claims.add(self.records, piece, self.host, self._known_networks)
+            await claims.add(self.records, piece, self._known_networks)
         intent = Intent(
             id=pieces[0].handle,
             vch=vch,

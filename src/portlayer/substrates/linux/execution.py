@@ -6,8 +6,6 @@ Nothing here is remembered that files and /proc could not tell the next process 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,12 +17,12 @@ from portlayer.model.execution import ContainerSpec, Resources
 from portlayer.model.interaction import STDERR
 from portlayer.model.network import NetworkSpec
 from portlayer.substrates.linux import capabilities, cgroups, conmon, conmonlog, probe, process, stdio
-from portlayer.substrates.linux.exits import Exits, reap
+from portlayer.substrates.linux.exits import Exits
 from portlayer.substrates.linux.incarnation import Incarnation, Record, exits
 from portlayer.substrates.linux.launch import Launched, Launcher
 from portlayer.substrates.linux.paths import Paths
-from portlayer.substrates.linux.process import Process
-from portlayer.substrates.linux.runtime import NOT_FOUND, Runtime
+from portlayer.substrates.linux.removal import Remover
+from portlayer.substrates.linux.runtime import NOT_FOUND, Runtime, made_by
 from portlayer.substrates.linux.spawn import Spawner
 
 _POLL_SECONDS = 0.001
@@ -47,6 +45,7 @@ class LinuxExecution:
         self._cgroups = cgroups.detect(paths.instance)
         self._spawner = Spawner(paths.mounted)
         self._launcher = Launcher(paths, self._cgroups)
+        self._remover = Remover(self._cgroups, exit_watch)
         self._wanted = runtime
         self._runtime_seconds = runtime_seconds
         self._runtime: Runtime | None = None
@@ -186,6 +185,7 @@ class LinuxExecution:
             stdin = stdio.TERMINAL if container.terminal else stdio.pipe_of(pid)
         return Record(
             container=container.id,
+            runtime=self.runtime.name,
             init=init,
             conmon=holder,
             waiting=waiting,
@@ -202,8 +202,9 @@ class LinuxExecution:
         if place.exit() is not None and not place.was_released():
             raise _failed("release", f"the prepared process of {container} has died; start it again.", incarnation)
         place.mark_released()
-        if not await self.runtime.open_gate(place.released) and process.executable(record.init.pid) == record.waiting:
-            raise _failed("release", f"{self.runtime.path} does not wait for {container} to be started.", incarnation)
+        runtime = made_by(record.runtime)
+        if not await runtime.open_gate(place.released) and process.executable(record.init.pid) == record.waiting:
+            raise _failed("release", f"{runtime.name} does not wait for {container} to be started.", incarnation)
         return await self._executed(place, record)
 
     async def _executed(self, place: Incarnation, record: Record) -> StartFailure | None:
@@ -229,63 +230,23 @@ class LinuxExecution:
             chunks, _ = conmonlog.parse(file.read(conmonlog.LARGEST), record.log_offset)
             if not chunks or chunks[0].stream != STDERR:
                 return None
-            failure = self.runtime.failed_start(chunks[0].data.decode(errors="replace"))
+            failure = made_by(record.runtime).failed_start(chunks[0].data.decode(errors="replace"))
             if failure is not None:
                 file.truncate(record.log_offset)
             return failure
 
     async def remove(self, container: str, incarnation: str) -> None:
-        place = Incarnation(self._paths, incarnation)
-        record = place.record()
-        holders = [record.conmon] if record is not None else []
-        if record is None and place.exists():
-            holders = await asyncio.to_thread(lambda: [*process.find("-b", place.directory)])
         try:
             async with asyncio.timeout(_END_SECONDS):
-                await self._end(place, record, holders)
+                await self._remover.remove(Incarnation(self._paths, incarnation))
         except TimeoutError:
             raise _failed(
                 "remove",
                 f"processes of container {container} do not die, though killed; see what they wait for in the kernel.",
                 incarnation,
             ) from None
-        self._exits.forget(incarnation)
-
-    async def _end(self, place: Incarnation, record: Record | None, holders: list[Process]) -> None:
-        if record is None or place.exit() is None:
-            # Without a record the runtime may still be at work: conmon's group has it.
-            await asyncio.to_thread(self._kill, place.id, holders if record is None else [], record)
-        for holder in holders:
-            await self._holder_gone(place.id, holder)
-        while not await asyncio.to_thread(self._clear, place):  # noqa: ASYNC110 - nothing tells of an empty group
-            await asyncio.sleep(_POLL_SECONDS)
-
-    def _clear(self, place: Incarnation) -> bool:
-        """The group first, for what is left in it may still write to the directory; False while it is not empty."""
-        if not self._cgroups.remove(place.id):
-            self._cgroups.kill(place.id)
-            return False
-        place.delete()
-        return True
-
-    def _kill(self, incarnation: str, groups: list[Process], record: Record | None) -> None:
-        for holder in groups:
-            if process.is_alive(holder):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(holder.pid, signal.SIGKILL)
-        self._cgroups.kill(incarnation)
-        if record is not None:
-            process.send_signal(record.init, signal.SIGKILL)
-
-    async def _holder_gone(self, incarnation: str, holder: Process) -> None:
-        """conmon writes the exit code first; where its container is dead and it is not, it is stuck."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_END_SECONDS / 2):
-                await self._exits.wait_alone(incarnation)
-        while process.is_alive(holder):
-            process.send_signal(holder, signal.SIGKILL)
-            await asyncio.sleep(_POLL_SECONDS)
-        reap(holder)
+        except OSError as error:
+            raise _failed("remove", f"the host refused: {error}.", incarnation) from error
 
     async def signal(self, container: str, incarnation: str, signal: int) -> None:
         del container

@@ -60,7 +60,7 @@ async def choose(paths: Paths, only: str, try_it: Try) -> Chosen:
     remembered = _recall(memory)
     if remembered is not None and remembered.key == key:
         runtime = next(runtime for runtime in runtimes if runtime.path == remembered.path)
-        if runtime.seal() == remembered.sealed:
+        if not remembered.sealed or runtime.seal():
             return Chosen(runtime, remembered.version)
     chosen, sealed = await _first_that_works(paths, runtimes, try_it)
     version = await asyncio.to_thread(_version, chosen)

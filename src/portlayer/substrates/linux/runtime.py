@@ -150,6 +150,11 @@ def start_failure(reason: str) -> StartFailure:
     return StartFailure(exit_code=code, reason=reason.strip().replace('\\"', '"').removesuffix('"'))
 
 
+def made_by(name: str) -> Runtime:
+    """What lets processes go that the runtime called *name* has created; it need not be installed any more."""
+    return next(kind("") for kind in RUNTIMES if kind.name == name)
+
+
 def installed(only: str = "") -> list[Runtime]:
     """The runtimes that this host has, the faster first; *only* names one, or is the path of a program that behaves
     like the one that its name begins with."""

@@ -1,0 +1,67 @@
+"""Taking an incarnation off the host: its processes, its groups, its files. No runtime is asked; files tell all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+
+from portlayer.substrates.linux import process
+from portlayer.substrates.linux.cgroups import Cgroups
+from portlayer.substrates.linux.exits import Exits, reap
+from portlayer.substrates.linux.incarnation import Incarnation
+from portlayer.substrates.linux.process import Process
+
+_POLL_SECONDS = 0.001
+_CONMON_SECONDS = 2.5
+
+
+class Remover:
+    """Undoes a start however far it came; what is not there is fine."""
+
+    def __init__(self, cgroups: Cgroups, exit_watch: Exits) -> None:
+        self._cgroups = cgroups
+        self._exits = exit_watch
+
+    async def remove(self, place: Incarnation) -> None:
+        """Return when nothing is left; never, where a killed process does not die."""
+        record = place.record()
+        if record is not None:
+            if place.exit() is None:
+                await asyncio.to_thread(self._kill, place.id, record.init)
+            await self._conmon_gone(place.id, record.conmon)
+        elif place.exists():
+            await asyncio.to_thread(self._kill_unrecorded, place)
+        while not await asyncio.to_thread(self._clear, place):  # noqa: ASYNC110 - nothing tells of an empty group
+            await asyncio.sleep(_POLL_SECONDS)
+        self._exits.forget(place.id)
+
+    def _kill(self, incarnation: str, init: Process) -> None:
+        self._cgroups.kill(incarnation)
+        process.send_signal(init, signal.SIGKILL)
+
+    def _kill_unrecorded(self, place: Incarnation) -> None:
+        """The runtime may still be at work: it is in the process group of its conmon, which nobody wrote down."""
+        for conmon in process.find("-b", place.directory):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(conmon.pid, signal.SIGKILL)
+        self._cgroups.kill(place.id)
+
+    async def _conmon_gone(self, incarnation: str, conmon: Process) -> None:
+        """It writes the exit code first; where its container is dead and it does not end, it is stuck."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CONMON_SECONDS):
+                await self._exits.wait_alone(incarnation)
+        while process.is_alive(conmon):
+            process.send_signal(conmon, signal.SIGKILL)
+            await asyncio.sleep(_POLL_SECONDS)
+        reap(conmon)
+
+    def _clear(self, place: Incarnation) -> bool:
+        """The group first, for what is left in it may still write to the directory; False while it is not empty."""
+        if not self._cgroups.remove(place.id):
+            self._cgroups.kill(place.id)
+            return False
+        place.delete()
+        return True
