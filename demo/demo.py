@@ -55,7 +55,9 @@ async def prepare(story: Story, pl: PortLayer) -> None:
         network = await pl.network.create(NETWORK)
     story.show(f"{network.subnets[0].subnet}, {network.free_addresses} free addresses")
     with story.step(f"create container {CONTAINER}, and commit it"):
-        container = await pl.execution.create(image.NAME, "sh", "-c", SERVE, name=CONTAINER, memory_bytes=64 << 20)
+        container = await pl.execution.create(
+            image.NAME, "sh", "-c", SERVE, name=CONTAINER, memory_bytes=64 << 20, init=True
+        )
         await pl.execution.commit(container)
     assert (await pl.execution.inspect_container(CONTAINER)).state == "created"
 
@@ -146,7 +148,7 @@ async def handles(story: Story, pl: PortLayer) -> None:
         conflict = await refused(Conflict, lambda: execution.commit(red))
     story.show(f"{conflict.detail}\ncollisions: {', '.join(conflict.facts['collisions'])}")
     assert any("colour" in collision for collision in conflict.facts["collisions"])
-    with story.step("from the same old handle I branch: flavour=mint touches nothing of yours, and lands"):
+    with story.step("I branch from the same old handle: flavour=mint meets nothing of yours, and lands"):
         await execution.commit(await execution.set_labels(mine, {"flavour": "mint"}))
     labels = (await execution.inspect_container(CONTAINER)).labels
     story.show(f"labels: {labels}")
@@ -157,7 +159,7 @@ async def remove_all(story: Story, pl: PortLayer) -> None:
     story.chapter("Leaving nothing behind")
     with story.step(f"stop {CONTAINER}"):
         handle = await pl.execution.get_container(CONTAINER)
-        await pl.execution.commit(await pl.execution.set_state(handle, "stopped", timeout_seconds=2))
+        await pl.execution.commit(await pl.execution.set_state(handle, "stopped", timeout_seconds=5))
     with story.step("remove the containers, the network, the image"):
         for container in await pl.execution.list():
             await pl.execution.remove(container.id)
@@ -170,6 +172,9 @@ async def remove_all(story: Story, pl: PortLayer) -> None:
 async def leave_nothing(story: Story, portlayer: server.Server) -> None:
     with story.step("stop the server (SIGTERM)"):
         assert await portlayer.stop() == 0, portlayer.log.read_text()
+    with story.step("portlayer cleanup --apply"):
+        removed = await portlayer.cleanup("--apply")
+    story.show(removed)
     with story.step("portlayer cleanup"):
         said = await portlayer.cleanup()
     story.show(said)

@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.syntax import Syntax
 from rich.text import Text
 
-_WIDTH = 96
+_WIDTH = 100
 
 
 class Story:
@@ -38,16 +36,12 @@ class Story:
         took = (time.perf_counter() - began) * 1000
         line = Text("  ✔ ", style="green").append(what, style="default")
         line.append(" " * max(1, _WIDTH - 12 - line.cell_len)).append(f"{took:7.1f} ms", style="cyan")
-        self.console.print(line)
-
-    def code(self, source: str) -> None:
-        """Show Python."""
-        self.console.print(Padding(Syntax(source, "python", theme="ansi_dark", background_color="default"), (0, 4)))
+        self.console.print(line, soft_wrap=True)
 
     def show(self, text: str, style: str = "dim") -> None:
         """Show what something said."""
         for line in text.rstrip("\n").splitlines():
-            self.console.print(Text(f"      {line}", style=style))
+            self.console.print(Text(f"      {line}", style=style), soft_wrap=True)
 
     def end(self, words: str) -> None:
         """The last line."""

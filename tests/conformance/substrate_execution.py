@@ -194,12 +194,18 @@ class ExecutionSuite:
         )
         cursor = await started.printed(b"ready")
         await started.signal(signal.SIGTERM)
-        await started.signal(signal.SIGINT)
+        await started.signal(signal.SIGHUP)
         await started.signal(signal.SIGUSR1)
         await started.printed(b"caught", cursor)
         assert (await started.observe()).state == "running"
         await started.signal(signal.SIGKILL)
         assert (await started.wait()).exit_code == 137
+
+    async def test_a_shell_ends_by_an_interrupt_even_as_pid_1(self, bench: Bench) -> None:
+        started = await bench.started("sh", "-c", "echo ready; while true; do sleep 0.01; done")
+        await started.printed(b"ready")
+        await started.signal(signal.SIGINT)
+        assert (await started.wait()).exit_code == 130
 
     async def test_pid_1_cannot_kill_itself(self, bench: Bench) -> None:
         assert (await bench.ran("sh", "-c", "kill -9 $$; echo alive")).stdout == b"alive\n"

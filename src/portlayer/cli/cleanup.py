@@ -13,7 +13,7 @@ import typer
 from portlayer.cli.host import open_substrate
 from portlayer.cli.lock import holding
 from portlayer.cli.output import Json, print_json
-from portlayer.compose import Settings, read_settings
+from portlayer.compose import Settings, make_paths, read_settings
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -45,7 +45,8 @@ def cleanup(
 async def _cleanup(settings: Settings, *, apply: bool) -> list[str]:
     with ExitStack() as stack:
         if apply:
-            stack.enter_context(holding(Path(settings.state), Path(settings.run)))
+            paths = make_paths(settings)
+            stack.enter_context(holding(paths.state, paths.run))
         async with open_substrate(settings) as substrate:
             found = await substrate.leftovers()
             if apply:

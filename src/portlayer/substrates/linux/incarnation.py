@@ -30,9 +30,10 @@ from portlayer.substrates.linux.spec import CONFIG, CONTAINER_ANNOTATION
 class Record(Value):
     """A prepared process.
 
-    runtime: name of the one that made it, for each has its own gate. init: the first process of the container; conmon: what holds its streams. waiting: device and inode of the program
-    that init runs while it waits; it runs another once it is released. stdin: `pipe:[inode]` where it has one, and
-    `tty` for a terminal that takes input. log_offset: where its output begins in the container's log.
+    runtime: name of the one that made it, for each has its own gate. init: the first process of the container; conmon:
+    what holds its streams. waiting: device and inode of the program that init runs while it waits; it runs another once
+    it is released. stdin: `pipe:[inode]` where it has one, and `tty` for a terminal that takes input. log_offset: where
+    its output begins in the container's log.
     """
 
     container: str

@@ -69,7 +69,7 @@ def executable(pid: int) -> tuple[int, int] | None:
     """Device and inode of the program that *pid* runs; None for none."""
     try:
         status = os.stat(f"/proc/{pid}/exe")
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # the last: certainly none of ours
         return None
     return status.st_dev, status.st_ino
 

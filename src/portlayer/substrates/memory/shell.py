@@ -26,6 +26,7 @@ from portlayer.substrates.memory.syntax import (
 )
 
 _EXEC = (Part("exec", parameter=False, quoted=True),)
+_INTERRUPTED = "exit 130"  # ash, even as pid 1, ends so by a SIGINT that it has no trap for
 _INLINE = ("echo", "printf", "true", "false", ":", "test", "[", "pwd")
 
 
@@ -61,6 +62,7 @@ class _Shell:
         self._jobs: dict[int, Process] = {}
         self._last_job = 0
         self._status = 0
+        self._trapped = False
         self._builtins: dict[str, Callable[[Process], Awaitable[int]]] = {
             **{name: TABLE[name] for name in _INLINE},
             "exit": self._exit,
@@ -73,6 +75,7 @@ class _Shell:
         }
 
     async def main(self, source: str) -> int:
+        self._process.traps.setdefault(signal.SIGINT, _INTERRUPTED)
         try:
             return await self.run(parse(source), last=True)
         except ShellSyntaxError as error:
@@ -120,7 +123,7 @@ class _Shell:
         await self._process.awake()
         if words[0] in self._builtins:
             return await self._builtins[words[0]](redirected)
-        return await self._foreground(redirected, last=last and not self._process.traps)
+        return await self._foreground(redirected, last=last and not self._trapped)
 
     def _redirected(self, redirects: Sequence[Redirect]) -> Process:
         """This process as a command sees it whose streams go elsewhere."""
@@ -249,8 +252,10 @@ class _Shell:
             number = _signal_number(name)
             if number is None:
                 return await command.complain(f"{name}: this trap is not offered here")
+            self._trapped = True
             if action == "-":
                 self._process.traps.pop(number, None)
+                self._process.traps |= {number: _INTERRUPTED} if number == signal.SIGINT else {}
             else:
                 parse(action)
                 self._process.traps[number] = action

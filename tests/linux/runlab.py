@@ -1,0 +1,73 @@
+"""Containers on this host for tests of execution and interaction: the conformance bench with a runtime of choice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from conformance.substrate_bench import Bench, Started
+
+from portlayer.model.execution import Resources
+from portlayer.substrates.linux import mounts
+from portlayer.substrates.linux.incarnation import Incarnation, Record
+from portlayer.substrates.linux.paths import Paths
+from portlayer.substrates.linux.substrate import LinuxSubstrate
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+class RunLab(Bench):
+    def __init__(self, home: Path, runtime: str) -> None:
+        self.home = home
+        self.runtime = runtime
+        self.paths = Paths(state=home / "state", run=home / "run", instance=os.urandom(4).hex())
+        self.substrate: LinuxSubstrate = LinuxSubstrate(self.paths, runtime)
+
+    async def tear_down(self) -> None:
+        await super().tear_down()
+        shutil.rmtree(self.home)
+
+    async def restart(self) -> None:
+        await self.substrate.close()
+        self.substrate = LinuxSubstrate(self.paths, self.runtime)
+        await self.substrate.start()
+
+    async def reaches(self, started: Started, address: str) -> bool:
+        raise NotImplementedError
+
+    async def limits(self, started: Started) -> Resources:
+        raise NotImplementedError
+
+    def record(self, started: Started) -> Record:
+        found = Incarnation(self.paths, started.incarnation).record()
+        assert found is not None
+        return found
+
+    async def facts(self, script: str, **fields: object) -> dict[str, str]:
+        """What *script* prints, a `name: value` each line."""
+        ran = await self.ran("sh", "-c", script, **fields)
+        assert ran.exit_code == 0, ran
+        pairs = (line.partition(":") for line in ran.stdout.decode().splitlines())
+        return {name.strip(): value.strip() for name, _, value in pairs}
+
+    def traces(self) -> list[str]:
+        """What the host shows of this instance's processes, groups and directories."""
+        return [*self._processes(), *self._groups(), *(path.name for path in self.paths.incarnations.iterdir())]
+
+    def _groups(self) -> Iterator[str]:
+        for parent in CGROUPS.glob(f"**/portlayer-{self.paths.instance}"):
+            yield from (str(path) for path in parent.iterdir() if path.is_dir())
+
+    def _processes(self) -> Iterator[str]:
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (process / "cmdline").read_bytes()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if os.fsencode(self.home) in command:
+                yield f"{process.name} {command!r}"
+
+    def mounted(self) -> list[str]:
+        return [str(mount.target) for mount in mounts.mounts_under(self.paths.incarnations)]

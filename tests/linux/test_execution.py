@@ -1,0 +1,443 @@
+"""The Linux substrate's processes beside what the conformance suite asks: the sandbox as it is seen from within, what
+runtimes do wrong, and what is left when something dies at the wrong moment. As root, with real runtimes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import builders
+import pytest
+from conformance.substrate_bench import Started
+from linux.runlab import CGROUPS, RunLab
+
+from portlayer.interfaces.substrate import Observation
+from portlayer.model.errors import InvalidArgument, ResourceExhausted, SubstrateFailed, Unavailable, Unsupported
+from portlayer.model.execution import Capabilities, Process, Resources, replace
+from portlayer.model.names import new_id
+from portlayer.substrates.linux import capabilities, process
+from portlayer.substrates.linux.execution import LinuxExecution
+from portlayer.substrates.linux.paths import Paths
+from portlayer.substrates.linux.runtime import Crun
+from portlayer.substrates.linux.substrate import LinuxSubstrate
+
+ABSENT = Observation(state="absent")
+DEFAULT_CAPABILITIES = "00000000a80425fb"
+
+
+@pytest.fixture(params=["crun", "runc"])
+async def lab(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[RunLab]:
+    lab = RunLab(tmp_path, request.param)
+    await lab.set_up()
+    yield lab
+    await lab.tear_down()
+
+
+@pytest.fixture
+async def crun(tmp_path: Path) -> AsyncIterator[RunLab]:
+    lab = RunLab(tmp_path, "crun")
+    await lab.set_up()
+    yield lab
+    await lab.tear_down()
+
+
+SANDBOX = """
+grep -E '^(CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp|SigBlk):' /proc/self/status
+echo "cgroup: $(sed -n 's/^[0-9]*:memory:\\|^0:://p' /proc/self/cgroup | head -1)"
+echo "timers: $(wc -c < /proc/timer_list)"
+echo "keys: $(wc -c < /proc/keys)"
+echo "firmware: $(ls /sys/firmware | wc -l)"
+echo "sysctl: $( (echo 1 > /proc/sys/kernel/panic) 2>/dev/null && echo open || echo closed)"
+echo "sysfs: $(touch /sys/x 2>/dev/null && echo open || echo closed)"
+echo "mount: $(busybox mount -t tmpfs none /tmp 2>/dev/null && echo open || echo closed)"
+echo "unshare: $(busybox unshare -m true 2>/dev/null && echo open || echo closed)"
+echo "disk: $(busybox mknod /tmp/disk b 254 0 && cat /tmp/disk > /dev/null 2>&1 && echo open || echo closed)"
+echo "files: $(ulimit -n)"
+echo "score: $(cat /proc/self/oom_score_adj)"
+echo "processes: $(ls -d /proc/[0-9]* | head -1)"
+echo "null: $(ls -l /dev/null | cut -c1)"
+echo "hosts: $(cat /etc/hosts | head -1 | tr -d ':')"
+echo "name: $(cat /etc/hostname)"
+"""
+
+
+async def test_the_sandbox(lab: RunLab) -> None:
+    script = "".join(f'{name}() {{ busybox {name} "$@"; }}\n' for name in ("grep", "sed", "head", "tr", "cut", "wc"))
+    seen = await lab.facts(script + SANDBOX, hostname="gibson")
+    assert seen == {
+        "CapEff": DEFAULT_CAPABILITIES,
+        "CapBnd": DEFAULT_CAPABILITIES,
+        "CapAmb": "0000000000000000",
+        "NoNewPrivs": "1",
+        "Seccomp": "2",
+        "SigBlk": "0000000000000000",
+        "cgroup": "/",
+        "timers": "0",
+        "keys": "0",
+        "firmware": "0",
+        "sysctl": "closed",
+        "sysfs": "closed",
+        "mount": "closed",
+        "unshare": "closed",
+        "disk": "closed",
+        "files": str(min(1 << 20, resource.getrlimit(resource.RLIMIT_NOFILE)[1])),
+        "score": "0",
+        "processes": "/proc/1",
+        "null": "c",
+        "hosts": "127.0.0.1\tlocalhost",
+        "name": "gibson",
+    }
+
+
+def with_process(*args: str, **fields: object) -> dict[str, object]:
+    """Arguments of `builders.container` cannot say all of a process; this replaces it."""
+    return {"process": Process(args=args, env=("PATH=/bin",), **fields)}
+
+
+async def died(lab: RunLab, one: process.Process) -> None:
+    async def dead() -> bool:
+        return not process.is_alive(one)
+
+    await lab.until(dead)
+
+
+async def ran(lab: RunLab, *args: str, **fields: object) -> str:
+    spec = replace(builders.container(), **with_process(*args, **fields))
+    started = await lab.prepare(spec)
+    assert isinstance(started, Started), started
+    assert await started.release() is None
+    ended = await lab.ended(started)
+    return (ended.stdout + ended.stderr).decode().strip()
+
+
+async def test_descriptors_of_the_process(lab: RunLab) -> None:
+    assert (await ran(lab, "ls", "/proc/self/fd")).split() == ["0", "1", "2", "3"]  # the last is of the directory
+
+
+async def test_capabilities_open_their_calls(lab: RunLab) -> None:
+    mount = ("busybox", "mount", "-t", "tmpfs", "none", "/tmp")
+    assert "denied" in await ran(lab, *mount) or "not permitted" in await ran(lab, *mount)
+    assert await ran(lab, *mount, capabilities=Capabilities(add=("sys_admin",))) == ""
+    none = await ran(lab, "busybox", "grep", "CapEff", "/proc/self/status", capabilities=Capabilities(drop=("ALL",)))
+    assert none.split() == ["CapEff:", "0" * 16]
+    one = Capabilities(drop=("ALL",), add=("CAP_KILL",))
+    assert (await ran(lab, "busybox", "grep", "CapBnd", "/proc/self/status", capabilities=one)).endswith("20")
+
+
+async def test_capabilities_that_are_none(crun: RunLab) -> None:
+    for wrong in (Capabilities(add=("FLY",)), Capabilities(drop=("CAP_FLY",))):
+        with pytest.raises(InvalidArgument) as caught:
+            await crun.prepare(replace(builders.container(), **with_process("true", capabilities=wrong)))
+        assert caught.value.facts["pointer"].startswith("/process/capabilities")
+    with pytest.raises(Unsupported):  # this test's own host has it not
+        await crun.prepare(replace(builders.container(), **with_process("true", capabilities=_missing())))
+    assert crun.traces() == []
+
+
+def _missing() -> Capabilities:
+    missing = sorted(set(capabilities.NAMES) - capabilities.of_host())
+    if not missing:
+        pytest.skip("this host has all capabilities")
+    return Capabilities(add=(missing[0],))
+
+
+async def test_a_read_only_root(lab: RunLab) -> None:
+    script = "touch /x 2>/dev/null || echo closed; touch /dev/shm/x && echo shm"
+    assert (await lab.ran("sh", "-c", script, read_only_rootfs=True)).stdout == b"closed\nshm\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "exit_code"),
+    [(b"\0\1garbage", 126), (b"", 126), (b"#!/no/such/interpreter\n", 127)],
+    ids=["garbage", "empty", "interpreter"],
+)
+async def test_a_program_that_fails_only_when_it_is_executed(lab: RunLab, content: bytes, exit_code: int) -> None:
+    spec = builders.container("/program")
+    await lab.substrate.storage.make_rootfs(spec)
+    program = lab.paths.rootfs(spec.id) / "program"
+    program.write_bytes(content)
+    program.chmod(0o755)
+    started = await lab.prepare(spec)
+    assert isinstance(started, Started), started
+    failure = await started.release()
+    assert failure is not None
+    assert failure.exit_code == exit_code
+    assert "/program" in failure.reason
+    assert (await started.observe()).exit_code == exit_code
+    assert await started.log() == []
+
+
+async def test_a_program_that_only_pretends_to_have_failed(lab: RunLab) -> None:
+    ended = await lab.ran("sh", "-c", "sleep 0.05; echo 'exec container process x: no' >&2; exit 1")
+    assert (ended.exit_code, ended.stderr) == (1, b"exec container process x: no\n")
+
+
+async def test_deaths_by_signal(lab: RunLab) -> None:
+    for number, code in ((signal.SIGKILL, 137), (signal.SIGTERM, 143)):
+        started = await lab.started("sh", "-c", "echo ready; exec busybox sleep 100", init=True)
+        await started.printed(b"ready")
+        await started.signal(number)
+        assert (await started.wait()).exit_code == code
+
+
+async def test_out_of_memory(lab: RunLab) -> None:
+    script = "x=0123456789abcdef; while true; do x=$x$x; done"
+    started = await lab.started("sh", "-c", script, resources=Resources(memory_bytes=16 << 20))
+    ended = await started.wait()
+    assert (ended.exit_code, ended.oom_killed) == (137, True)
+    assert not (await (await lab.started("true")).wait()).oom_killed
+
+
+async def test_a_limit_below_what_is_used_is_refused(crun: RunLab) -> None:
+    script = "x=$(busybox head -c 20000000 /dev/zero | busybox tr '\\0' x); echo ready; read y"
+    started = await crun.started("sh", "-c", script, stdin=True)
+    await started.printed(b"ready")
+    with pytest.raises(ResourceExhausted):
+        await crun.substrate.execution.update(*started.ids, Resources(memory_bytes=1 << 20))
+    assert (await started.observe()).state == "running"
+
+
+async def test_groups_carry_our_name_and_go(lab: RunLab) -> None:
+    started = await lab.started("sleep", "100", resources=Resources(pids=7))
+    (limit,) = CGROUPS.glob(f"**/portlayer-{lab.paths.instance}/{started.incarnation}/pids.max")
+    assert limit.read_text() == "7\n"
+    await started.remove()
+    assert lab.traces() == []
+
+
+async def test_a_restart_finds_everything(lab: RunLab) -> None:
+    prepared = await lab.prepared("sh", "-c", "exit 5")
+    running = await lab.started("sh", "-c", "echo one; read x; echo two; exit 6", stdin=True)
+    await running.printed(b"one")
+    ending = await lab.started("sh", "-c", "read x; exit 7", stdin=True)
+    holder = lab.record(ending).conmon
+    await lab.substrate.interaction.write_stdin(*ending.ids, b"\n")
+    await lab.substrate.close()
+    await died(lab, holder)
+    await lab.restart()
+    assert (await ending.observe()).exit_code == 7
+    assert (await running.observe()).state == "running"
+    assert (await prepared.observe()).state == "prepared"
+    assert await prepared.release() is None
+    assert (await prepared.wait()).exit_code == 5
+    await running.write(b"\n")
+    assert (await running.wait()).exit_code == 6
+
+
+async def test_a_restart_with_another_runtime_releases_what_the_first_prepared(lab: RunLab) -> None:
+    prepared = await lab.prepared("sh", "-c", "exit 5")
+    lab.runtime = "runc" if lab.runtime == "crun" else "crun"
+    await lab.restart()
+    assert await prepared.release() is None
+    assert (await prepared.wait()).exit_code == 5
+
+
+async def test_the_process_is_killed_from_outside(lab: RunLab) -> None:
+    started = await lab.started("sleep", "100")
+    process.send_signal(lab.record(started).init, signal.SIGKILL)
+    assert (await started.wait()).exit_code == 137
+
+
+async def test_a_prepared_process_that_died_is_absent(lab: RunLab) -> None:
+    started = await lab.prepared("true")
+    process.send_signal(lab.record(started).init, signal.SIGKILL)
+    assert await started.wait() == ABSENT
+    with pytest.raises(SubstrateFailed) as caught:
+        await started.release()
+    assert caught.value.facts["step"] == "release"
+    assert await started.observe() == ABSENT
+    assert await lab.substrate.execution.prepare(started.spec, started.incarnation, {}) is None
+    assert await started.release() is None
+    assert (await started.wait()).exit_code == 0
+
+
+async def test_conmon_is_killed(lab: RunLab) -> None:
+    started = await lab.started("sleep", "100")
+    record = lab.record(started)
+    process.send_signal(record.conmon, signal.SIGKILL)
+    await died(lab, record.conmon)
+    assert (await started.observe()).state == "running"
+    waiting = asyncio.create_task(started.wait())
+    await started.signal(signal.SIGKILL)
+    assert await waiting == ABSENT
+    await started.remove()
+    assert lab.traces() == []
+
+
+async def test_release_again_after_a_death_between_its_steps(lab: RunLab) -> None:
+    """Our process dies when the gate has been moved and not yet opened."""
+    started = await lab.prepared("sh", "-c", "exit 3")
+    directory = lab.paths.incarnation(started.incarnation)
+    gate = directory / "runtime" / started.incarnation / "exec.fifo"
+    gate.rename(directory / "released")
+    await lab.restart()
+    assert (await started.observe()).state == "prepared"
+    assert await started.release() is None
+    assert (await started.wait()).exit_code == 3
+
+
+async def test_what_was_only_begun_is_listed_and_goes(crun: RunLab) -> None:
+    """Our process dies before the record is written: conmon and the runtime's process are there all the same."""
+    started = await crun.prepared("true")
+    record = crun.record(started)
+    (crun.paths.incarnation(started.incarnation) / "record").unlink()
+    await crun.restart()
+    assert [one.incarnation for one in await crun.substrate.execution.present()] == [started.incarnation]
+    assert await started.observe() == ABSENT
+    await started.remove()
+    assert not process.is_alive(record.init)
+    assert not process.is_alive(record.conmon)
+    assert crun.traces() == []
+
+
+async def test_a_lost_run_directory_leaves_no_processes(crun: RunLab) -> None:
+    started = await crun.started("sleep", "100")
+    record = crun.record(started)
+    for path in sorted(crun.paths.incarnation(started.incarnation).rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    crun.paths.incarnation(started.incarnation).rmdir()
+    await crun.restart()
+    assert await started.observe() == ABSENT
+    assert not process.is_alive(record.init)
+
+
+HANGS = "#!/bin/sh\nsleep 1000\n"
+DIES = "#!/bin/sh\necho 'the flux capacitor is empty' >&2\nexit 3\n"
+SILENT = "#!/bin/sh\nexit 3\n"
+KILLED = "#!/bin/sh\nkill -9 $$\n"
+LIES = "#!/bin/sh\nfor last; do :; done\nwhile [ $1 != --pid-file ]; do shift; done\necho 1 > $2\n"
+FORGETS = "#!/bin/sh\nexit 0\n"
+BABBLES = "#!/bin/sh\nhead -c 100000 /dev/urandom >&2\nexit 1\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (HANGS, "did not create the process within"),
+        (DIES, "flux capacitor"),
+        (SILENT, ""),
+        (KILLED, ""),
+        (LIES, "not the container's"),
+        (FORGETS, ""),
+        (BABBLES, ""),
+    ],
+    ids=["hangs", "dies", "silent", "killed", "lies", "forgets", "babbles"],
+)
+async def test_a_runtime_that_misbehaves(crun: RunLab, script: str, reason: str) -> None:
+    misuse(crun.substrate.execution, crun.home, script)
+    with pytest.raises(SubstrateFailed) as caught:
+        await crun.prepare(builders.container("true"))
+    assert caught.value.facts["step"] == "prepare"
+    assert reason in caught.value.detail
+    assert crun.traces() == []
+
+
+def misuse(execution: LinuxExecution, home: Path, script: str) -> None:
+    """From now on *script* is the runtime."""
+    program = home / "crun-that-misbehaves"
+    program.write_text(script)
+    program.chmod(0o755)
+    execution._runtime = Crun(str(program))
+    execution._runtime_seconds = 0.3
+
+
+async def test_a_runtime_that_is_gone(crun: RunLab) -> None:
+    crun.substrate.execution._runtime = Crun("/no/such/crun")
+    with pytest.raises(SubstrateFailed):
+        await crun.prepare(builders.container("true"))
+    assert crun.traces() == []
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing(crun: RunLab) -> None:
+    misuse(crun.substrate.execution, crun.home, HANGS)
+    crun.substrate.execution._runtime_seconds = 60
+    starting = asyncio.create_task(crun.prepare(builders.container("true")))
+
+    async def hangs() -> bool:
+        return any("misbehaves" in trace for trace in crun.traces())
+
+    await crun.until(hangs)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert crun.traces() == []
+
+
+async def test_no_runtime_works(tmp_path: Path) -> None:
+    broken = tmp_path / "crun-broken"
+    broken.write_text(DIES)
+    broken.chmod(0o755)
+    for runtime, reason in ((str(broken), "flux capacitor"), ("crun-nowhere", "none is installed")):
+        paths = Paths(state=tmp_path / "state", run=tmp_path / "run", instance=os.urandom(4).hex())
+        substrate = LinuxSubstrate(paths, runtime)
+        with pytest.raises(Unavailable, match=reason) as caught:
+            await substrate.start()
+        assert "apt install" in caught.value.detail
+        await substrate.storage.purge()
+        substrate.execution._cgroups.close()
+
+
+async def test_what_the_probe_found_is_remembered(crun: RunLab) -> None:
+    memory = crun.paths.run / "runtime.json"
+    before = memory.stat()
+    await crun.restart()
+    assert memory.stat().st_mtime_ns == before.st_mtime_ns
+    assert (await crun.ran("sh", "-c", "exit 3")).exit_code == 3
+
+
+async def test_descriptors_are_given_back(lab: RunLab) -> None:
+    async def life() -> None:
+        started = await lab.started("cat", stdin=True)
+        await started.write(b"x")
+        await started.close_stdin()
+        await started.wait()
+        await started.remove()
+        assert (await lab.start_failure(builders.container("nosuch"))).exit_code == 127
+
+    await life()
+    before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    for _ in range(3):
+        await life()
+    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before
+
+
+async def test_a_subpath_is_mounted_for_the_container_alone(lab: RunLab) -> None:
+    volume = new_id()
+    await lab.substrate.storage.make_volume(volume)
+    content = lab.paths.volume(volume)
+    (content / "inside").mkdir()
+    (content / "inside" / "kept").write_text("kept")
+    (content / "file").write_text("a file")
+    (content / "out").symlink_to("/etc")
+    mounts = [
+        builders.mount(volume, "/data", subpath="inside"),
+        builders.mount(volume, "/one", subpath="file", read_only=True),
+    ]
+    script = "cat /data/kept /one; echo more > /data/kept; echo > /one; read x"
+    started = await lab.started("sh", "-c", script, mounts=mounts, stdin=True)
+    await started.printed(b"kepta file")
+    assert lab.mounted() == []
+    await started.remove()
+    assert (content / "inside" / "kept").read_text() == "more\n"
+    assert (content / "file").read_text() == "a file"
+    with pytest.raises(InvalidArgument):
+        await lab.prepare(builders.container(mounts=[builders.mount(volume, "/data", subpath="out")]))
+
+
+async def test_a_pid_that_was_given_away_is_not_ours(crun: RunLab) -> None:
+    """The record names a pid that another process has by now: it is neither believed nor killed."""
+    started = await crun.started("sleep", "100")
+    record = crun.record(started)
+    process.send_signal(record.init, signal.SIGKILL)
+    await started.wait()
+    innocent = await asyncio.create_subprocess_exec("sleep", "100")
+    stale = record.init._replace(pid=innocent.pid)
+    assert not process.is_alive(stale)
+    process.send_signal(stale, signal.SIGKILL)
+    assert process.identify(innocent.pid) is not None
+    innocent.kill()
+    await innocent.wait()
