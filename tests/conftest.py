@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-
 from harness import Harness
+
 from portlayer.compose import Settings
 from portlayer.interfaces.store import Store
 from portlayer.stores.memory import MemoryStore

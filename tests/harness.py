@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import images
+from builders import layer
 
 from portlayer.compose import Settings, assemble
 from portlayer.failpoints import Failpoints
@@ -24,8 +24,6 @@ from portlayer.model import storage as s
 from portlayer.model.caller import Caller
 from portlayer.substrates.memory.substrate import MemorySubstrate
 from portlayer.substrates.memory.world import World
-
-from builders import layer
 
 ME = Caller()
 

@@ -1,4 +1,7 @@
-"""The real command against a real server on this host, in directories of its own, which leave nothing."""
+"""The real command against a real server on this host, in directories of its own, which leave nothing.
+
+What a test needs beforehand or looks at afterwards goes through the Python client, which is quicker than a process.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,28 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import images
 import pytest
 
-import images
+from portlayer.client import SyncPortLayer, connect_sync
 
-COMMAND = Path(sys.executable).with_name("portlayer")
+COMMAND = str(Path(sys.executable).with_name("portlayer"))
 SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
 
 
 @dataclass(frozen=True)
@@ -32,24 +46,40 @@ class Cli:
         others = {name: value for name, value in os.environ.items() if not name.startswith("PORTLAYER_")}
         return {**others, **mine}
 
-    def __call__(self, *args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [COMMAND, *args], env=self.environment, input=stdin, capture_output=True, timeout=SECONDS, check=False
-        )
-        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+    @property
+    def host(self) -> str:
+        return f"unix://{self.directory}/run/portlayer.sock"
 
-    def ok(self, *args: str, stdin: bytes = b"") -> str:
-        """What a call that has to succeed prints."""
-        done = self(*args, stdin=stdin)
-        assert done.returncode == 0, f"{args}: {done.returncode}, {done.stdout}{done.stderr}"
-        return done.stdout
+    def start(self, *args: str, environment: dict[str, str] | None = None, **streams: Any) -> subprocess.Popen[bytes]:
+        """A command that goes on."""
+        return subprocess.Popen([COMMAND, *args], env={**self.environment, **(environment or {})}, **streams)
+
+    def raw(
+        self, *args: str, stdin: bytes = b"", environment: dict[str, str] | None = None
+    ) -> tuple[int, bytes, bytes]:
+        """Exit code, output and errors of a command."""
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        with self.start(*args, environment=environment, **pipes) as process:
+            out, err = process.communicate(stdin, SECONDS)
+            return process.returncode, out, err
+
+    def __call__(self, *args: str, **more: Any) -> Done:
+        code, out, err = self.raw(*args, **more)
+        return Done(code, out.decode(), err.decode())
+
+    def several(self, *commands: Sequence[str]) -> list[Done]:
+        """How commands ended that ran at once."""
+        with ThreadPoolExecutor(len(commands)) as threads:
+            return list(threads.map(lambda command: self(*command), commands))
+
+    def ok(self, *args: str, **more: Any) -> str:
+        """What a command that has to succeed prints."""
+        done = self(*args, **more)
+        assert done.code == 0, f"{args}: {done}"
+        return done.out
 
     def json(self, *args: str) -> Any:
         return json.loads(self.ok(*args, "--json"))
-
-    def start(self, *args: str, **streams: Any) -> subprocess.Popen[bytes]:
-        """A call that goes on."""
-        return subprocess.Popen([COMMAND, *args], env=self.environment, **streams)
 
 
 def serving(cli: Cli) -> subprocess.Popen[bytes]:
@@ -68,25 +98,29 @@ def stop(server: subprocess.Popen[bytes]) -> int:
 
 
 @pytest.fixture(scope="session")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image archive, as a file."""
-    path = tmp_path_factory.mktemp("image") / "busybox.tar"
-    path.write_bytes(images.busybox_image())
-    return path
+def archive() -> bytes:
+    """An image archive."""
+    return images.busybox_image()
 
 
 @pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> Iterator[Cli]:
+def cli(tmp_path_factory: pytest.TempPathFactory, archive: bytes) -> Iterator[Cli]:
     """The command, with a server that has the image busybox; afterwards nothing of it is on the host."""
     cli = Cli(tmp_path_factory.mktemp("pl"))
     server = serving(cli)
     try:
-        cli.ok("image", "import", str(archive))
+        with connect_sync(host=cli.host) as pl:
+            pl.storage.import_image(archive)
         yield cli
-        if ids := cli.ok("ps", "-aq").split():
-            cli.ok("rm", "-fv", *ids)
     finally:
         code = stop(server)
         cli.ok("cleanup", "--apply")
     assert code == 0
     assert "Nothing" in cli.ok("cleanup")
+
+
+@pytest.fixture(scope="module")
+def pl(cli: Cli) -> Iterator[SyncPortLayer]:
+    """The client of the same server."""
+    with connect_sync(host=cli.host) as pl:
+        yield pl

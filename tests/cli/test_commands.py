@@ -3,138 +3,119 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli.conftest import SECONDS, Cli
+from cli.conftest import Cli
+
+from portlayer.client import Steps, SyncPortLayer
 
 
-@pytest.fixture(scope="module")
-def lan(cli: Cli) -> str:
-    cli.ok("network", "create", "lan", "--subnet", "10.199.7.0/24", "-l", "a=b")
-    return "lan"
+@pytest.fixture(autouse=True)
+def _no_containers_left(pl: SyncPortLayer) -> Iterator[None]:
+    yield
+    for container in pl.execution.list():
+        pl.execution.remove(container.id, force=True)
 
 
-def test_a_containers_life(cli: Cli) -> None:
-    ref = cli.ok("run", "-d", "--name", "lives", "busybox", "sh", "-c", "echo one; echo two >&2; exec sleep 1000").strip()
-    assert len(ref) == 32
-    assert "lives" in cli.ok("ps")
+def run(pl: SyncPortLayer, name: str, *command: str) -> str:
+    steps = Steps().create("busybox", *command, name=name).set_state("running")
+    return pl.execution.commit(steps).id
+
+
+def test_a_containers_life(cli: Cli, pl: SyncPortLayer) -> None:
+    ref = run(pl, "lives", "sh", "-c", "echo one; echo two >&2; exec sleep 1000")
     assert cli.ok("ps", "-q", "--filter", "name=lives").split() == [ref]
-    logs = cli("logs", ref[:6])
-    assert (logs.stdout, logs.stderr) == ("one\n", "two\n")
-    cli.ok("pause", "lives")
-    assert cli.json("inspect", "lives")[0]["state"] == "paused"
+    cli.ok("pause", ref[:5])
+    assert pl.execution.inspect_container(ref).state == "paused"
     cli.ok("unpause", "lives")
     cli.ok("rename", "lives", "lived")
-    assert "cannot be removed" in (refused := cli("rm", "lived")).stderr or "running" in refused.stderr
-    assert refused.returncode == 1
+    logs = cli("logs", "lived")
+    assert (logs.out, logs.err) == ("one\n", "two\n")
+    assert cli("rm", "lived").code == 1
     assert cli.ok("stop", "-t", "0", "lived") == "lived\n"
     assert cli.ok("wait", "lived") == "137\n"
     assert "lived" not in cli.ok("ps")
     assert "stopped (137)" in cli.ok("ps", "-a")
     cli.ok("start", "lived")
-    cli.ok("kill", "-s", "KILL", "lived")
-    assert cli.ok("wait", "lived") == "137\n"
+    assert pl.execution.inspect_container(ref).state == "running"
+    cli.ok("kill", "lived")
+    assert pl.execution.wait(ref).exit_code == 137
     cli.ok("rm", "lived")
-    assert ref not in cli.ok("ps", "-aq")
+    assert pl.execution.list() == ()
 
 
-def test_several_at_once_and_those_that_fail_are_told(cli: Cli) -> None:
+def test_several_at_once_and_those_that_fail_are_told(cli: Cli, pl: SyncPortLayer) -> None:
     for name in ("a-one", "a-two"):
-        cli.ok("run", "-d", "--name", name, "busybox", "sleep", "1000")
+        run(pl, name, "sleep", "1000")
     done = cli("rm", "-f", "a-one", "absent", "a-two")
-    assert done.returncode == 1
-    assert done.stdout.split() == ["a-one", "a-two"]
-    assert done.stderr == "portlayer: There is no container called 'absent'.\n"
+    assert (done.code, done.out) == (1, "a-one\na-two\n")
+    assert done.err == "portlayer: There is no container called 'absent'.\n"
 
 
-def test_logs_as_asked(cli: Cli) -> None:
-    cli.ok("run", "--name", "talks", "busybox", "sh", "-c", "for i in 1 2 3; do echo line $i; done")
+def test_logs_as_asked(cli: Cli, pl: SyncPortLayer) -> None:
+    pl.execution.wait(run(pl, "talks", "sh", "-c", "for i in 1 2 3; do echo line $i; done"))
     assert cli.ok("logs", "--tail", "2", "talks") == "line 2\nline 3\n"
-    assert cli.ok("logs", "-f", "talks") == "line 1\nline 2\nline 3\n"
-    assert cli.ok("logs", "--since", "1h", "talks") == "line 1\nline 2\nline 3\n"
+    assert cli.ok("logs", "-f", "--since", "1h", "talks") == "line 1\nline 2\nline 3\n"
     assert cli.ok("logs", "--until", "1h", "talks") == ""
     stamped = [line.split(" ", 1) for line in cli.ok("logs", "-t", "talks").splitlines()]
     assert [line for _, line in stamped] == ["line 1", "line 2", "line 3"]
     assert all(time.endswith("Z") and len(time) == 30 for time, _ in stamped)
 
 
-def test_networks(cli: Cli, lan: str) -> None:
-    (network,) = cli.json("network", "inspect", lan)
-    assert (network["subnets"][0]["subnet"], network["labels"]) == ("10.199.7.0/24", {"a": "b"})
-    cli.ok("run", "-d", "--name", "web", "--network", lan, "busybox", "sh", "-c", "httpd -f -p 80 -h /etc")
-    address = cli.json("inspect", "web")[0]["endpoints"][0]["address"]
+def test_networks(cli: Cli, pl: SyncPortLayer) -> None:
+    cli.ok("network", "create", "lan", "--subnet", "10.199.7.0/24", "--gateway", "10.199.7.9", "-l", "a=b")
+    (network,) = cli.json("network", "inspect", "lan")
+    assert network["subnets"] == [{"subnet": "10.199.7.0/24", "gateway": "10.199.7.9"}]
+    assert network["labels"] == {"a": "b"}
+    cli.ok("run", "-d", "--name", "web", "--network", "lan", "busybox", "httpd", "-f", "-p", "80", "-h", "/etc")
+    address = pl.execution.inspect_container("web").endpoints[0].address
     assert address in cli.ok("ps")
-    read = cli.ok("run", "--rm", "--network", lan, "busybox", "sh", "-c", f"until wget -qO- {address}/group; do :; done")
-    assert "nogroup" in read
-    assert cli("network", "rm", lan).returncode == 1
-    cli.ok("network", "disconnect", lan, "web")
-    assert cli.json("inspect", "web")[0]["endpoints"] == []
-    assert cli.ok("network", "connect", "--ip", "10.199.7.77", lan, "web") == "10.199.7.77\n"
-    cli.ok("rm", "-f", "web")
-    cli.ok("network", "rm", lan)
-    assert lan not in cli.ok("network", "ls")
+    fetch = f"until wget -qO- {address}/group; do :; done"
+    assert "nogroup" in cli.ok("run", "--rm", "--network", "lan", "busybox", "sh", "-c", fetch)
+    assert cli("network", "rm", "lan").code == 1
+    cli.ok("network", "disconnect", "lan", "web")
+    assert pl.execution.inspect_container("web").endpoints == ()
+    assert cli.ok("network", "connect", "--ip", "10.199.7.77", "lan", "web") == "10.199.7.77\n"
+    pl.execution.remove("web", force=True)
+    cli.ok("network", "rm", "lan")
+    assert pl.network.list() == ()
 
 
-def test_images_from_a_pipe_and_their_removal(cli: Cli, archive: Path) -> None:
-    (imported,) = json.loads(cli.ok("image", "import", "-", "--name", "again", "--json", stdin=archive.read_bytes()))
+def test_images_from_a_pipe_and_their_removal(cli: Cli, archive: bytes) -> None:
+    (imported,) = json.loads(cli.ok("image", "import", "-", "--name", "again", "--json", stdin=archive))
     assert "again:latest" in imported["names"]
     assert imported["id"][:12] in cli.ok("image", "ls")
     assert cli.json("image", "inspect", imported["id"][:10])[0]["id"] == imported["id"]
     cli.ok("image", "rm", "again")
-    assert cli("image", "inspect", "again").returncode == 1
     missing = cli("image", "import", "/no/such/file")
-    assert (missing.returncode, missing.stderr) == (
-        1,
-        "portlayer: /no/such/file cannot be read: No such file or directory.\n",
-    )
+    assert (missing.code, missing.err) == (1, "portlayer: /no/such/file cannot be read: No such file or directory.\n")
 
 
-@pytest.mark.parametrize(
-    "args",
-    [("ps", "-a"), ("image", "ls"), ("network", "ls"), ("volume", "ls"), ("info",), ("version",), ("cleanup",)],
-)
-def test_json_is_one_document(cli: Cli, args: tuple[str, ...]) -> None:
-    assert isinstance(cli.json(*args), list | dict)
+def test_json_is_one_document(cli: Cli) -> None:
+    done = cli.several(*([*args, "--json"] for args in (["ps", "-a"], ["network", "ls"], ["volume", "ls"], ["info"])))
+    assert all(isinstance(json.loads(each.out), list | dict) for each in done)
 
 
-def test_events_are_followed(cli: Cli) -> None:
+def test_events_are_followed_and_names_completed(cli: Cli) -> None:
     with cli.start("events", "--since", "0", "--json", stdout=subprocess.PIPE) as events:
         assert events.stdout is not None
-        seen = [json.loads(events.stdout.readline())]
         cli.ok("volume", "create", "eventful")
+        seen = [json.loads(events.stdout.readline())]
         while seen[-1]["event"]["name"] != "eventful":
             seen.append(json.loads(events.stdout.readline()))
         events.terminate()
     assert seen[-1]["event"]["type"].startswith("volume.")
-    cli.ok("volume", "rm", "eventful")
-
-
-def test_names_are_completed(cli: Cli) -> None:
-    cli.ok("volume", "create", "completable")
-    words = {"_PORTLAYER_COMPLETE": "complete_bash", "COMP_WORDS": "portlayer volume rm comp", "COMP_CWORD": "3"}
-    done = subprocess.run(
-        [cli.start("version", stdout=subprocess.DEVNULL).args[0]],  # type: ignore[index]
-        env={**cli.environment, **words},
-        capture_output=True,
-        timeout=SECONDS,
-        check=False,
-        text=True,
-    )
-    assert done.stdout.split() == ["completable"]
-    cli.ok("volume", "rm", "completable")
-
-
-def test_an_id_of_which_too_little_is_written(cli: Cli) -> None:
-    done = cli("inspect", "zzzz")
-    assert (done.returncode, done.stderr) == (1, "portlayer: There is no container called 'zzzz'.\n")
+    words = {"_PORTLAYER_COMPLETE": "complete_bash", "COMP_WORDS": "portlayer volume rm ev", "COMP_CWORD": "3"}
+    assert cli.ok(environment=words).split() == ["eventful"]
+    assert cli.ok("volume", "rm", "eventful") == "eventful\n"
 
 
 def test_without_a_server_it_is_said_how_to_start_one(tmp_path: Path) -> None:
     done = Cli(tmp_path)("ps")
-    assert done.returncode == 1
-    assert "portlayer serve" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert os.listdir(tmp_path) == []
+    assert done.code == 1
+    assert "portlayer serve" in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())

@@ -16,74 +16,75 @@ from collections.abc import Iterator
 import pytest
 from cli.conftest import SECONDS, Cli
 
-
-@pytest.mark.parametrize(
-    ("command", "code"),
-    [(["true"], 0), (["sh", "-c", "exit 3"], 3), (["nothing-like-it"], 127), (["/etc/passwd"], 126)],
-)
-def test_the_exit_code_is_the_containers(cli: Cli, command: list[str], code: int) -> None:
-    done = cli("run", "--rm", "busybox", *command)
-    assert done.returncode == code
-    assert ("portlayer: " in done.stderr) == (code in {126, 127})
+from portlayer.client import SyncPortLayer
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
-        ("absent", "true"),
-        ("--no-such-option", "busybox"),
-        ("-v", "/etc:/etc", "busybox", "true"),
-        ("-m", "a lot", "busybox", "true"),
-        ("--network", "absent", "busybox", "true"),
-    ],
-)
-def test_failures_of_ours_exit_with_125_and_leave_nothing(cli: Cli, args: tuple[str, ...]) -> None:
-    before = cli.ok("ps", "-aq")
-    done = cli("run", *args)
-    assert done.returncode == 125
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-    assert cli.ok("ps", "-aq") == before
+@pytest.fixture(autouse=True)
+def _nothing_left(pl: SyncPortLayer) -> Iterator[None]:
+    yield
+    for container in pl.execution.list():
+        pl.execution.remove(container.id, force=True)
 
 
-def test_stdout_and_stderr_come_apart_and_rm_leaves_nothing(cli: Cli) -> None:
-    before = cli.ok("ps", "-aq")
+def test_the_exit_code_is_the_containers(cli: Cli, pl: SyncPortLayer) -> None:
+    commands = (["true"], ["sh", "-c", "exit 3"])
+    done = cli.several(*(["run", "--rm", "busybox", *command] for command in commands))
+    assert [(each.code, each.out, each.err) for each in done] == [(0, "", ""), (3, "", "")]
+    assert pl.execution.list() == ()
+
+
+def test_commands_that_cannot_be_started_say_why(cli: Cli) -> None:
+    absent, not_executable, detached = cli.several(
+        ["run", "busybox", "nothing-like-it"],
+        ["run", "busybox", "/etc/passwd"],
+        ["run", "-d", "busybox", "nothing-like-it"],
+    )
+    assert (absent.code, not_executable.code, detached.code) == (127, 126, 127)
+    assert all(each.err.startswith("portlayer: ") for each in (absent, not_executable, detached))
+
+
+def test_failures_of_ours_exit_with_125_and_leave_nothing(cli: Cli, pl: SyncPortLayer) -> None:
+    done = cli.several(
+        ["run", "absent", "true"],
+        ["run", "--no-such-option", "busybox"],
+        ["run", "-v", "/etc:/etc", "busybox", "true"],
+        ["run", "-m", "a lot", "busybox", "true"],
+        ["run", "--network", "absent", "-v", "/data", "busybox", "true"],
+    )
+    assert [(each.code, each.out) for each in done] == [(125, "")] * 5
+    assert not [each.err for each in done if "Traceback" in each.err or not each.err]
+    assert pl.execution.list() == ()
+    assert pl.storage.list_volumes() == ()
+
+
+def test_stdout_and_stderr_come_apart(cli: Cli) -> None:
     done = cli("run", "--rm", "busybox", "sh", "-c", "echo out; echo err >&2")
-    assert (done.stdout, done.stderr) == ("out\n", "err\n")
-    assert cli.ok("ps", "-aq") == before
-
-
-def test_options_after_the_image_are_the_commands(cli: Cli) -> None:
-    assert cli.ok("run", "--rm", "busybox", "echo", "--rm", "-i") == "--rm -i\n"
+    assert (done.out, done.err) == ("out\n", "err\n")
 
 
 def test_the_container_gets_what_was_asked_for(cli: Cli) -> None:
+    """Also that options behind the image are the command's."""
     options = ["-e", "A=1", "-w", "/tmp", "-u", "65534:65534", "--hostname", "here", "--entrypoint", "/bin/sh"]
-    said = cli.ok("run", "--rm", *options, "busybox", "-c", "echo $A $(pwd) $(id -u):$(id -g) $(hostname)")
-    assert said == "1 /tmp 65534:65534 here\n"
+    said = cli.ok(
+        "run", "--rm", *options, "busybox", "-c", 'echo $A $(pwd) $(id -u):$(id -g) $(hostname) "$@"', "x", "--rm"
+    )
+    assert said == "1 /tmp 65534:65534 here --rm\n"
 
 
-def test_limits_and_labels_are_recorded(cli: Cli) -> None:
+def test_limits_and_labels_are_recorded(cli: Cli, pl: SyncPortLayer) -> None:
     limits = ["-m", "64m", "--cpus", "0.5", "--pids-limit", "20", "-l", "a=b", "--restart", "on-failure:2"]
     ref = cli.ok("run", "-d", "--name", "limited", *limits, "busybox", "true").strip()
-    (found,) = cli.json("inspect", ref[:8])
-    assert found["resources"] == {"cpus": 0.5, "memoryBytes": 64 << 20, "pids": 20}
-    assert found["labels"] == {"a": "b"}
-    assert found["restartPolicy"] == {"name": "on-failure", "maximumRetryCount": 2}
+    found = pl.execution.inspect_container("limited")
+    assert found.id == ref
+    assert (found.resources.cpus, found.resources.memory_bytes, found.resources.pids) == (0.5, 64 << 20, 20)
+    assert found.labels == {"a": "b"}
+    assert (found.restart_policy.name, found.restart_policy.maximum_retry_count) == ("on-failure", 2)
+    pl.execution.remove(ref, force=True)
 
 
 def test_stdin_is_piped_until_its_end(cli: Cli) -> None:
     data = os.urandom(300_000)
-    done = subprocess.run(
-        ["portlayer", "run", "--rm", "-i", "busybox", "cat"],
-        executable=cli.start("version", stdout=subprocess.DEVNULL).args[0],
-        env=cli.environment,
-        input=data,
-        capture_output=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, data)
+    assert cli.raw("run", "--rm", "-i", "busybox", "cat", stdin=data) == (0, data, b"")
 
 
 def test_signals_are_passed_on(cli: Cli) -> None:
@@ -99,7 +100,7 @@ def test_signals_are_passed_on(cli: Cli) -> None:
 class Terminal:
     """A command on a terminal of its own."""
 
-    def __init__(self, cli: Cli, *args: str, width: int = 80, height: int = 24) -> None:
+    def __init__(self, cli: Cli, *args: str, width: int, height: int) -> None:
         self.ours, theirs = pty.openpty()
         self.resize(width, height)
         self.process = cli.start(*args, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
@@ -112,14 +113,13 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self.ours, keys)
 
-    def until(self, text: bytes) -> bytes:
-        """Read until *text* is there; what came up to it."""
+    def until(self, text: bytes) -> None:
+        """Read until *text* is there."""
         limit = time.monotonic() + SECONDS
         while text not in self.seen:
             assert time.monotonic() < limit, self.seen
             self.seen += os.read(self.ours, 65536)
-        before, _, self.seen = self.seen.partition(text)
-        return before
+        self.seen = self.seen.partition(text)[2]
 
 
 @contextlib.contextmanager
@@ -127,7 +127,6 @@ def on_terminal(cli: Cli, *args: str, width: int = 80, height: int = 24) -> Iter
     terminal = Terminal(cli, *args, width=width, height=height)
     try:
         yield terminal
-        assert terminal.process.wait(SECONDS) is not None
     finally:
         terminal.process.kill()
         terminal.process.wait()
@@ -141,34 +140,32 @@ def test_a_terminal_has_our_size_and_follows_it(cli: Cli) -> None:
         terminal.until(b"/dev/pts/0\r\n")
         terminal.resize(99, 44)
         terminal.process.send_signal(signal.SIGWINCH)
-        terminal.type(b"until stty size | grep '44 99'; do :; done; echo re-sized\n")
+        terminal.type(b"until stty size | grep '44 99'; do :; done\n")
         terminal.until(b"44 99\r\n")
-        terminal.until(b"re-sized\r\n")
         terminal.type(b"exit 5\n")
         assert terminal.process.wait(SECONDS) == 5
 
 
-def test_detach_keys_leave_it_running_and_attach_comes_back(cli: Cli) -> None:
+def test_detach_keys_leave_it_running_and_attach_comes_back(cli: Cli, pl: SyncPortLayer) -> None:
     with on_terminal(cli, "run", "-it", "--name", "left", "--detach-keys", "ctrl-x", "busybox", "sh") as terminal:
         terminal.type(b"echo he''re\n")
         terminal.until(b"here\r\n")
         terminal.type(b"\x18")
         assert terminal.process.wait(SECONDS) == 0
-    assert [each["state"] for each in cli.json("inspect", "left")] == ["running"]
+    assert pl.execution.inspect_container("left").state == "running"
     with on_terminal(cli, "attach", "left") as terminal:
         terminal.type(b"echo ba''ck; exit 4\n")
         terminal.until(b"back\r\n")
         assert terminal.process.wait(SECONDS) == 4
+    pl.execution.remove("left")
 
 
-def test_volumes_outlive_containers(cli: Cli) -> None:
+def test_volumes_outlive_containers(cli: Cli, pl: SyncPortLayer) -> None:
     cli.ok("run", "--rm", "-v", "jar:/jar", "busybox", "sh", "-c", "echo cookie > /jar/one")
-    assert cli.ok("run", "--rm", "-v", "jar:/jar:ro", "busybox", "cat", "/jar/one") == "cookie\n"
-    read_only = cli("run", "--rm", "-v", "jar:/jar:ro", "busybox", "touch", "/jar/two")
-    assert read_only.returncode == 1
-    assert "Read-only" in read_only.stderr
-    cli.ok("volume", "rm", "jar")
-    assert "jar" not in cli.ok("volume", "ls")
+    done = cli("run", "--rm", "-v", "jar:/jar:ro", "busybox", "sh", "-c", "cat /jar/one; touch /jar/two")
+    assert (done.code, done.out) == (1, "cookie\n")
+    assert "Read-only" in done.err
+    pl.storage.remove_volume("jar")
 
 
 def test_variables_come_from_files_and_from_us(cli: Cli) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
-
 from harness import ME, Harness
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from portlayer.components.records import Records
+from portlayer.components.service import ensure_vch
 from portlayer.model import execution as e
 from portlayer.model import network as n
 from portlayer.model import storage as s
@@ -158,9 +162,6 @@ class TestHandles:
         await asyncio.to_thread(wrong)
 
     async def test_a_handle_of_another_tenant_is_refused(self, harness: Harness) -> None:
-        from portlayer.components.records import Records
-        from portlayer.components.service import ensure_vch
-
         await ensure_vch(Records(harness.store), "other", "now")
         handle = await harness.draft()
         with pytest.raises(HandleInvalid):
@@ -173,8 +174,6 @@ class TestHandles:
 
     async def test_a_handle_does_not_show_what_it_carries(self, harness: Harness) -> None:
         handle = await harness.draft(name="topsecretname")
-        import base64
-
         raw = base64.urlsafe_b64decode(handle + "=" * (-len(handle) % 4))
         assert b"topsecretname" not in raw
 

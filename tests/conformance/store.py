@@ -139,6 +139,7 @@ class Transactions:
             Check("there", revision),
             Empty("dir/y"),
             Empty("abs"),
+            Empty("dir/", besides="dir/x"),
         ]
         bad: list[Check | Empty] = [
             Check("absent", None),
@@ -146,7 +147,7 @@ class Transactions:
             Check("there", 0),
             Check("there", revision + 1),
             Empty("dir/"),
-            Empty(""),
+            Empty("", besides="dir/x"),
         ]
         await store.apply(Transaction(checks=good))
         with pytest.raises(CheckFailed) as caught:

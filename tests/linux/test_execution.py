@@ -389,6 +389,10 @@ async def test_what_the_probe_found_is_remembered(crun: RunLab) -> None:
     assert (await crun.ran("sh", "-c", "exit 3")).exit_code == 3
 
 
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def test_descriptors_are_given_back(lab: RunLab) -> None:
     async def life() -> None:
         started = await lab.started("cat", stdin=True)
@@ -399,10 +403,10 @@ async def test_descriptors_are_given_back(lab: RunLab) -> None:
         assert (await lab.start_failure(builders.container("nosuch"))).exit_code == 127
 
     await life()
-    before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    before = descriptors()
     for _ in range(3):
         await life()
-    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before
+    assert descriptors() == before
 
 
 async def test_a_subpath_is_mounted_for_the_container_alone(lab: RunLab) -> None:
@@ -417,9 +421,9 @@ async def test_a_subpath_is_mounted_for_the_container_alone(lab: RunLab) -> None
         builders.mount(volume, "/data", subpath="inside"),
         builders.mount(volume, "/one", subpath="file", read_only=True),
     ]
-    script = "cat /data/kept /one; echo more > /data/kept; echo > /one; read x"
+    script = "cat /data/kept /one; echo more > /data/kept; echo > /one; echo done; read x"
     started = await lab.started("sh", "-c", script, mounts=mounts, stdin=True)
-    await started.printed(b"kepta file")
+    await started.printed(b"kepta filedone")
     assert lab.mounted() == []
     await started.remove()
     assert (content / "inside" / "kept").read_text() == "more\n"

@@ -9,8 +9,6 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
 T = TypeVar("T")
 Columns = Mapping[str, Callable[[T], str]]
@@ -39,6 +37,9 @@ def print_table(rows: Sequence[T], columns: Columns[T]) -> None:
 
 
 def _print_rich(titles: list[str], cells: list[list[str]]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - slow to read, and for terminals alone
+    from rich.table import Table  # noqa: PLC0415
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for at, title in enumerate(titles):
         width = max((len(row[at]) for row in cells), default=0)

@@ -15,7 +15,7 @@ from portlayer.components.creation import new_container
 from portlayer.components.drafts import Drafts
 from portlayer.components.handles import Draft
 from portlayer.components.observer import Observer, internal_draft
-from portlayer.components.records import decode, label_filter, put
+from portlayer.components.records import decode, label_filter, own_volumes, put
 from portlayer.interfaces.store import Transaction
 from portlayer.model import changes as c
 from portlayer.model import execution as m
@@ -137,7 +137,8 @@ class LocalExecution:
         """A commit of one change; others who commit at the same time only make it look again."""
         for attempt in range(DELETE_ATTEMPTS):
             record, _ = await self._records.find_container(caller.vch, request.ref)
-            change = c.RemoveContainer(force=request.force, volumes=request.volumes)
+            volumes = await own_volumes(self._records, caller.vch, record.spec) if request.volumes else {}
+            change = c.RemoveContainer(force=request.force, volumes=volumes)
             try:
                 await self._engine.commit(caller.vch, [internal_draft(caller.vch, record, change)])
             except Conflict:

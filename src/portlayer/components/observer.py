@@ -14,7 +14,7 @@ from portlayer.components import keys
 from portlayer.components.commit import outcome
 from portlayer.components.commit.engine import Engine
 from portlayer.components.handles import Draft
-from portlayer.components.records import Records, decode, event_puts, put
+from portlayer.components.records import Records, decode, event_puts, own_volumes, put
 from portlayer.interfaces.store import Delete, Transaction
 from portlayer.model.base import now
 from portlayer.model.changes import ChangeState, RemoveContainer
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 LIVE = ("running", "paused")
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.1, 60.0
 IDLE_ROOTFS_SECONDS = 10.0
+RETRY_SECONDS = 5.0
 
 
 def internal_draft(vch: str, record: ContainerRecord, *changes: ChangeState | RemoveContainer) -> Draft:
@@ -45,15 +46,42 @@ class Observer:
     async def start(self) -> None:
         """Bring record and substrate together, then follow."""
         self._engine.started = self.follow
-        for vch in [keys.last(row.key) for row in await self._records.store.range(keys.VCHS)]:
-            for row in await self._records.store.range(keys.entities(vch, "intents")):
-                await self._engine.recover(vch, keys.last(row.key))
+        await self._finish_intents()
+        for vch in await self._vchs():
             for row in await self._records.store.range(keys.entities(vch, "observed")):
                 observed = decode(Observed, row.value)
                 if observed.state in LIVE:
                     self.follow(vch, keys.last(row.key), observed.incarnation)
         await self._remove_unexplained()
         self._spawn(self._remove_gone_networks())
+        self._spawn(self._retry())
+
+    async def _vchs(self) -> list[str]:
+        return [keys.last(row.key) for row in await self._records.store.range(keys.VCHS)]
+
+    async def _finish_intents(self) -> None:
+        """Finish or undo commits that nobody works on: of a process that died, or whose undo or ending failed."""
+        for vch in await self._vchs():
+            for row in await self._records.store.range(keys.entities(vch, "intents")):
+                if not self._engine.locks.held(keys.last(row.key)):
+                    await self._engine.recover(vch, keys.last(row.key))
+
+    async def _retry(self) -> None:
+        """Soon after something got stuck, then at growing intervals; and now and then in any case."""
+        backoff = FIRST_BACKOFF_SECONDS
+        while True:
+            try:
+                async with asyncio.timeout(RETRY_SECONDS):
+                    await self._engine.stuck.wait()
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, RETRY_SECONDS)
+            except TimeoutError:
+                backoff = FIRST_BACKOFF_SECONDS
+            self._engine.stuck.clear()
+            try:
+                await self._finish_intents()
+            except PortlayerError:
+                log.exception("commits that are left could not be looked at")
 
     async def close(self) -> None:
         """Stop following; containers run on."""
@@ -101,7 +129,8 @@ class Observer:
 
     async def _react(self, vch: str, record: ContainerRecord, observed: Observed) -> None:
         if record.spec.remove_on_exit:
-            draft = internal_draft(vch, record, RemoveContainer())
+            volumes = await own_volumes(self._records, vch, record.spec)
+            draft = internal_draft(vch, record, RemoveContainer(volumes=volumes))
         elif self._wants_restart(record, observed, counted=True):
             await asyncio.sleep(min(FIRST_BACKOFF_SECONDS * 2 ** (observed.restarts - 1), LAST_BACKOFF_SECONDS))
             draft = internal_draft(vch, record, ChangeState(state="running"))
@@ -138,7 +167,7 @@ class Observer:
         store, substrate = self._records.store, self._engine.substrate
         containers: dict[str, Observed] = {}
         networks: set[str] = set()
-        for vch in [keys.last(row.key) for row in await store.range(keys.VCHS)]:
+        for vch in await self._vchs():
             for row in await store.range(keys.entities(vch, "containers")):
                 containers[keys.last(row.key)] = Observed()
             for row in await store.range(keys.entities(vch, "observed")):

@@ -14,8 +14,9 @@ from portlayer.interfaces.store import Put, Store
 from portlayer.model.base import Value, now
 from portlayer.model.errors import InvalidArgument, NotFound
 from portlayer.model.events import Event
-from portlayer.model.execution import ContainerRecord, Observed
+from portlayer.model.execution import ContainerRecord, ContainerSpec, Observed
 from portlayer.model.names import check_image_name, image_id, is_id, new_id
+from portlayer.model.storage import Volume
 
 T = TypeVar("T", bound=Value)
 MAX_PAGE = 1000
@@ -151,6 +152,18 @@ class Records:
         except TimeoutError:
             pass
         return False
+
+
+async def own_volumes(records: Records, vch: str, spec: ContainerSpec) -> dict[str, str]:
+    """The anonymous volumes of a container that nobody else has joined: id -> name."""
+    wanted = list({mount.volume for mount in spec.mounts.values()})
+    rows = await records.store.get_many([keys.entity(vch, "volumes", volume) for volume in wanted])
+    found = [decode(Volume, row.value) for row in rows if row is not None]
+    return {
+        volume.id: volume.name
+        for volume in found
+        if volume.anonymous and await records.store.count(keys.uses(vch, "volumes", volume.id)) == 1
+    }
 
 
 def label_filter(filters: tuple[str, ...]) -> Callable[[dict[str, str]], bool]:

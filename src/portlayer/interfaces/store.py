@@ -38,9 +38,10 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Empty(msgspec.Struct, frozen=True):
-    """Demand that no key starts with `prefix`."""
+    """Demand that no key starts with `prefix`, other than `besides`."""
 
     prefix: str
+    besides: str = ""
 
 
 class Put(msgspec.Struct, frozen=True):

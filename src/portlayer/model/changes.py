@@ -96,10 +96,10 @@ class DeactivateInteraction(Change, tag="interaction.unbind"):
 
 
 class RemoveContainer(Change, tag="remove"):
-    """Only ever made by DELETE; relies on everything."""
+    """Only ever made by DELETE; relies on everything. volumes: id -> name of those that go with the container."""
 
     force: bool = False
-    volumes: bool = False
+    volumes: dict[str, str] = {}
 
 
 AnyChange = (

@@ -93,6 +93,7 @@ class RemoveRootfs(Step, tag="RemoveRootfs"):
 
 class RemoveVolume(Step, tag="RemoveVolume"):
     volume: str
+    name: str
 
 
 AnyStep = (
@@ -171,7 +172,11 @@ def _removal(spec: ContainerSpec, observed: Observed, change: RemoveContainer) -
     retired = [name for name in (observed.incarnation, observed.prepared) if name]
     return Plan(
         before=(kill,) if live else (),
-        after=(*(Retire(container=spec.id, incarnation=name) for name in retired), RemoveRootfs(container=spec.id)),
+        after=(
+            *(Retire(container=spec.id, incarnation=name) for name in retired),
+            RemoveRootfs(container=spec.id),
+            *(RemoveVolume(container=spec.id, volume=volume, name=name) for volume, name in change.volumes.items()),
+        ),
     )
 
 

@@ -118,7 +118,7 @@ class MemoryStore:
 
     def _holds(self, check: Check | Empty) -> bool:
         if isinstance(check, Empty):
-            return not self._keys[self._span(check.prefix)]
+            return all(key == check.besides for key in self._keys[self._span(check.prefix)])
         entry = self._entries.get(check.key)
         if check.revision is None:
             return entry is not None

@@ -22,7 +22,7 @@ PUT = """INSERT INTO records (key, value, revision, position, created, ttl, dead
 DELETE = "DELETE FROM records WHERE key = ? RETURNING 1"
 REMEMBER = "INSERT INTO deletions (revision, position, key) VALUES (?, ?, ?)"
 WRITTEN_AT = "SELECT revision FROM records WHERE key = ?"
-ANY = "SELECT 1 FROM records WHERE key >= ? AND key < ? LIMIT 1"
+ANY = "SELECT 1 FROM records WHERE key >= ? AND key < ? AND key <> ? LIMIT 1"
 LATEST_TO_GO = "SELECT revision FROM deletions ORDER BY revision DESC, position DESC LIMIT 1 OFFSET ?"
 
 # A value of class BLOB is above every text (sqlite.org/datatype3.html, 4.1): the upper bound of a range without one.
@@ -119,7 +119,7 @@ class Applier:
     def _holds(self, check: Check | Empty) -> bool:
         if isinstance(check, Empty):
             lower, upper = bounds(check.prefix)
-            return self._execute(ANY, (lower, NO_END if upper is None else upper)).fetchone() is None
+            return self._execute(ANY, (lower, NO_END if upper is None else upper, check.besides)).fetchone() is None
         row = self._execute(WRITTEN_AT, (check.key,)).fetchone()
         if check.revision is None:
             return row is not None

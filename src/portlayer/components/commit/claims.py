@@ -8,11 +8,11 @@ from portlayer.components import keys
 from portlayer.components.addresses import LEASE_SECONDS, Address
 from portlayer.components.commit.intents import Op, Piece
 from portlayer.components.records import Records, decode, encode
-from portlayer.interfaces.store import Check, CheckFailed
+from portlayer.interfaces.store import Check, CheckFailed, Empty
 from portlayer.model.errors import AlreadyExists, Conflict, NotFound, PortlayerError
 from portlayer.model.execution import ContainerSpec
 from portlayer.model.network import EndpointSpec
-from portlayer.model.plan import MakeNetwork
+from portlayer.model.plan import MakeNetwork, RemoveVolume
 
 
 class Claims:
@@ -25,7 +25,7 @@ class Claims:
     def __init__(self, vch: str, host: str) -> None:
         self.vch = vch
         self._host = host
-        self.checks: list[Check] = []
+        self.checks: list[Check | Empty] = []
         self.takes: list[Op] = []
         self.undo: list[Op] = []
         self.frees: list[Op] = []
@@ -36,9 +36,9 @@ class Claims:
         self.takes.append(op)
         self.undo.append(back)
 
-    def _demand(self, check: Check, reason: PortlayerError) -> None:
+    def _demand(self, check: Check | Empty, reason: PortlayerError) -> None:
         self.checks.append(check)
-        self.reasons[check.key] = reason
+        self.reasons[check.key if isinstance(check, Check) else check.prefix] = reason
 
     def _use(self, kind: str, ident: str, name: str, container: str) -> None:
         key = keys.entity(self.vch, kind, ident)
@@ -59,6 +59,9 @@ class Claims:
         old, new = piece.old, piece.new
         if piece.removal:
             self._remove(new)
+            for step in piece.plan.after:
+                if isinstance(step, RemoveVolume):
+                    self._remove_volume(step)
             return
         if old is None:
             self._name(new)
@@ -79,6 +82,14 @@ class Claims:
             self.finally_free.append(Op(key=keys.use(self.vch, "volumes", volume, spec.id)))
         for endpoint in spec.endpoints.values():
             self.finally_free += self._let_go(endpoint, spec.id)
+
+    def _remove_volume(self, step: RemoveVolume) -> None:
+        """A volume goes with the only container that uses it."""
+        uses = keys.uses(self.vch, "volumes", step.volume)
+        shared = Conflict(f"Another container has joined {step.name}.", id=step.container, collisions=["mounts"])
+        self._demand(Empty(uses, besides=f"{uses}{step.container}"), shared)
+        self.frees.append(Op(key=keys.entity(self.vch, "volumes", step.volume)))
+        self.frees.append(Op(key=keys.name(self.vch, "volumes", step.name)))
 
     def _volumes(self, old: ContainerSpec | None, new: ContainerSpec) -> None:
         before = {mount.volume for mount in old.mounts.values()} if old else set()

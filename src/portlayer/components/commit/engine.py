@@ -28,7 +28,7 @@ from portlayer.components.commit.steps import Steps
 from portlayer.components.handles import Draft
 from portlayer.components.records import Records, decode, encode, put
 from portlayer.failpoints import Failpoints
-from portlayer.interfaces.store import Check, CheckFailed, Delete, Put, Transaction
+from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
 from portlayer.interfaces.substrate import Substrate
 from portlayer.model import plan as p
 from portlayer.model.errors import Conflict, PortlayerError, Unavailable
@@ -40,13 +40,18 @@ FOREIGN_COMMIT_SECONDS = 60.0
 
 
 class Engine:
-    """Commits handles on one host's substrate. started is called with each (vch, container, incarnation) let go."""
+    """Commits handles on one host's substrate.
+
+    started is called with each (vch, container, incarnation) let go. stuck is set when a commit has left an intent that
+    could neither be finished nor undone.
+    """
 
     def __init__(self, records: Records, substrate: Substrate, host: str, failpoints: Failpoints) -> None:
         self.records = records
         self.substrate = substrate
         self.host = host
         self.locks = Locks()
+        self.stuck = asyncio.Event()
         self.started: Callable[[str, str, str], None] = lambda *_: None
         self._failpoints = failpoints
         self._store = records.store
@@ -125,7 +130,7 @@ class Engine:
         )
         networks = await self._networks(vch, pieces)
         steps = Steps(self.substrate, pieces, networks)
-        first: list[Check] = [*unchanged, *claims.checks]
+        first: list[Check | Empty] = [*unchanged, *claims.checks]
         locks = [Check(keys.entity(vch, "intents", piece.container), 0) for piece in pieces]
         takes = list({op.key: op.live() for op in claims.takes}.values())
         try:
@@ -149,23 +154,24 @@ class Engine:
         intent: Intent,
         steps: Steps,
         observed: dict[str, Observed],
-        checks: list[Check],
+        checks: list[Check | Empty],
         takes: list[Put | Delete],
         claims: Claims | None,
     ) -> list[Committed] | None:
-        """Transaction 2 and what follows."""
+        """Transaction 2 and what follows. checks: those that transaction 1 has not made, and the locks."""
+        locked = any(isinstance(check, Check) and "/intents/" in check.key and check.revision for check in checks)
         results = outcome.results(intent, observed)
         after = [step for piece in intent.pieces for step in piece.plan.after]
         frees = intent.frees if after else (*intent.frees, *intent.finally_free)
         ops = [*takes, *outcome.record_ops(intent, observed, results), *(op.live() for op in frees)]
         if after:
             ops += self._lock(outcome.committed_intent(intent))
-        elif any(check.revision for check in checks if "/intents/" in check.key):
+        elif locked:
             ops += self._unlock(intent)
         try:
             await self._store.apply(Transaction(checks, ops))
         except CheckFailed as failure:
-            if any(check.revision for check in checks if "/intents/" in check.key):
+            if locked:
                 await self._undo(intent, steps)
             reason = claims.explain(failure) if claims else None
             if reason is not None:
@@ -215,6 +221,7 @@ class Engine:
                 await steps.undo(step)
             except Exception:
                 log.exception("undo of %s failed; it will be tried again", type(step).__name__)
+                self.stuck.set()
                 return
         back = [op.live() for op in intent.undo]
         await self._store.apply(Transaction(ops=[*back, *self._unlock(intent)], durable=False))
@@ -225,12 +232,13 @@ class Engine:
         """Roll forward. A step that fails is tried again by the reconciler: the commit has succeeded."""
         for step in (step for piece in intent.pieces for step in piece.plan.after):
             name = type(step).__name__
-            await self._failpoints.hit(f"commit.before.{name}")
             try:
+                await self._failpoints.hit(f"commit.before.{name}")
                 await steps.do(step)
             except Exception as error:
                 log.exception("%s failed after the commit", name)
                 if not isinstance(step, p.Release):
+                    self.stuck.set()
                     return results
                 steps.failures[step.container] = outcome.release_failure(error)
             await self._failpoints.hit(f"commit.done.{name}")

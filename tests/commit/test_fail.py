@@ -1,0 +1,58 @@
+"""Fail anywhere: each step of each kind of commit says no, once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from commit_kinds import KINDS, check, clear, picture, points, setting
+from harness import Harness
+
+from portlayer.model.errors import SubstrateFailed
+
+
+@pytest.mark.parametrize("name", KINDS)
+async def test_a_step_that_fails_is_undone_and_named(harness: Harness, name: str) -> None:
+    kind = KINDS[name]
+    await setting(harness)
+    seen, wanted = await points(harness, kind)
+    for point in [point for point in seen if point.startswith("commit.before.")]:
+        await clear(harness)
+        work = await kind(harness)
+        before = await picture(harness)
+        failed: list[str] = []
+
+        async def fail(now: str, failed: list[str] = failed) -> None:
+            if not failed:
+                failed.append(now)
+                raise SubstrateFailed("the host says no")
+
+        harness.failpoints.arm(point, fail)
+        try:
+            await work()
+        except SubstrateFailed as error:
+            assert "the host says no" in error.detail
+            assert error.facts["step"] == point.rpartition(".")[2]
+            assert await picture(harness) == before
+            await check(harness)
+            await work()
+        assert failed == [point]
+        if not point.endswith("Release"):
+            assert await picture(harness) == wanted
+        harness.failpoints.disarm()
+        await check(harness)
+    await clear(harness)
+
+
+async def test_an_undo_that_fails_is_tried_again(harness: Harness) -> None:
+    await setting(harness)
+    handle = await harness.set_state(await harness.draft(network="gibson_network", name="cookie"), "running")
+    harness.world.fail("network.plug", SubstrateFailed("no link"))
+    harness.world.fail("execution.remove", SubstrateFailed("cannot be killed"))
+    with pytest.raises(SubstrateFailed, match="no link"):
+        await harness.commit(handle)
+    async with asyncio.timeout(20):
+        while harness.world.incarnations:
+            await asyncio.sleep(0.01)
+    await check(harness)
+    assert (await harness.commit(handle)).state == "running"
