@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hoststate
 import pytest
 from harness import Harness
 
@@ -12,6 +13,15 @@ from portlayer.compose import Settings
 from portlayer.interfaces.store import Store
 from portlayer.stores.memory import MemoryStore
 from portlayer.stores.sqlite import SqliteStore
+
+
+@pytest.fixture(scope="session", autouse=True)
+def host_is_left_as_it_was() -> Iterator[None]:
+    """The proof, after every session, that the tests left nothing on this host."""
+    before = hoststate.picture()
+    yield
+    left = hoststate.left_since(before)
+    assert not left, f"the tests left on this host: {left}"
 
 
 @pytest.fixture

@@ -302,6 +302,7 @@ class Engine:
                 await self._recover(intent, record.revision)
             except PortlayerError:
                 log.exception("commit %s can neither be finished nor undone now; it will be tried again", intent.id)
+                self.stuck.set()
 
     async def _recover(self, intent: Intent, revision: int) -> None:
         steps = Steps(self.substrate, intent.pieces, await self._networks(intent.vch, intent.pieces))

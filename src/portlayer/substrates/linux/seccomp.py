@@ -75,8 +75,12 @@ def _conditional(allowed: frozenset[str], machine: str) -> list[Rule]:
     ]
     if "clone" not in allowed:
         flags = 1 if machine == "s390x" else 0
-        condition = Condition(flags, "SCMP_CMP_MASKED_EQ", 0, profile.NAMESPACE_FLAGS)
-        found.append(Rule(("clone",), 0, (condition,)))
+        made = sum(profile.NAMESPACE_FLAGS)
+        found.append(Rule(("clone",), 0, (Condition(flags, "SCMP_CMP_MASKED_EQ", 0, made),)))
+        found += [
+            Rule(("clone",), errno.EPERM, (Condition(flags, "SCMP_CMP_MASKED_EQ", flag, flag),))
+            for flag in profile.NAMESPACE_FLAGS
+        ]
     return found
 
 

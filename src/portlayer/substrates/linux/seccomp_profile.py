@@ -94,7 +94,7 @@ NEVER = frozenset(
 )
 
 # The flags of clone(2) that make namespaces: NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET.
-NAMESPACE_FLAGS = 0x7E02_0000
+NAMESPACE_FLAGS = (0x2_0000, 0x200_0000, 0x400_0000, 0x800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000)
 # clone3(2) has its flags in memory, where no filter sees them: as an unknown call it makes C libraries use clone(2).
 UNKNOWN_UNLESS_OPENED = frozenset({"clone3"})
 # personality(2): Linux, 32-bit Linux, both with ADDR_NO_RANDOMIZE's neighbour UNAME26, and "what is it now".

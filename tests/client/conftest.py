@@ -1,0 +1,46 @@
+"""The client over real components on the memory substrate: in this process, and behind REST."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from harness import Harness
+
+from portlayer.client import PortLayer, connect
+from portlayer.compose import Settings
+from portlayer.interfaces.store import Store
+from portlayer.rest.server import Server
+from portlayer.stores.memory import MemoryStore
+
+
+@pytest.fixture
+async def quick(tmp_path: Path) -> AsyncIterator[Harness]:
+    """A port layer all in memory, with the image busybox and the network gibson_network."""
+
+    async def open_store() -> Store:
+        return MemoryStore()
+
+    harness = Harness(open_store, tmp_path, Settings())
+    await harness.start()
+    await harness.image()
+    await harness.network()
+    yield harness
+    await harness.close()
+
+
+@pytest.fixture
+async def host(quick: Harness, tmp_path: Path) -> AsyncIterator[str]:
+    """Where it is served."""
+    server = Server(quick.pl)
+    await server.listen_unix(tmp_path / "s")
+    yield f"unix://{tmp_path / 's'}"
+    await server.drain(5)
+
+
+@pytest.fixture(params=["local", "rest"])
+async def pl(request: pytest.FixtureRequest, quick: Harness, host: str) -> AsyncIterator[PortLayer]:
+    """A client to it, both ways."""
+    async with connect(quick.pl) if request.param == "local" else connect(host=host) as pl:
+        yield pl

@@ -1,0 +1,76 @@
+"""What of a host tests could leave behind, read from the kernel alone."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+PATIENCE_SECONDS = 15.0
+PROGRAMS = ("conmon", "crun", "runc", "portlayer")
+
+
+def _mounts() -> set[str]:
+    return {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+
+
+def _links() -> set[str]:
+    return {entry.name for entry in Path("/sys/class/net").iterdir()}
+
+
+def _namespaces() -> set[str]:
+    named = Path("/run/netns")
+    return {entry.name for entry in named.iterdir()} if named.is_dir() else set()
+
+
+def _cgroups() -> set[str]:
+    root = Path("/sys/fs/cgroup")
+    return {str(path) for level in ("*", "*/*", "*/*/*") for path in root.glob(level) if "portlayer" in path.name}
+
+
+def _tables() -> set[str]:
+    listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False)
+    return set(listed.stdout.splitlines())
+
+
+def _processes() -> set[str]:
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        words = {Path(word.decode(errors="replace")).name for word in command[:2]}
+        if words & set(PROGRAMS):
+            found.add(f"{entry.name} {b' '.join(command[:4]).decode(errors='replace')}")
+    return found
+
+
+KINDS: dict[str, Callable[[], set[str]]] = {
+    "mount": _mounts,
+    "link": _links,
+    "network namespace": _namespaces,
+    "cgroup": _cgroups,
+    "nft table": _tables,
+    "process": _processes,
+}
+
+
+def picture() -> dict[str, set[str]]:
+    """All of it, now."""
+    return {kind: read() for kind, read in KINDS.items()}
+
+
+def left_since(before: dict[str, set[str]]) -> list[str]:
+    """What is there and was not in *before*, a line each. The kernel takes links and namespaces down a little later:
+    it is given time for that."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        now = picture()
+        left = [f"{kind} {name}" for kind, names in now.items() for name in sorted(names - before[kind])]
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.1)
