@@ -52,7 +52,7 @@ async def prepare(story: Story, pl: PortLayer) -> None:
         (imported,) = await pl.storage.import_image(image.build())
     story.show(f"{imported.names[0]}, {imported.size_bytes / 1e6:.1f} MB, id {imported.id[:12]}")
     with story.step(f"create network {NETWORK}"):
-        network = await pl.network.create(NETWORK)
+        network = await pl.network.create_network(NETWORK)
     story.show(f"{network.subnets[0].subnet}, {network.free_addresses} free addresses")
     with story.step(f"create container {CONTAINER}, and commit it"):
         container = await pl.execution.create(

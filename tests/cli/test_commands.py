@@ -70,8 +70,26 @@ def test_networks(cli: Cli, pl: SyncPortLayer) -> None:
     (network,) = cli.json("network", "inspect", "lan")
     assert network["subnets"] == [{"subnet": "10.199.7.0/24", "gateway": "10.199.7.9"}]
     assert network["labels"] == {"a": "b"}
-    cli.ok("run", "-d", "--name", "web", "--network", "lan", "busybox", "httpd", "-f", "-p", "80", "-h", "/etc")
-    address = pl.execution.inspect_container("web").endpoints[0].address
+    cli.ok(
+        "run",
+        "-d",
+        "--name",
+        "web",
+        "--network",
+        "lan",
+        "-p",
+        "127.0.0.1::80",
+        "busybox",
+        "httpd",
+        "-f",
+        "-p",
+        "80",
+        "-h",
+        "/etc",
+    )
+    (endpoint,) = pl.execution.inspect_container("web").endpoints
+    address = endpoint.address
+    assert [(port.container_port, port.host_address) for port in endpoint.ports] == [(80, "127.0.0.1")]
     assert address in cli.ok("ps")
     fetch = f"until wget -qO- {address}/group; do :; done"
     assert "nogroup" in cli.ok("run", "--rm", "--network", "lan", "busybox", "sh", "-c", fetch)
@@ -119,3 +137,9 @@ def test_without_a_server_it_is_said_how_to_start_one(tmp_path: Path) -> None:
     assert "portlayer serve" in done.err
     assert len(done.err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_doctor_finds_nothing_that_is_needed(cli: Cli) -> None:
+    found = cli.json("doctor")
+    assert {"OCI runtime", "conmon"} <= {check["name"] for check in found}
+    assert all(check["ok"] for check in found if check.get("needed", True))

@@ -28,7 +28,7 @@ def test_containers_run_on_without_the_server_and_cleanup_ends_them(fresh: Cli, 
     server = serving(fresh)
     with connect_sync(host=fresh.host) as pl:
         pl.storage.import_image(archive)
-        pl.network.create("net")
+        pl.network.create_network("net")
         jar = pl.storage.create_volume("jar").id
         steps = Steps().create("busybox", "sh", "-c", script, name="stays").join_volume("jar", "/jar")
         pl.execution.commit(steps.set_state("running"))

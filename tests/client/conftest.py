@@ -44,3 +44,10 @@ async def pl(request: pytest.FixtureRequest, quick: Harness, host: str) -> Async
     """A client to it, both ways."""
     async with connect(quick.pl) if request.param == "local" else connect(host=host) as pl:
         yield pl
+
+
+@pytest.fixture
+async def served(host: str) -> AsyncIterator[PortLayer]:
+    """A client to it over REST."""
+    async with connect(host=host) as pl:
+        yield pl

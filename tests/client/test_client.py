@@ -18,7 +18,7 @@ from portlayer.model.storage import Progress
 
 
 async def made(pl: PortLayer, *command: str, name: str = "cookie_monster") -> str:
-    return (await pl.execution.commit(Steps().create("busybox", *command, name=name))).id
+    return (await pl.execution.commit(Steps().create("busybox", *(command or ("true",)), name=name))).id
 
 
 async def start(pl: PortLayer, ref: str) -> None:
@@ -101,7 +101,7 @@ async def test_steps_are_composed_and_committed_at_once(pl: PortLayer) -> None:
         .set_resources(pids=9)
         .set_restart_policy("no")
         .join_volume("jar", "/jar", read_only=True)
-        .join_network("gibson_network", aliases=["monster"])
+        .join_network("gibson_network", mac_address="02:00:00:00:00:99")
         .bind_network()
         .join_interaction(stdin=True)
         .bind_interaction()
@@ -111,7 +111,9 @@ async def test_steps_are_composed_and_committed_at_once(pl: PortLayer) -> None:
     committed = await pl.execution.commit(steps.set_state("running"))
     found = await pl.execution.inspect_container("all")
     assert (found.id, found.state, found.labels, found.resources.pids) == (committed.id, "running", {"a": "1"}, 9)
-    assert (found.mounts[0].volume, found.endpoints[0].aliases) == ("jar", ("monster",))
+    assert (found.mounts[0].volume, found.endpoints[0].mac_address) == ("jar", "02:00:00:00:00:99")
+    stopped = Steps(await pl.execution.get_container("all")).set_state("stopped", timeout_seconds=0)
+    await pl.execution.commit(stopped)
     undone = Steps(await pl.execution.get_container("all")).unbind_interaction().unbind_network()
     await pl.execution.commit(undone.leave_network("gibson_network").leave_volume(volume="jar"), strict=True)
     assert (await pl.execution.inspect_container("all")).endpoints == ()
@@ -120,9 +122,9 @@ async def test_steps_are_composed_and_committed_at_once(pl: PortLayer) -> None:
 async def test_what_a_step_raises_is_of_its_class(pl: PortLayer) -> None:
     with pytest.raises(NotFound):
         await pl.execution.commit(Steps().create("absent"))
-    with pytest.raises(ValueError, match="begin with"):
-        await pl.execution.compose(Steps())
-    handle = await pl.execution.create("busybox")
+    with pytest.raises(InvalidArgument, match="begin with"):
+        await pl.execution.compose(Steps().rename("x"))
+    handle = await pl.execution.create("busybox", "true")
     joined = await pl.network.join(handle, "gibson_network")
     assert joined.endpoint_id
     with pytest.raises(AlreadyExists):
@@ -161,7 +163,8 @@ async def test_life_and_lists(pl: PortLayer) -> None:
         await pl.execution.get_container("cookie_monster")
 
 
-async def test_streams(pl: PortLayer) -> None:
+async def test_streams(served: PortLayer) -> None:
+    pl = served
     steps = Steps().create("busybox", "sh", "-c", "cat; echo done >&2; exit 3", name="eater")
     await pl.execution.commit(steps.join_interaction(stdin=True).bind_interaction())
     async with pl.interaction.attach("eater", stdin=True) as attachment:
@@ -189,7 +192,8 @@ async def test_streams_without_an_attachment(pl: PortLayer) -> None:
     assert (await pl.execution.wait("plain")).exit_code == 0
 
 
-async def test_detaching_leaves_it_running(pl: PortLayer) -> None:
+async def test_detaching_leaves_it_running(served: PortLayer) -> None:
+    pl = served
     container = await pl.execution.create("busybox", "cat", name="left")
     container = await pl.interaction.bind(await pl.interaction.join(container, stdin=True, terminal=True))
     await pl.execution.commit(await pl.execution.set_state(container, "running"))
@@ -229,10 +233,12 @@ async def test_volumes_and_networks(pl: PortLayer) -> None:
     await pl.storage.remove_volume("jar")
     assert await pl.storage.image_stores()
     assert await pl.storage.volume_stores()
-    network = await pl.network.create("lan", subnets=["10.9.8.0/24"], internal=True, mtu=1400, labels={"a": "1"})
+    network = await pl.network.create_network(
+        "lan", subnets=["10.9.8.0/24"], internal=True, mtu=1400, labels={"a": "1"}
+    )
     assert (network.subnets[0].subnet, network.internal, network.mtu) == ("10.9.8.0/24", True, 1400)
     handle = await pl.network.bind(
-        await pl.network.join(await pl.execution.create("busybox"), "lan", address="10.9.8.7")
+        await pl.network.join(await pl.execution.create("busybox", "true"), "lan", address="10.9.8.7")
     )
     handle = await pl.network.bind(await pl.network.unbind(handle))
     assert (await pl.execution.commit(handle)).endpoints == await pl.network.container_endpoints(handle)

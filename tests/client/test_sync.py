@@ -75,7 +75,6 @@ def test_both_have_the_same_methods_with_the_same_arguments(asynchronous: type, 
             network.Network,
             Network,
             {
-                "create_network": "create",
                 "list_networks": "list",
                 "get_network": "inspect_network",
                 "delete_network": "remove",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 from portlayer.compose import Settings, make_paths
 from portlayer.substrates.linux.incarnation import exits
+from portlayer.substrates.linux.network import LinuxNetwork
 from portlayer.substrates.linux.substrate import LinuxSubstrate
 
 
@@ -17,7 +19,7 @@ async def open_substrate(settings: Settings) -> AsyncIterator[LinuxSubstrate]:
     for directory in (paths.incarnations, exits(paths)):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     substrate = LinuxSubstrate(paths)
-    await substrate.network.start()
+    await cast("LinuxNetwork", substrate.network).start()
     try:
         yield substrate
     finally:

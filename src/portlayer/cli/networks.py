@@ -37,7 +37,7 @@ def create(
         raise typer.BadParameter("--gateway needs a --subnet that it is in.")
     wanted = [m.Subnet(subnet=subnet, gateway=None if at else gateway) for at, subnet in enumerate(subnets)]
     made = ask(
-        lambda pl: pl.network.create(
+        lambda pl: pl.network.create_network(
             name, subnets=wanted, dns=dns, internal=internal, mtu=mtu, labels=parse_labels(labels)
         )
     )

@@ -19,11 +19,13 @@ from portlayer.cli.values import (
     parse_bytes,
     parse_environment,
     parse_labels,
+    parse_port,
     parse_restart,
     parse_volume,
 )
 from portlayer.client import CreateOptions, PortLayer, Steps
-from portlayer.model.errors import AlreadyExists, NotFound, PortlayerError
+from portlayer.model.errors import AlreadyExists, InvalidArgument, NotFound, PortlayerError
+from portlayer.model.network import Port
 
 app = typer.Typer(rich_markup_mode=None)
 _UsageError: Any = typer.BadParameter.__base__
@@ -48,6 +50,7 @@ class _Wanted:
     command: tuple[str, ...]
     options: CreateOptions
     networks: tuple[str, ...]
+    ports: tuple[Port, ...]
     volumes: tuple[VolumeOption, ...]
     stdin: bool
     terminal: bool
@@ -68,6 +71,10 @@ def run(
         typer.Option(
             "--network", help="Join and bind it to this network; may be repeated.", autocompletion=complete_network
         ),
+    ] = [],  # noqa: B006
+    publish: Annotated[
+        list[str],
+        typer.Option("--publish", "-p", help="[[ADDRESS:]HOSTPORT:]PORT[/udp], in the first --network."),
     ] = [],  # noqa: B006
     env: Annotated[list[str], typer.Option("--env", "-e", help="NAME=value, or NAME for our own value.")] = [],  # noqa: B006
     env_file: Annotated[list[Path], typer.Option("--env-file", help="A file with a variable a line.")] = [],  # noqa: B006
@@ -117,7 +124,12 @@ def run(
     }
     options: Any = {key: value for key, value in asked.items() if value is not None}
     volumes = tuple(parse_volume(text) for text in volume)
-    wanted = _Wanted(image, tuple(command or ()), options, tuple(networks), volumes, interactive, tty, detach_keys)
+    ports = tuple(parse_port(text) for text in publish)
+    if ports and not networks:
+        raise InvalidArgument("--publish needs a --network, whose ports these are.")
+    wanted = _Wanted(
+        image, tuple(command or ()), options, tuple(networks), ports, volumes, interactive, tty, detach_keys
+    )
     raise typer.Exit(ask(lambda pl: _detached(pl, wanted) if detach else _attached(pl, wanted)))
 
 
@@ -154,8 +166,8 @@ async def _commit(pl: PortLayer, wanted: _Wanted, *, start: bool) -> Any:
     """The container, as one change; anonymous volumes that were made for it go again where it fails."""
     image, networks = await image_id(pl, wanted.image), [await network_id(pl, each) for each in wanted.networks]
     steps = Steps().create(image, *wanted.command, **wanted.options)
-    for network in networks:
-        steps = steps.join_network(network)
+    for at, network in enumerate(networks):
+        steps = steps.join_network(network, ports=() if at else wanted.ports)
     if networks:
         steps = steps.bind_network()
     if wanted.stdin or wanted.terminal:

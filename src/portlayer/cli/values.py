@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+import msgspec
+
 from portlayer.client.options import RestartName
 from portlayer.model.base import rfc3339
 from portlayer.model.errors import InvalidArgument
 from portlayer.model.execution import RestartPolicy
+from portlayer.model.network import Port
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([bkmgt]?)i?b?", re.IGNORECASE)
 _POWERS = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_PORT = re.compile(r"(?:(?:([^:]*|\[.*\]):)?(\d{0,5}):)?(\d{1,5})(?:/(tcp|udp|sctp))?")
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 
@@ -91,6 +95,26 @@ def parse_volume(text: str) -> VolumeOption:
     if parts[2:] not in ([], ["rw"], ["ro"]):
         raise InvalidArgument(f"{parts[2]!r} is no way to join a volume; write ro or rw.")
     return VolumeOption(parts[0], parts[1], read_only=parts[2:] == ["ro"])
+
+
+def parse_port(text: str) -> Port:
+    """`containerPort`, `hostPort:containerPort` or `hostAddress:hostPort:containerPort`, with `/tcp` or `/udp` behind.
+
+    Without a host port, one is chosen.
+    """
+    match = _PORT.fullmatch(text)
+    if match is None:
+        raise InvalidArgument(f"{text!r} is no port; write [[ADDRESS:]HOSTPORT:]PORT[/udp].")
+    address, host, container, protocol = match.groups()
+    return msgspec.convert(
+        {
+            "containerPort": int(container),
+            "hostPort": int(host or 0),
+            "hostAddress": address or "",
+            "protocol": protocol or "tcp",
+        },
+        Port,
+    )
 
 
 def parse_restart(text: str) -> RestartPolicy:

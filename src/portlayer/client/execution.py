@@ -14,6 +14,7 @@ from portlayer.client.steps import Steps
 from portlayer.model import execution as m
 from portlayer.model.base import Value
 from portlayer.model.caller import Caller
+from portlayer.model.errors import InvalidArgument
 
 State = Literal["created", "running", "paused", "stopped"]
 
@@ -151,15 +152,16 @@ class Execution(Component):
     async def _run(
         self, steps: Steps, commit: Mapping[str, bool] | None = None
     ) -> tuple[ContainerHandle, m.Committed | None]:
+        if steps.handle is None and (not steps.requests or not isinstance(steps.requests[0][1], m.Create)):
+            raise InvalidArgument("Steps begin with a handle, or with create.", pointer="/steps/0")
         if isinstance(self._components.execution, Composing):
             return await self._compose(self._components.execution, steps, commit)
         handle = steps.handle
         for call, request in steps.requests:
             answer = await self._invoke(call, request, handle)
             handle = ContainerHandle(handle.id if handle else answer.id, answer.handle)
-        if handle is None:
-            raise ValueError("steps begin with a handle or with create")
-        return handle, None if commit is None else await self.commit(handle, **commit)
+        staged = cast("ContainerHandle", handle)
+        return staged, None if commit is None else await self.commit(staged, **commit)
 
     async def _compose(
         self, execution: Composing, steps: Steps, commit: Mapping[str, bool] | None

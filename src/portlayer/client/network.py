@@ -44,7 +44,7 @@ class Network(Component):
         """Stage that the endpoint in *network* goes."""
         return await self._stage(Steps(container).leave_network(network))
 
-    async def create(
+    async def create_network(
         self,
         name: str,
         *,

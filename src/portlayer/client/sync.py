@@ -155,7 +155,7 @@ class SyncNetwork(Sync[Network]):
     bind = blocking(Network.bind)
     unbind = blocking(Network.unbind)
     leave = blocking(Network.leave)
-    create = blocking(Network.create)
+    create_network = blocking(Network.create_network)
     list = blocking(Network.list)
     inspect_network = blocking(Network.inspect_network)
     remove = blocking(Network.remove)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from portlayer.interfaces.substrate import ExecutionDriver, InteractionDriver, NetworkDriver, StorageDriver
 from portlayer.model.errors import Unavailable
 from portlayer.substrates.linux.execution import LinuxExecution
 from portlayer.substrates.linux.exits import Exits
@@ -26,10 +27,14 @@ class LinuxSubstrate:
         self._features: Mapping[str, str] = {}
         self._inotify = Inotify()
         self._exits = Exits(paths, self._inotify)
-        self.storage = LinuxStorage(paths)
-        self.execution = LinuxExecution(paths, self._exits, runtime or "")
-        self.network = LinuxNetwork(paths)
-        self.interaction = LinuxInteraction(paths, self._exits, self._inotify)
+        self._storage = LinuxStorage(paths)
+        self._execution = LinuxExecution(paths, self._exits, runtime or "")
+        self._network = LinuxNetwork(paths)
+        self._interaction = LinuxInteraction(paths, self._exits, self._inotify)
+        self.storage: StorageDriver = self._storage
+        self.execution: ExecutionDriver = self._execution
+        self.network: NetworkDriver = self._network
+        self.interaction: InteractionDriver = self._interaction
 
     async def start(self) -> Mapping[str, str]:
         if self._features:
@@ -39,31 +44,31 @@ class LinuxSubstrate:
         try:
             for directory in (self._paths.incarnations, exits(self._paths)):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            await self.storage.start()
+            await self._storage.start()
             self._inotify.start()
             self._exits.start()
-            self._features = {**await self.execution.start(), **await self.network.start()}
+            self._features = {**await self._execution.start(), **await self._network.start()}
         except BaseException:
             await self.close()
             raise
         return self._features
 
     async def close(self) -> None:
-        self.interaction.close()
+        self._interaction.close()
         self._exits.close()
         self._inotify.close()
-        await self.execution.close()
-        await self.network.close()
-        await self.storage.close()
+        await self._execution.close()
+        await self._network.close()
+        await self._storage.close()
 
     async def leftovers(self) -> list[str]:
         return [
-            *await self.execution.leftovers(),
-            *await self.network.leftovers(),
-            *await self.storage.leftovers(),
+            *await self._execution.leftovers(),
+            *await self._network.leftovers(),
+            *await self._storage.leftovers(),
         ]
 
     async def purge(self) -> None:
-        await self.execution.purge()
-        await self.network.purge()
-        await self.storage.purge()
+        await self._execution.purge()
+        await self._network.purge()
+        await self._storage.purge()

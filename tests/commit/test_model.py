@@ -1,0 +1,329 @@
+"""Model-based: random callers, branches, retries, crashes, restarts, kills and expiries against the whole port layer.
+
+The model is what successful commits have said: labels, name, bound networks, state. A commit that a crash cut off may
+have happened or not; nothing in between. The seed that pytest prints replays a failure; for a longer run:
+
+    PORTLAYER_MODEL_EXAMPLES=5000 python -m pytest tests/commit/test_model.py
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from commit_kinds import check
+from conformance.store_tools import FakeClock
+from harness import ME, Harness
+from hypothesis import HealthCheck, settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from portlayer.compose import Settings
+from portlayer.model import execution as e
+from portlayer.model import network as n
+from portlayer.model.errors import AlreadyExists, Conflict, InvalidState, NotFound, PortlayerError
+from portlayer.stores.memory import MemoryStore
+from portlayer.stores.sqlite import SqliteStore
+
+EXAMPLES = int(os.environ.get("PORTLAYER_MODEL_EXAMPLES", "120"))
+NETWORKS = ("n0", "n1")
+POINTS = (
+    "commit.intent",
+    "commit.record",
+    "commit.end",
+    *(
+        f"commit.{when}.{step}"
+        for when in ("before", "done")
+        for step in ("Prepare", "Plug", "Unplug", "Stop", "Release")
+    ),
+    *(f"commit.before.{step}" for step in ("MakeRootfs", "RewriteFiles", "Retire", "RemoveRootfs", "Update")),
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the model knows of a container. running: what was last committed; pids: its limit."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...] = ()
+    bound: frozenset[str] = frozenset()
+    running: bool = False
+    pids: int | None = None
+
+
+@dataclass
+class Draft:
+    """A handle, whose container it is of (empty: not committed yet), and what it would change."""
+
+    handle: str
+    container: str
+    new: bool
+    changes: list[tuple[str, Any]] = field(default_factory=list)
+
+    def then(self, handle: str, change: tuple[str, Any]) -> Draft:
+        return Draft(handle, self.container, self.new, [*self.changes, change])
+
+
+def apply(shape: Shape, change: tuple[str, Any]) -> Shape:
+    what, value = change
+    match what:
+        case "label":
+            return replace(shape, labels=tuple(sorted({**dict(shape.labels), value[0]: value[1]}.items())))
+        case "rename":
+            return replace(shape, name=value)
+        case "bind":
+            return replace(shape, bound=shape.bound | {value})
+        case "leave":
+            return replace(shape, bound=shape.bound - {value})
+        case "state":
+            return replace(shape, running=value == "running")
+        case "pids":
+            return replace(shape, pids=value)
+    raise AssertionError(what)
+
+
+class PortLayerMachine(RuleBasedStateMachine):
+    """One port layer, driven by rules; subclasses say over which store."""
+
+    sqlite = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.directory = tempfile.TemporaryDirectory()
+        self.clock = FakeClock()
+        self.drafts: list[Draft] = []
+        self.done: dict[str, Any] = {}
+        self.shapes: dict[str, Shape] = {}
+        self.counter = 0
+        self.harness = Harness(self._open, Path(self.directory.name), Settings())
+        self.stores: list[Any] = []
+
+    async def _open(self) -> Any:
+        if self.sqlite or not self.stores:
+            path = Path(self.directory.name) / "store.db"
+            self.stores.append(
+                await SqliteStore.open(path, clock=self.clock) if self.sqlite else MemoryStore(clock=self.clock)
+            )
+        return self.stores[-1]
+
+    def run(self, work: Any) -> Any:
+        return self.runner.run(work)
+
+    @initialize()
+    def begin(self) -> None:
+        async def work() -> None:
+            await self.harness.start()
+            await self.harness.image()
+            for name in NETWORKS:
+                await self.harness.network(name)
+
+        self.run(work())
+
+    def pick(self, index: int) -> Draft:
+        return self.drafts[index % len(self.drafts)]
+
+    def keep(self, draft: Draft) -> None:
+        self.drafts.append(draft)
+        del self.drafts[:-30]
+
+    # callers
+
+    @rule()
+    def create(self) -> None:
+        self.counter += 1
+        name = f"c{self.counter}"
+        handle = self.run(self.harness.draft("sleep", "1000", name=name))
+        self.keep(Draft(handle, name, new=True))
+
+    @precondition(lambda self: self.shapes)
+    @rule(index=st.integers(0, 99))
+    def take(self, index: int) -> None:
+        ident = sorted(self.shapes)[index % len(self.shapes)]
+        self.keep(Draft(self.run(self.harness.handle(ident)), ident, new=False))
+
+    @precondition(lambda self: self.drafts)
+    @rule(index=st.integers(0, 99), what=st.sampled_from(["label", "rename", "state", "pids"]), value=st.integers(0, 2))
+    def change(self, index: int, what: str, value: int) -> None:
+        draft = self.pick(index)
+        harness = self.harness
+
+        async def work() -> None:
+            match what:
+                case "label":
+                    change: tuple[str, Any] = (what, (f"k{value}", str(self.counter)))
+                    handle = await harness.set_labels(draft.handle, **{f"k{value}": str(self.counter)})
+                case "rename":
+                    self.counter += 1
+                    change = (what, f"r{self.counter}")
+                    handle = await harness.rename(draft.handle, f"r{self.counter}")
+                case "state":
+                    state = ("running", "stopped", "running")[value]
+                    change = (what, state)
+                    handle = await harness.set_state(draft.handle, state, timeout_seconds=0)
+                case _:
+                    change = (what, 10 + value)
+                    request = e.SetResources(handle=draft.handle, resources=e.Resources(pids=10 + value))
+                    handle = (await harness.pl.execution.set_resources(ME, request)).handle
+            self.keep(draft.then(handle, change))
+
+        self.expect(work(), NotFound, AlreadyExists, Conflict)
+
+    @precondition(lambda self: self.drafts)
+    @rule(index=st.integers(0, 99), network=st.sampled_from(NETWORKS), leave=st.booleans())
+    def connect(self, index: int, network: str, *, leave: bool) -> None:
+        draft = self.pick(index)
+        api = self.harness.pl.network
+
+        async def work() -> None:
+            if leave:
+                handle = (await api.leave(ME, n.LeaveNetwork(handle=draft.handle, network=network))).handle
+                self.keep(draft.then(handle, ("leave", network)))
+                return
+            handle = (await api.join(ME, n.JoinNetwork(handle=draft.handle, network=network))).handle
+            handle = (await api.bind(ME, n.BindNetwork(handle=handle, network=network))).handle
+            self.keep(draft.then(handle, ("bind", network)))
+
+        self.expect(work(), NotFound, AlreadyExists, Conflict)
+
+    @precondition(lambda self: self.drafts)
+    @rule(index=st.integers(0, 99))
+    def commit(self, index: int) -> None:
+        draft = self.pick(index)
+
+        async def work() -> None:
+            answer = await self.harness.commit(draft.handle)
+            if draft.handle in self.done:
+                assert answer == self.done[draft.handle]
+                return
+            self.done[draft.handle] = answer
+            self.shapes[answer.id] = self.after(draft, answer.id)
+
+        self.expect(work(), NotFound, AlreadyExists, Conflict, InvalidState)
+
+    def after(self, draft: Draft, ident: str) -> Shape:
+        shape = Shape(name=draft.container) if draft.new else self.shapes[ident]
+        for change in draft.changes:
+            shape = apply(shape, change)
+        return shape
+
+    @precondition(lambda self: self.shapes)
+    @rule(index=st.integers(0, 99))
+    def remove(self, index: int) -> None:
+        ident = sorted(self.shapes)[index % len(self.shapes)]
+        self.run(self.harness.remove(ident, force=True))
+        del self.shapes[ident]
+
+    @precondition(lambda self: self.drafts)
+    @rule(index=st.integers(0, 99))
+    def discard(self, index: int) -> None:
+        self.run(self.harness.pl.execution.discard(ME, e.Discard(handle=self.pick(index).handle)))
+
+    # the world
+
+    @rule()
+    def restart(self) -> None:
+        self.run(self.harness.crash())
+
+    @precondition(lambda self: self.drafts)
+    @rule(index=st.integers(0, 99), point=st.sampled_from(POINTS))
+    def crash_while_committing(self, index: int, point: str) -> None:
+        draft = self.pick(index)
+        if draft.handle in self.done:
+            return
+
+        async def work() -> None:
+            task = await self.harness.until_hit(point, self.harness.commit(draft.handle))
+            failed = task.done() and task.exception() is not None
+            await self.harness.crash()
+            if failed:
+                assert isinstance(task.exception(), PortlayerError)
+                return
+            receipt = await self.harness.store.get(f"/v/default/receipts/{self.ident(draft)}")
+            if receipt is not None:
+                answer = await self.harness.commit(draft.handle)
+                self.done[draft.handle] = answer
+                self.shapes[answer.id] = self.after(draft, answer.id)
+
+        self.run(work())
+
+    def ident(self, draft: Draft) -> str:
+        sealer = self.harness.pl.execution._drafts.sealer  # type: ignore[attr-defined]
+        return str(sealer.open_draft("default", draft.handle).id)
+
+    @precondition(lambda self: any(shape.running for shape in self.shapes.values()))
+    @rule()
+    def kill_behind_our_back(self) -> None:
+        ident = next(key for key, shape in sorted(self.shapes.items()) if shape.running)
+
+        async def work() -> None:
+            for one in self.harness.world.live(ident):
+                if one.state == "running":
+                    self.harness.world.kill(one.id)
+            await self.harness.wait(ident)
+
+        self.run(work())
+        self.shapes[ident] = replace(self.shapes[ident], running=False)
+
+    @rule(seconds=st.integers(1, 200))
+    def time_passes(self, seconds: int) -> None:
+        self.clock.advance(seconds)
+
+    def expect(self, work: Any, *errors: type[Exception]) -> None:
+        try:
+            self.run(work)
+        except errors:
+            pass
+
+    # the laws
+
+    @invariant()
+    def what_was_committed_is_what_is_seen(self) -> None:
+        async def work() -> None:
+            await check(self.harness)
+            listed = (await self.harness.pl.execution.list_containers(ME, e.ListContainers(limit=1000))).containers
+            seen = {
+                one.id: Shape(
+                    name=one.name,
+                    labels=tuple(sorted(one.labels.items())),
+                    bound=frozenset(point.network for point in one.endpoints if point.state == "bound"),
+                    running=one.state == "running",
+                    pids=one.resources.pids,
+                )
+                for one in listed
+            }
+            assert seen == self.shapes
+
+        if self.harness.world is not None and hasattr(self.harness, "pl"):
+            self.run(work())
+
+    def teardown(self) -> None:
+        if hasattr(self.harness, "pl"):
+            self.run(self.harness.close())
+            for store in self.stores:
+                self.run(store.close())
+        self.runner.close()
+        self.directory.cleanup()
+
+
+class OverMemory(PortLayerMachine):
+    pass
+
+
+class OverSqlite(PortLayerMachine):
+    sqlite = True
+
+
+common: dict[str, Any] = {
+    "deadline": None,
+    "stateful_step_count": 50,
+    "suppress_health_check": list(HealthCheck),
+    "print_blob": True,
+}
+TestOverMemory = OverMemory.TestCase
+TestOverMemory.settings = settings(max_examples=EXAMPLES, **common)
+TestOverSqlite = OverSqlite.TestCase
+TestOverSqlite.settings = settings(max_examples=EXAMPLES, **common)
