@@ -28,6 +28,11 @@ from portlayer.substrates.memory.world import World
 ME = Caller()
 
 
+def _is_of_process(task: asyncio.Task[Any]) -> bool:
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code is not None and not any(part in code.co_filename for part in ("substrates/memory", "portlayer/stores"))
+
+
 class Harness:
     """pl: the components; failpoints: of the present process; world: the host."""
 
@@ -56,8 +61,16 @@ class Harness:
         await self._stack.aclose()
 
     async def crash(self) -> None:
-        """The process is gone; what it was doing stays as it is. Start anew."""
+        """The process is gone; what it was doing stays as it is. Start anew.
+
+        Its tasks are cancelled, which runs no undo of ours; the world's programs and the store live on.
+        """
         self._dead.append(self._stack)
+        doomed = [task for task in asyncio.all_tasks() - {asyncio.current_task()} if _is_of_process(task)]
+        for task in doomed:
+            task.cancel()
+        if doomed:
+            await asyncio.wait(doomed, timeout=5)
         await self.start()
 
     async def close(self) -> None:

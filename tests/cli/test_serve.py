@@ -54,6 +54,23 @@ def test_containers_run_on_without_the_server_and_cleanup_ends_them(fresh: Cli, 
     assert "Nothing" in fresh.ok("cleanup")
 
 
+def test_an_attached_run_is_told_that_the_server_stops(fresh: Cli, archive: bytes) -> None:
+    server = serving(fresh)
+    with connect_sync(host=fresh.host) as pl:
+        pl.storage.import_image(archive)
+    script = ["sh", "-c", "echo ready; exec sleep 1000"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with fresh.start("run", "--rm", "busybox", *script, **pipes) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"ready\n"
+        assert stop(server) == 0
+        _, complaint = running.communicate(timeout=SECONDS)
+    assert running.returncode == 125
+    assert complaint.startswith(b"portlayer: The port layer is stopping")
+    assert len(complaint.splitlines()) == 1
+    assert "process" in fresh.ok("cleanup")
+
+
 def test_a_second_server_and_a_cleanup_are_refused(fresh: Cli) -> None:
     server = serving(fresh)
     for args in (("serve",), ("cleanup", "--apply")):

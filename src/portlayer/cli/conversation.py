@@ -52,29 +52,32 @@ async def _passing_on(
     pl: PortLayer, container: str, attachment: Attachment, *, stdin: bool, terminal: bool
 ) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
-    async with asyncio.TaskGroup() as group:
-        tasks: set[asyncio.Task[None]] = set()
+    tasks: set[asyncio.Task[None]] = set()
 
-        def spawn(work: Awaitable[None]) -> None:
-            tasks.add(group.create_task(_unless_over(work)))
+    def spawn(work: Awaitable[None]) -> None:
+        tasks.add(asyncio.ensure_future(_unless_over(work)))
 
-        def forward(name: str) -> None:
-            spawn(pl.execution.signal(container, name))
+    def forward(name: str) -> None:
+        spawn(pl.execution.signal(container, name))
 
-        for number in _FORWARDED:
-            loop.add_signal_handler(number, forward, number.name)
-        if terminal:
-            loop.add_signal_handler(signal.SIGWINCH, lambda: spawn(_resize(attachment)))
-            spawn(_resize(attachment))
-        if stdin:
-            spawn(_feed(attachment))
-        try:
-            yield
-        finally:
-            for number in (*_FORWARDED, *((signal.SIGWINCH,) if terminal else ())):
-                loop.remove_signal_handler(number)
-            for task in tasks:
-                task.cancel()
+    def resize() -> None:
+        spawn(_resize(attachment))
+
+    for number in _FORWARDED:
+        loop.add_signal_handler(number, forward, number.name)
+    if terminal:
+        loop.add_signal_handler(signal.SIGWINCH, resize)
+        resize()
+    if stdin:
+        spawn(_feed(attachment))
+    try:
+        yield
+    finally:
+        for number in (*_FORWARDED, *((signal.SIGWINCH,) if terminal else ())):
+            loop.remove_signal_handler(number)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _unless_over(work: Awaitable[None]) -> None:

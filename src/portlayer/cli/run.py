@@ -25,6 +25,7 @@ from portlayer.cli.values import (
 )
 from portlayer.client import CreateOptions, PortLayer, Steps
 from portlayer.model.errors import AlreadyExists, InvalidArgument, NotFound, PortlayerError
+from portlayer.model.execution import Committed
 from portlayer.model.network import Port
 
 app = typer.Typer(rich_markup_mode=None)
@@ -145,24 +146,25 @@ async def _detached(pl: PortLayer, wanted: _Wanted) -> int:
 async def _attached(pl: PortLayer, wanted: _Wanted) -> int:
     """Attach between create and start, so that no byte is missed, however short its life is."""
     container = (await _commit(pl, wanted, start=False)).id
+    started = False
+
+    async def start() -> Committed:
+        nonlocal started
+        committed = await pl.execution.commit(Steps(handle).set_state("running"))
+        started = True
+        return committed
+
     try:
         handle = await pl.execution.get_container(container)
         async with pl.interaction.attach(container, stdin=wanted.stdin, detach_keys=wanted.detach_keys) as attachment:
-            return await converse(
-                pl,
-                container,
-                attachment,
-                stdin=wanted.stdin,
-                terminal=wanted.terminal,
-                start=lambda: pl.execution.commit(Steps(handle).set_state("running")),
-            )
+            return await converse(pl, container, attachment, stdin=wanted.stdin, terminal=wanted.terminal, start=start)
     except PortlayerError:
-        if wanted.options.get("remove_on_exit"):
+        if wanted.options.get("remove_on_exit") and not started:
             await _remove_unless_gone(pl, container)
         raise
 
 
-async def _commit(pl: PortLayer, wanted: _Wanted, *, start: bool) -> Any:
+async def _commit(pl: PortLayer, wanted: _Wanted, *, start: bool) -> Committed:
     """The container, as one change; anonymous volumes that were made for it go again where it fails."""
     image, networks = await image_id(pl, wanted.image), [await network_id(pl, each) for each in wanted.networks]
     steps = Steps().create(image, *wanted.command, **wanted.options)

@@ -15,7 +15,7 @@ from portlayer.components.commit import outcome
 from portlayer.components.commit.engine import Engine
 from portlayer.components.handles import Draft
 from portlayer.components.records import Records, decode, event_puts, own_volumes, put
-from portlayer.interfaces.store import Delete, Transaction
+from portlayer.interfaces.store import Check, CheckFailed, Delete, Transaction
 from portlayer.model.base import now
 from portlayer.model.changes import ChangeState, RemoveContainer
 from portlayer.model.errors import PortlayerError
@@ -123,9 +123,21 @@ class Observer:
                 put(keys.entity(vch, "observed", container), ended),
                 *event_puts(vch, outcome.exit_event(container, record.spec.name, ended)),
             ]
-            await self._records.store.apply(Transaction(ops=ops, durable=False))
+            try:
+                await self._records.store.apply(
+                    Transaction((await self._unchanged(vch, container, observed),), ops, durable=False)
+                )
+            except CheckFailed:
+                return None
             await driver.remove(container, incarnation)
             return record, ended
+
+    async def _unchanged(self, vch: str, container: str, observed: Observed) -> Check:
+        """The demand that what is observed of *container* is still *observed*: another process may watch it, too."""
+        key = keys.entity(vch, "observed", container)
+        row = await self._records.store.get(key)
+        same = row is not None and decode(Observed, row.value) == observed
+        return Check(key, row.revision if row is not None and same else -1)
 
     async def _react(self, vch: str, record: ContainerRecord, observed: Observed) -> None:
         if record.spec.remove_on_exit:

@@ -31,8 +31,9 @@ class Remover:
             if place.exit() is None:
                 await asyncio.to_thread(self._kill, place.id, record.init)
             await self._conmon_gone(place.id, record.conmon)
-        elif place.exists():
-            await asyncio.to_thread(self._kill_unrecorded, place)
+        elif place.exists() or self._cgroups.pids(place.id):
+            for conmon in await asyncio.to_thread(self._kill_unrecorded, place):
+                await self._killed(conmon)
         while not await asyncio.to_thread(self._clear, place):  # noqa: ASYNC110 - nothing tells of an empty group
             await asyncio.sleep(_POLL_SECONDS)
         self._exits.forget(place.id)
@@ -41,18 +42,23 @@ class Remover:
         self._cgroups.kill(incarnation)
         process.send_signal(init, signal.SIGKILL)
 
-    def _kill_unrecorded(self, place: Incarnation) -> None:
+    def _kill_unrecorded(self, place: Incarnation) -> list[Process]:
         """The runtime may still be at work: it is in the process group of its conmon, which nobody wrote down."""
-        for conmon in process.find("-b", place.directory):
+        found = [*process.find("-b", place.directory)]
+        for conmon in found:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(conmon.pid, signal.SIGKILL)
         self._cgroups.kill(place.id)
+        return found
 
     async def _conmon_gone(self, incarnation: str, conmon: Process) -> None:
         """It writes the exit code first; where its container is dead and it does not end, it is stuck."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CONMON_SECONDS):
                 await self._exits.wait_alone(incarnation)
+        await self._killed(conmon)
+
+    async def _killed(self, conmon: Process) -> None:
         while process.is_alive(conmon):
             process.send_signal(conmon, signal.SIGKILL)
             await asyncio.sleep(_POLL_SECONDS)
