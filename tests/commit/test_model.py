@@ -9,6 +9,7 @@ have happened or not; nothing in between. The seed that pytest prints replays a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,8 @@ from typing import Any
 from commit_kinds import check
 from conformance.store_tools import FakeClock
 from harness import ME, Harness
-from hypothesis import HealthCheck, settings, strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from portlayer.compose import Settings
@@ -273,10 +275,8 @@ class PortLayerMachine(RuleBasedStateMachine):
         self.clock.advance(seconds)
 
     def expect(self, work: Any, *errors: type[Exception]) -> None:
-        try:
+        with contextlib.suppress(errors):
             self.run(work)
-        except errors:
-            pass
 
     # the laws
 

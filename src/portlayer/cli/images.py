@@ -112,11 +112,13 @@ class _Bars:
         self._progress.stop()
 
     def report(self, step: m.Progress) -> None:
-        """Show *step*."""
-        label = f"{step.status} {step.id.removeprefix('sha256:')[:SHOWN]}".rstrip()
+        """Show *step*, unless it is the upload, which we see from our end."""
+        if not step.id:
+            return
+        label = f"{step.status} {step.id.removeprefix('sha256:')[:SHOWN]}"
         task = self._tasks.get(step.id)
         if task is None:
-            task = self._tasks[step.id] = self._progress.add_task(label)
+            task = self._tasks[step.id] = self._progress.add_task(label, total=None)
         self._progress.update(task, description=label, completed=step.done, total=step.total or None)
 
     async def reading(self, archive: str) -> AsyncIterator[bytes]:

@@ -15,6 +15,7 @@ Columns = Mapping[str, Callable[[T], str]]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print ids alone, whole.")]
 
+_WHOLE = 2  # columns, from the left
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _STEPS = ((60, "second"), (60, "minute"), (24, "hour"), (365, "day"))
 
@@ -25,7 +26,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(rows: Sequence[T], columns: Columns[T]) -> None:
-    """A row each. A terminal gets a table that fits it but never cuts the first column; others get plain text."""
+    """A row each. A terminal gets a table that fits it but never cuts ids and names; others get plain text."""
     cells = [[cell(row) for cell in columns.values()] for row in rows]
     if sys.stdout.isatty():
         _print_rich(list(columns), cells)
@@ -43,7 +44,7 @@ def _print_rich(titles: list[str], cells: list[list[str]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for at, title in enumerate(titles):
         width = max((len(row[at]) for row in cells), default=0)
-        table.add_column(title, no_wrap=True, min_width=max(width, len(title)) if at == 0 else None)
+        table.add_column(title, no_wrap=True, min_width=max(width, len(title)) if at < _WHOLE else None)
     for row in cells:
         table.add_row(*row)
     Console(highlight=False, markup=False).print(table)

@@ -154,7 +154,7 @@ class Engine:
         intent: Intent,
         steps: Steps,
         observed: dict[str, Observed],
-        checks: list[Check | Empty],
+        checks: Sequence[Check | Empty],
         takes: list[Put | Delete],
         claims: Claims | None,
     ) -> list[Committed] | None:

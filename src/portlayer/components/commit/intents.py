@@ -64,7 +64,7 @@ class Joined(Value, tag="joined"):
     leader: str
 
 
-_decoder = msgspec.json.Decoder(Intent | Joined)
+_decoder: msgspec.json.Decoder[Intent | Joined] = msgspec.json.Decoder(Intent | Joined)
 
 
 def read_intent(data: bytes) -> Intent | Joined:
