@@ -5,12 +5,12 @@ Nothing here names a pid, a path or a namespace: a driver finds what it needs fr
 
 Every call is idempotent: doing it twice, or undoing what was never done, is fine. Every call may be cut short
 by the death of the process, and is then done or undone again. Failures are SubstrateFailed (the host's fault, with
-its reason) or ResourceExhausted (disk, addresses), never a bare OSError.
+its reason), ResourceExhausted (disk, addresses), or what a call's own text names; never a bare OSError.
 
 An incarnation is one start of a container's main process: a fresh id, minted by the caller at `prepare`. A prepared
 process is complete (root filesystem, namespaces, limits) and waits; `release` lets it go.
 
-One suite, tests/conformance/substrate.py, holds every substrate to this text.
+One suite, tests/conformance/substrate_*.py, holds every substrate to this text.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class StartFailure(Value):
 class Observation(Value):
     """What the substrate knows of one incarnation.
 
-    absent: nothing is there and nothing is known of its end. prepared: waits for release. exited: exit_code and
+    absent: nothing is there and nothing is known of its end, or it died before its release. prepared: waits for release. exited: exit_code and
     finished_at (RFC 3339) are set; a death by signal N is 128+N.
     """
 
@@ -77,7 +77,7 @@ class StorageDriver(Protocol):
     async def make_rootfs(self, container: ContainerSpec) -> None:
         """A writable filesystem for *container* over its layers. What was written before is kept.
 
-        Raises NotFound (kind `layer`) where a layer is not here.
+        Raises NotFound (kind `layer`) where a layer is not here, InvalidArgument where there is none at all.
         """
 
     async def release_rootfs(self, container: str) -> None:
@@ -102,6 +102,9 @@ class StorageDriver(Protocol):
 class ExecutionDriver(Protocol):
     """Processes."""
 
+    def expect(self) -> None:
+        """A prepare is about to come: start what is slow the first time. It makes nothing, and nothing fails."""
+
     async def prepare(
         self, container: ContainerSpec, incarnation: str, networks: Mapping[str, NetworkSpec]
     ) -> StartFailure | None:
@@ -110,10 +113,13 @@ class ExecutionDriver(Protocol):
         The root filesystem and the volumes are there already. The process gets the hosts, resolv.conf and hostname
         files that fit its bound endpoints in *networks*. Its streams, log and exit code are held from here on by
         something that outlives us.
+
+        Raises InvalidArgument for a user that the image, or a subpath that the volume, does not have.
         """
 
     async def release(self, container: str, incarnation: str) -> StartFailure | None:
-        """Let a prepared process go; it is running when this returns (or has run)."""
+        """Let a prepared process go; it is running when this returns (or has run). Doing it again is fine, also after the
+        exit. Raises SubstrateFailed where nothing is prepared any more."""
 
     async def remove(self, container: str, incarnation: str) -> None:
         """Undo prepare: kill what is left of the incarnation and remove its traces, the record of its exit too."""
@@ -122,13 +128,14 @@ class ExecutionDriver(Protocol):
         """Send *signal*, a number, to the main process. One that is gone is fine."""
 
     async def pause(self, container: str, incarnation: str) -> None:
-        """Freeze all processes of the container; they are frozen when this returns."""
+        """Freeze all processes of the container; they are frozen when this returns. One that is gone is fine."""
 
     async def resume(self, container: str, incarnation: str) -> None:
         """Undo pause."""
 
     async def update(self, container: str, incarnation: str, resources: Resources) -> None:
-        """Change the limits of a prepared, running or paused incarnation. None lifts a limit."""
+        """Change the limits of a prepared, running or paused incarnation. None lifts a limit. Raises SubstrateFailed where
+        it is gone."""
 
     async def observe(self, container: str, incarnation: str) -> Observation:
         """What is known of the incarnation."""

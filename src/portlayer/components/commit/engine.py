@@ -31,6 +31,7 @@ from portlayer.failpoints import Failpoints
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
 from portlayer.interfaces.substrate import Substrate
 from portlayer.model import plan as p
+from portlayer.model.changes import CreateContainer
 from portlayer.model.errors import Conflict, PortlayerError, Unavailable
 from portlayer.model.execution import Committed, Observed
 from portlayer.model.network import NetworkSpec
@@ -79,6 +80,8 @@ class Engine:
 
     async def _commit(self, vch: str, drafts: Sequence[Draft], strict: bool, bump: bool) -> list[Committed]:
         containers = [draft.container for draft in drafts]
+        if any(isinstance(change, CreateContainer) for draft in drafts for change in draft.changes):
+            self.substrate.execution.expect()
         async with self.locks.hold(*containers):
             while True:
                 receipts = await self._receipts(vch, drafts)

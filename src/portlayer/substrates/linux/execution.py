@@ -24,6 +24,7 @@ from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.removal import Remover
 from portlayer.substrates.linux.runtime import NOT_FOUND, Runtime, made_by
 from portlayer.substrates.linux.spawn import Spawner
+from portlayer.substrates.linux.waker import Waker
 
 _POLL_SECONDS = 0.001
 _END_SECONDS = 5.0
@@ -46,6 +47,7 @@ class LinuxExecution:
         self._spawner = Spawner(paths.mounted)
         self._launcher = Launcher(paths, self._cgroups)
         self._remover = Remover(self._cgroups, exit_watch)
+        self._waker = Waker(cgroups.ROOT)
         self._wanted = runtime
         self._runtime_seconds = runtime_seconds
         self._runtime: Runtime | None = None
@@ -75,6 +77,7 @@ class LinuxExecution:
 
     async def close(self) -> None:
         """Containers run on."""
+        await self._waker.close()
         self._spawner.close()
         if self._runtime is not None:
             self._runtime.close()
@@ -102,6 +105,9 @@ class LinuxExecution:
                 await asyncio.to_thread(place.delete)
         for name in ({*self._cgroups.names()} | _names(exits(self._paths))) - names:
             await self.remove("", name)
+
+    def expect(self) -> None:
+        self._waker.wake()
 
     async def prepare(
         self, container: ContainerSpec, incarnation: str, networks: Mapping[str, NetworkSpec]
