@@ -35,8 +35,12 @@ from portlayer.model.base import Value, now
 from portlayer.model.caller import DEFAULT_VCH
 from portlayer.model.errors import InvalidArgument, Unavailable
 from portlayer.stores.sqlite import SqliteStore
+from portlayer.substrates.linux.host import Check, checks
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.substrate import LinuxSubstrate
+
+host_checks = checks
+"""What this host has and lacks for the Linux substrate."""
 
 DEFAULT_STATE, DEFAULT_RUN = "/var/lib/portlayer", "/run/portlayer"
 SOCKET = "portlayer.sock"
@@ -120,6 +124,16 @@ async def open_local(settings: Settings) -> AsyncIterator[Components]:
 
 
 @contextlib.asynccontextmanager
+async def open_host(settings: Settings) -> AsyncIterator[Substrate]:
+    """The substrate of this instance, for looking and removing alone: it is not started, so it makes nothing new."""
+    substrate = LinuxSubstrate(make_paths(settings))
+    try:
+        yield substrate
+    finally:
+        await substrate.close()
+
+
+@contextlib.asynccontextmanager
 async def assemble(
     store: Store,
     substrate: Substrate,
@@ -152,3 +166,6 @@ async def assemble(
         )
     finally:
         await execution.close()
+
+
+__all__ = ["Check", "Settings", "assemble", "host_checks", "make_paths", "open_host", "open_local", "read_settings"]

@@ -10,10 +10,9 @@ from typing import Annotated
 
 import typer
 
-from portlayer.cli.host import open_substrate
 from portlayer.cli.lock import holding
 from portlayer.cli.output import Json, print_json
-from portlayer.compose import Settings, make_paths, read_settings
+from portlayer.compose import Settings, make_paths, open_host, read_settings
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -47,7 +46,7 @@ async def _cleanup(settings: Settings, *, apply: bool) -> list[str]:
         if apply:
             paths = make_paths(settings)
             stack.enter_context(holding(paths.state, paths.run))
-        async with open_substrate(settings) as substrate:
+        async with open_host(settings) as substrate:
             found = await substrate.leftovers()
             if apply:
                 await substrate.purge()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from portlayer.cli.output import Columns, Json, print_json, print_table
-from portlayer.substrates.linux.host import Check, checks
+from portlayer.compose import Check, host_checks
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -13,7 +13,7 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def doctor(json: Json = False) -> None:
     """Say what this host lacks, and how to get it; exit with 1 if containers cannot run without it."""
-    found = checks()
+    found = host_checks()
     if json:
         print_json(found)
     else:

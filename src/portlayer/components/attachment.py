@@ -79,13 +79,15 @@ class LocalAttachment:
         self._streams = streams
         self._detacher = Detacher(detach_keys)
         self._stdin = stdin
-        self._incarnation: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._incarnation = asyncio.create_task(life.incarnation())
         self._detached = asyncio.Event()
+        self._read = False
 
     def __aiter__(self) -> AsyncIterator[Output | Control]:
         return self._frames()
 
     async def _frames(self) -> AsyncGenerator[Output | Control, None]:
+        self._read = True
         frames = self._until_end()
         detached = asyncio.create_task(self._detached.wait())
         try:
@@ -105,11 +107,10 @@ class LocalAttachment:
         finally:
             detached.cancel()
             await frames.aclose()
-            await self._life.aclose()
+            await self._end()
 
     async def _until_end(self) -> AsyncGenerator[Output | Control, None]:
-        incarnation = await self._life.incarnation()
-        self._incarnation.set_result(incarnation)
+        incarnation = await asyncio.shield(self._incarnation)
         if incarnation is None:
             yield Control(kind="exit", fields={"exitCode": None})
             return
@@ -149,3 +150,10 @@ class LocalAttachment:
 
     async def close(self) -> None:
         self._detached.set()
+        if not self._read:
+            await self._end()
+
+    async def _end(self) -> None:
+        self._incarnation.cancel()
+        await asyncio.wait((self._incarnation,))
+        await self._life.aclose()

@@ -46,6 +46,7 @@ class Observer:
     async def start(self) -> None:
         """Bring record and substrate together, then follow."""
         self._engine.started = self.follow
+        self._engine.refused = lambda vch, container: self._spawn(self._after_refusal(vch, container))
         await self._finish_intents()
         for vch in await self._vchs():
             for row in await self._records.store.range(keys.entities(vch, "observed")):
@@ -138,6 +139,12 @@ class Observer:
         row = await self._records.store.get(key)
         same = row is not None and decode(Observed, row.value) == observed
         return Check(key, row.revision if row is not None and same else -1)
+
+    async def _after_refusal(self, vch: str, container: str) -> None:
+        """A program that could not be executed is not tried again; what is to be removed on exit goes."""
+        found = await self._records.container(vch, container)
+        if found is not None and found[0].spec.remove_on_exit:
+            await self._react(vch, *found)
 
     async def _react(self, vch: str, record: ContainerRecord, observed: Observed) -> None:
         if record.spec.remove_on_exit:

@@ -34,8 +34,8 @@ class StartFailure(Value):
 class Observation(Value):
     """What the substrate knows of one incarnation.
 
-    absent: nothing is there and nothing is known of its end, or it died before its release. prepared: waits for release. exited: exit_code and
-    finished_at (RFC 3339) are set; a death by signal N is 128+N.
+    absent: nothing is there and nothing is known of its end, or it died before its release. prepared: waits for
+    release. exited: exit_code and finished_at (RFC 3339) are set; a death by signal N is 128+N.
     """
 
     state: Literal["absent", "prepared", "running", "paused", "exited"]
@@ -118,8 +118,8 @@ class ExecutionDriver(Protocol):
         """
 
     async def release(self, container: str, incarnation: str) -> StartFailure | None:
-        """Let a prepared process go; it is running when this returns (or has run). Doing it again is fine, also after the
-        exit. Raises SubstrateFailed where nothing is prepared any more."""
+        """Let a prepared process go; it is running when this returns (or has run). Doing it again is fine, also after
+        the exit. Raises SubstrateFailed where nothing is prepared any more."""
 
     async def remove(self, container: str, incarnation: str) -> None:
         """Undo prepare: kill what is left of the incarnation and remove its traces, the record of its exit too."""
@@ -134,8 +134,8 @@ class ExecutionDriver(Protocol):
         """Undo pause."""
 
     async def update(self, container: str, incarnation: str, resources: Resources) -> None:
-        """Change the limits of a prepared, running or paused incarnation. None lifts a limit. Raises SubstrateFailed where
-        it is gone."""
+        """Change the limits of a prepared, running or paused incarnation. None lifts a limit. Raises SubstrateFailed
+        where it is gone."""
 
     async def observe(self, container: str, incarnation: str) -> Observation:
         """What is known of the incarnation."""

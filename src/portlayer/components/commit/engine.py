@@ -43,7 +43,8 @@ FOREIGN_COMMIT_SECONDS = 60.0
 class Engine:
     """Commits handles on one host's substrate.
 
-    started is called with each (vch, container, incarnation) let go. stuck is set when a commit has left an intent that
+    started is called with each (vch, container, incarnation) let go, refused with each (vch, container) whose program
+    could not be executed. stuck is set when a commit has left an intent that
     could neither be finished nor undone.
     """
 
@@ -54,6 +55,7 @@ class Engine:
         self.locks = Locks()
         self.stuck = asyncio.Event()
         self.started: Callable[[str, str, str], None] = lambda *_: None
+        self.refused: Callable[[str, str], None] = lambda *_: None
         self._failpoints = failpoints
         self._store = records.store
         self._known_networks: set[str] = set()
@@ -190,6 +192,9 @@ class Engine:
         await self._failpoints.hit("commit.record")
         if after:
             results = await self._after(intent, steps, observed, results)
+        for result in results.values():
+            if result.start_error is not None and result.id in steps.failures:
+                self.refused(intent.vch, result.id)
         return list(results.values())
 
     async def _landed(self, intent: Intent) -> bool:

@@ -44,7 +44,8 @@ class LinuxNetwork:
         Raises:
             SubstrateFailed: nftables is missing, or this process may not manage networks.
         """
-        self._open = await self._do("start", Wiring, self._paths)
+        if self._open is None:
+            self._open = await self._do("start", Wiring, self._paths)
         return await self._do("start", self._wiring.features)
 
     async def close(self) -> None:

@@ -159,6 +159,11 @@ class LinuxStorage:
             for directory in (self._paths.staging, self._paths.trash):
                 await delete_content(directory)
 
+    async def let_go(self) -> None:
+        """No process is left: mounts only wait to be needed again, and are made again then."""
+        with _host_errors("storage.release"):
+            await asyncio.to_thread(self._unmount_all)
+
     async def _verify_layer(self, layer: Path, diff_id: str, tar: AsyncIterator[bytes]) -> int:
         """Whoever puts a layer must have it: its digest alone, which is no secret, gives no claim to another's."""
         digest = hashlib.sha256()

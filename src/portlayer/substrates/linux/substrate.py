@@ -53,7 +53,17 @@ class LinuxSubstrate:
             raise
         return self._features
 
+    async def _look(self) -> None:
+        """What looking around needs, where the substrate is not started: that makes nothing on the host."""
+        if not self._features:
+            for directory in (self._paths.incarnations, exits(self._paths)):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            await self._network.start()
+
     async def close(self) -> None:
+        if self._features and not await self._execution.present():
+            await self._execution.purge()
+            await self._storage.let_go()
         self._interaction.close()
         self._exits.close()
         self._inotify.close()
@@ -62,6 +72,7 @@ class LinuxSubstrate:
         await self._storage.close()
 
     async def leftovers(self) -> list[str]:
+        await self._look()
         return [
             *await self._execution.leftovers(),
             *await self._network.leftovers(),
@@ -69,6 +80,7 @@ class LinuxSubstrate:
         ]
 
     async def purge(self) -> None:
+        await self._look()
         await self._execution.purge()
         await self._network.purge()
         await self._storage.purge()

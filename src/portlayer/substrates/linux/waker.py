@@ -2,8 +2,8 @@
 
 The first process that is moved into a cgroup after a quiet time waits for an RCU grace period (6 to 16 ms were
 measured), the ones right after it do not (0.05 to 0.3 ms): the kernel's cgroup_threadgroup_rwsem goes through rcu_sync.
-Moving ourselves to where we are takes the same lock and changes nothing; started when a process is about to be made, the
-wait is over when the runtime comes to its own move.
+Moving ourselves to where we are takes the same lock and changes nothing; started when a process is about to be made,
+the wait is over when the runtime comes to its own move.
 Source: Linux, kernel/cgroup/cgroup.c (cgroup_attach_lock) and kernel/rcu/sync.c.
 """
 

@@ -85,8 +85,10 @@ class Wiring:
         return [*(link.name for link in self._links() if link.master == bridge.index), name]
 
     def close_network(self, network: str) -> None:
-        """Take network id *network*, whose links are gone, out of the firewall."""
+        """Take network id *network*, whose links are gone, out of the firewall; the table goes with the last one."""
         self._firewall.close_network(network, self._bridge_name(network))
+        if not self.networks():
+            self.close_all()
 
     def networks(self) -> list[str]:
         return [link.alias.removeprefix(self._alias) for link in self._ours() if link.alias.startswith(self._alias)]
