@@ -7,7 +7,9 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from harness import ME, Harness
+import images
+from driver import ME, Driver
+from harness import Harness
 
 from portlayer.model import execution as e
 from portlayer.model import network as n
@@ -16,99 +18,120 @@ from portlayer.model.errors import NotFound
 
 Retry = Callable[[], Awaitable[Any]]
 Picture = dict[str, tuple[Any, ...]]
-Kind = Callable[[Harness], Awaitable[Retry]]
+Kind = Callable[[Driver], Awaitable[Retry]]
 
 
-async def create(harness: Harness) -> Retry:
-    handle = await harness.draft(network="gibson_network", volume="jar", name="cookie")
-    return lambda: harness.commit(handle)
+async def create(driver: Driver) -> Retry:
+    handle = await driver.draft(network="gibson_network", volume="jar", name="cookie")
+    return lambda: driver.commit(handle)
 
 
-async def create_and_start(harness: Harness) -> Retry:
-    handle = await harness.draft(network="gibson_network", volume="jar", name="cookie")
-    handle = await harness.set_state(handle, "running")
-    return lambda: harness.commit(handle)
+async def create_and_start(driver: Driver) -> Retry:
+    handle = await driver.draft(network="gibson_network", volume="jar", name="cookie")
+    handle = await driver.set_state(handle, "running")
+    return lambda: driver.commit(handle)
 
 
-async def _existing(harness: Harness, state: str) -> str:
-    handle = await harness.draft(network="gibson_network", volume="jar", name="cookie")
+async def _existing(driver: Driver, state: str) -> str:
+    handle = await driver.draft(network="gibson_network", volume="jar", name="cookie")
     if state != "created":
-        handle = await harness.set_state(handle, "running")
-    await harness.commit(handle)
+        handle = await driver.set_state(handle, "running")
+    await driver.commit(handle)
     if state in ("paused", "stopped"):
-        await harness.commit(await harness.set_state(await harness.handle("cookie"), state, timeout_seconds=0))
-    return await harness.handle("cookie")
+        await driver.commit(await driver.set_state(await driver.handle("cookie"), state, timeout_seconds=0))
+    return await driver.handle("cookie")
 
 
 def to_state(before: str, after: str) -> Kind:
-    async def kind(harness: Harness) -> Retry:
-        handle = await _existing(harness, before)
-        handle = await harness.set_state(handle, after, timeout_seconds=0)
-        return lambda: harness.commit(handle)
+    async def kind(driver: Driver) -> Retry:
+        handle = await _existing(driver, before)
+        handle = await driver.set_state(handle, after, timeout_seconds=0)
+        return lambda: driver.commit(handle)
 
     return kind
 
 
 def edit(before: str, what: str) -> Kind:
-    async def kind(harness: Harness) -> Retry:
-        await harness.network("second")
-        handle = await _existing(harness, before)
+    async def kind(driver: Driver) -> Retry:
+        await driver.network("second")
+        handle = await _existing(driver, before)
         match what:
             case "rename":
-                handle = await harness.rename(handle, "biscuit")
+                handle = await driver.rename(handle, "biscuit")
             case "join":
                 join = n.JoinNetwork(handle=handle, network="second")
-                handle = (await harness.pl.network.join(ME, join)).handle
-                handle = (await harness.pl.network.bind(ME, n.BindNetwork(handle=handle))).handle
+                handle = (await driver.pl.network.join(ME, join)).handle
+                handle = (await driver.pl.network.bind(ME, n.BindNetwork(handle=handle))).handle
             case "unbind":
-                handle = (await harness.pl.network.unbind(ME, n.BindNetwork(handle=handle))).handle
+                handle = (await driver.pl.network.unbind(ME, n.BindNetwork(handle=handle))).handle
             case "leave":
                 leave = n.LeaveNetwork(handle=handle, network="gibson_network")
-                handle = (await harness.pl.network.leave(ME, leave)).handle
+                handle = (await driver.pl.network.leave(ME, leave)).handle
             case "volume":
-                handle = (await harness.pl.storage.leave(ME, s.LeaveVolume(handle=handle, volume="jar"))).handle
+                handle = (await driver.pl.storage.leave(ME, s.LeaveVolume(handle=handle, volume="jar"))).handle
             case "resources":
                 change = e.SetResources(handle=handle, resources=e.Resources(pids=50))
-                handle = (await harness.pl.execution.set_resources(ME, change)).handle
-        return lambda: harness.commit(handle)
+                handle = (await driver.pl.execution.set_resources(ME, change)).handle
+        return lambda: driver.commit(handle)
 
     return kind
 
 
 def remove(before: str) -> Kind:
-    async def kind(harness: Harness) -> Retry:
-        await _existing(harness, before)
+    async def kind(driver: Driver) -> Retry:
+        await _existing(driver, before)
 
         async def removal() -> None:
             with contextlib.suppress(NotFound):
-                await harness.remove("cookie", force=True)
+                await driver.remove("cookie", force=True)
 
         return removal
 
     return kind
 
 
-async def remove_with_volume(harness: Harness) -> Retry:
-    anonymous = await harness.pl.storage.create_volume(ME, s.CreateVolume())
-    await harness.commit(await harness.draft(volume=anonymous.name, name="cookie"))
+async def remove_with_volume(driver: Driver) -> Retry:
+    anonymous = await driver.pl.storage.create_volume(ME, s.CreateVolume())
+    await driver.commit(await driver.draft(volume=anonymous.name, name="cookie"))
 
     async def removal() -> None:
         with contextlib.suppress(NotFound):
-            await harness.remove("cookie", volumes=True)
-        volumes = (await harness.pl.storage.list_volumes(ME, s.ListVolumes())).volumes
+            await driver.remove("cookie", volumes=True)
+        volumes = (await driver.pl.storage.list_volumes(ME, s.ListVolumes())).volumes
         assert anonymous not in volumes
 
     return removal
 
 
-async def several(harness: Harness) -> Retry:
+async def several(driver: Driver) -> Retry:
     handles = tuple(
         [
-            await harness.set_state(await harness.draft(network="gibson_network", name=f"c{index}"), "running")
+            await driver.set_state(await driver.draft(network="gibson_network", name=f"c{index}"), "running")
             for index in range(3)
         ]
     )
-    return lambda: harness.pl.execution.commit(ME, e.Commit(handles=handles))
+    return lambda: driver.pl.execution.commit(ME, e.Commit(handles=handles))
+
+
+async def import_image(driver: Driver) -> Retry:
+    tar = images.tar([images.directory("etc"), images.file("etc/motd", b"another\n")])
+
+    async def importing() -> str:
+        return (await driver.image("another", tar)).id
+
+    return importing
+
+
+async def delete_volume(driver: Driver) -> Retry:
+    await driver.pl.storage.create_volume(ME, s.CreateVolume(name="crate"))
+    await driver.commit(await driver.draft(volume="crate", name="cookie"))
+    await driver.remove("cookie")
+
+    async def deletion() -> None:
+        with contextlib.suppress(NotFound):
+            await driver.pl.storage.delete_volume(ME, s.VolumeRef(ref="crate"))
+
+    return deletion
 
 
 KINDS: dict[str, Kind] = {
@@ -116,6 +139,8 @@ KINDS: dict[str, Kind] = {
     "create and start": create_and_start,
     "several": several,
     "remove with its volume": remove_with_volume,
+    "import an image": import_image,
+    "delete a volume": delete_volume,
     **{f"{a} to {b}": to_state(a, b) for a, b in (("created", "running"), ("stopped", "running"))},
     **{f"{a} to {b}": to_state(a, b) for a, b in (("running", "paused"), ("paused", "running"))},
     **{f"{a} to stopped": to_state(a, "stopped") for a in ("running", "paused")},
@@ -170,31 +195,45 @@ async def check(harness: Harness) -> None:
     assert len(addresses - committed) <= len(leased)
 
 
-async def picture(harness: Harness) -> Picture:
-    """What a caller sees of all containers."""
-    listed = (await harness.pl.execution.list_containers(ME, e.ListContainers())).containers
+async def picture(driver: Driver) -> Picture:
+    """What a caller sees of everything."""
+    containers = (await driver.pl.execution.list_containers(ME, e.ListContainers())).containers
+    networks = (await driver.pl.network.list_networks(ME, n.ListNetworks())).networks
+    volumes = (await driver.pl.storage.list_volumes(ME, s.ListVolumes())).volumes
+    known = (await driver.pl.storage.list_images(ME, s.ListImages())).images
     return {
-        container.name: (
-            container.revision,
-            container.state,
-            sorted((endpoint.network, endpoint.state) for endpoint in container.endpoints),
-            [mount.volume for mount in container.mounts],
-            container.resources.pids,
-        )
-        for container in listed
+        **{
+            container.name: (
+                container.revision,
+                container.state,
+                sorted((endpoint.network, endpoint.state) for endpoint in container.endpoints),
+                [mount.volume for mount in container.mounts],
+                container.resources.pids,
+            )
+            for container in containers
+        },
+        "/networks": tuple(sorted(network.name for network in networks)),
+        "/volumes": tuple(sorted("" if volume.anonymous else volume.name for volume in volumes)),
+        "/images": tuple(sorted(name for image in known for name in image.names)),
     }
 
 
-async def clear(harness: Harness) -> None:
-    for container in (await harness.pl.execution.list_containers(ME, e.ListContainers())).containers:
-        await harness.remove(container.id, force=True)
-    with contextlib.suppress(NotFound):
-        await harness.pl.network.delete_network(ME, n.NetworkRef(ref="second"))
-    assert harness.world.incarnations == {}
-    assert harness.world.rootfs == {}
+async def clear(driver: Driver) -> None:
+    """Back to `setting`."""
+    for container in (await driver.pl.execution.list_containers(ME, e.ListContainers())).containers:
+        await driver.remove(container.id, force=True)
+    for network in (await driver.pl.network.list_networks(ME, n.ListNetworks())).networks:
+        if network.name != "gibson_network":
+            await driver.pl.network.delete_network(ME, n.NetworkRef(ref=network.id))
+    for volume in (await driver.pl.storage.list_volumes(ME, s.ListVolumes())).volumes:
+        if volume.name != "jar":
+            await driver.pl.storage.delete_volume(ME, s.VolumeRef(ref=volume.id))
+    for image in (await driver.pl.storage.list_images(ME, s.ListImages())).images:
+        if "busybox:latest" not in image.names:
+            await driver.pl.storage.delete_image(ME, s.DeleteImage(ref=image.id, prune=True))
 
 
-async def setting(harness: Harness) -> None:
+async def setting(driver: Driver) -> None:
     """What the kinds need to be there."""
-    await harness.network()
-    await harness.pl.storage.create_volume(ME, s.CreateVolume(name="jar"))
+    await driver.network()
+    await driver.pl.storage.create_volume(ME, s.CreateVolume(name="jar"))

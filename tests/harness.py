@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from builders import layer
+from driver import ME, Driver
 
 from portlayer.compose import Settings, assemble
 from portlayer.failpoints import Failpoints
-from portlayer.interfaces.components import Components
 from portlayer.interfaces.store import Store
-from portlayer.model import execution as e
-from portlayer.model import network as n
-from portlayer.model import storage as s
-from portlayer.model.caller import Caller
 from portlayer.substrates.memory.substrate import MemorySubstrate
 from portlayer.substrates.memory.world import World
 
-ME = Caller()
+__all__ = ["ME", "Harness"]
 
 
 def _is_of_process(task: asyncio.Task[Any]) -> bool:
@@ -33,8 +28,8 @@ def _is_of_process(task: asyncio.Task[Any]) -> bool:
     return code is not None and not any(part in code.co_filename for part in ("substrates/memory", "portlayer/stores"))
 
 
-class Harness:
-    """pl: the components; failpoints: of the present process; world: the host."""
+class Harness(Driver):
+    """failpoints: of the present process; world: the host."""
 
     def __init__(self, open_store: Callable[[], Awaitable[Store]], state: Path, settings: Settings) -> None:
         self._open_store = open_store
@@ -45,7 +40,6 @@ class Harness:
         self.world = World()
         self.failpoints = Failpoints()
         self.store: Store
-        self.pl: Components
 
     async def start(self) -> None:
         self._stack = contextlib.AsyncExitStack()
@@ -98,60 +92,3 @@ class Harness:
         await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
         return task
-
-    # what tests do all the time
-
-    async def image(self) -> s.Image:
-        """busybox:latest, imported."""
-        _, tar = layer()
-
-        async def body() -> AsyncIterator[bytes]:
-            yield tar
-
-        imported = await self.pl.storage.import_image(ME, s.ImportImage(name="busybox", format="rootfs"), body())
-        return imported.images[0]
-
-    async def network(self, name: str = "gibson_network", **fields: Any) -> n.Network:
-        return await self.pl.network.create_network(ME, n.CreateNetwork(name=name, **fields))
-
-    async def draft(self, *args: str, network: str | None = None, volume: str | None = None, **fields: Any) -> str:
-        """A handle to a container that is not committed."""
-        request = e.Create(image="busybox", process=e.ProcessRequest(args=args or ("sleep", "1000")), **fields)
-        handle = (await self.pl.execution.create(ME, request)).handle
-        if network is not None:
-            handle = (await self.pl.network.join(ME, n.JoinNetwork(handle=handle, network=network))).handle
-            handle = (await self.pl.network.bind(ME, n.BindNetwork(handle=handle))).handle
-        if volume is not None:
-            join = s.JoinVolume(handle=handle, volume=volume, destination="/data")
-            handle = (await self.pl.storage.join(ME, join)).handle
-        return handle
-
-    async def run(self, *args: str, **fields: Any) -> e.Committed:
-        """A container that was created and started in one commit."""
-        return await self.commit(await self.set_state(await self.draft(*args, **fields), "running"))
-
-    async def handle(self, ref: str) -> str:
-        return (await self.pl.execution.handle(ME, e.ContainerRef(ref=ref))).handle
-
-    async def set_state(self, handle: str, state: Any, **fields: Any) -> str:
-        return (await self.pl.execution.set_state(ME, e.SetState(handle=handle, state=state, **fields))).handle
-
-    async def set_labels(self, handle: str, **labels: str | None) -> str:
-        return (await self.pl.execution.set_labels(ME, e.SetLabels(handle=handle, labels=labels))).handle
-
-    async def rename(self, handle: str, name: str) -> str:
-        return (await self.pl.execution.rename(ME, e.Rename(handle=handle, name=name))).handle
-
-    async def commit(self, handle: str, **fields: Any) -> e.Committed:
-        answer = await self.pl.execution.commit(ME, e.Commit(handle=handle, **fields))
-        assert isinstance(answer, e.Committed)
-        return answer
-
-    async def inspect(self, ref: str) -> e.Container:
-        return await self.pl.execution.get_container(ME, e.ContainerRef(ref=ref))
-
-    async def remove(self, ref: str, **fields: Any) -> None:
-        await self.pl.execution.delete_container(ME, e.DeleteContainer(ref=ref, **fields))
-
-    async def wait(self, ref: str, condition: Any = "exited") -> e.Waited:
-        return await self.pl.execution.wait(ME, e.Wait(ref=ref, condition=condition, timeout_seconds=20))

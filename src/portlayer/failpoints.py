@@ -1,12 +1,14 @@
 """Named places where a test makes the process fail, wait or die: the seams of the commit protocol.
 
 A failpoint does nothing unless it is armed. `PORTLAYER_FAILPOINTS="commit.before.Plug=kill;commit.record=raise"` arms
-some from the environment: `kill` is SIGKILL to ourselves, `raise` fails the step, `hang` never returns.
+some from the environment: `kill` is SIGKILL to ourselves, `raise` fails the step, `hang` never returns, `log` tells
+the log. `*` is every name that is not armed itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -14,6 +16,8 @@ from collections.abc import Awaitable, Callable
 from portlayer.model.errors import InvalidArgument, SubstrateFailed
 
 Action = Callable[[str], Awaitable[None]]
+EVERY = "*"
+_log = logging.getLogger(__name__)
 
 
 async def _kill(_: str) -> None:
@@ -28,7 +32,11 @@ async def _hang(_: str) -> None:
     await asyncio.Event().wait()
 
 
-ACTIONS: dict[str, Action] = {"kill": _kill, "raise": _raise, "hang": _hang}
+async def _tell(name: str) -> None:
+    _log.info(name)
+
+
+ACTIONS: dict[str, Action] = {"kill": _kill, "raise": _raise, "hang": _hang, "log": _tell}
 
 
 class Failpoints:
@@ -50,7 +58,7 @@ class Failpoints:
         return points
 
     def arm(self, name: str, action: Action) -> None:
-        """Run *action* whenever *name* is passed."""
+        """Run *action* whenever *name* is passed; EVERY is all names that are not armed themselves."""
         self._armed[name] = action
 
     def disarm(self) -> None:
@@ -62,6 +70,6 @@ class Failpoints:
         """Pass the place called *name*."""
         if len(self.seen) < 10_000:
             self.seen.append(name)
-        action = self._armed.get(name)
+        action = self._armed.get(name) or self._armed.get(EVERY)
         if action is not None:
             await action(name)

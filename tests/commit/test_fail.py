@@ -18,6 +18,7 @@ async def test_a_step_that_fails_is_undone_and_named(harness: Harness, name: str
     seen, wanted = await points(harness, kind)
     for point in [point for point in seen if point.startswith("commit.before.")]:
         await clear(harness)
+        await check(harness)
         work = await kind(harness)
         before = await picture(harness)
         failed: list[str] = []
@@ -42,6 +43,7 @@ async def test_a_step_that_fails_is_undone_and_named(harness: Harness, name: str
         harness.failpoints.disarm()
         await check(harness)
     await clear(harness)
+    await check(harness)
 
 
 async def test_an_undo_that_fails_is_tried_again(harness: Harness) -> None:

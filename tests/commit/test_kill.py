@@ -15,6 +15,7 @@ async def test_kill_anywhere(harness: Harness, name: str) -> None:
     assert seen
     for point in seen:
         await clear(harness)
+        await check(harness)
         work = await kind(harness)
         before = await picture(harness)
         task = await harness.until_hit(point, work())
@@ -27,3 +28,4 @@ async def test_kill_anywhere(harness: Harness, name: str) -> None:
         assert await work() == first, point
         await check(harness)
     await clear(harness)
+    await check(harness)

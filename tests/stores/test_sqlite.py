@@ -11,7 +11,8 @@ import pytest
 from conformance.store import StoreConformance, law
 from conformance.store_tools import KEPT_DELETIONS, FakeClock, delete, next_changes, places_of, put
 
-from portlayer.interfaces.store import Record
+from portlayer.interfaces.store import Put, Record, Transaction
+from portlayer.stores import sqlite_reader
 from portlayer.stores.sqlite import SqliteStore
 from portlayer.stores.sqlite_leases import RESTART_SECONDS
 
@@ -119,3 +120,17 @@ async def test_a_lease_does_not_wait_while_the_store_is_open_and_idle(tmp_path: 
         assert await store.get("lease")
         clock.advance(1)
         assert await store.get("lease") is None
+
+
+async def test_a_snapshot_that_takes_too_long_in_place_is_read_whole_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_reader, "INLINE_SECONDS", 0.0)
+    monkeypatch.setattr(sqlite_reader, "STEPS_BETWEEN_LOOKS", 1)
+    store = await SqliteStore.open(tmp_path / "store.db")
+    keys = [f"key{number}" for number in range(2000)]
+    await store.apply(Transaction(ops=[Put(key, b"value") for key in keys]))
+    for _ in range(50):
+        rows = await store.get_many(keys)
+        assert [row.key for row in rows if row is not None] == keys
+    await store.close()

@@ -141,22 +141,27 @@ class Reader:
         except _Overdue:
             return await asyncio.get_running_loop().run_in_executor(self._executor, self._at_length, query)
 
-    def _at_once(self, query: Query[T], seconds: float = INLINE_SECONDS) -> T:
+    def _at_once(self, query: Query[T], seconds: float | None = None) -> T:
         if self._closed:
             raise Unavailable(f"The store {self._path} is closed; open it again.")
-        self._inline_until = time.perf_counter() + seconds
+        self._inline_until = time.perf_counter() + (INLINE_SECONDS if seconds is None else seconds)
         try:
             return query(self._inline)
         except sqlite3.Error as error:
             if primary(error) == sqlite3.SQLITE_INTERRUPT:
                 raise _Overdue from None
             raise unavailable(error, self._path) from error
+        finally:
+            self._inline_until = math.inf  # the end of a snapshot must not be cut short as well
+            self._inline.rollback()
 
     def _at_length(self, query: Query[T]) -> T:
         try:
             return query(self._long)
         except sqlite3.Error as error:
             raise unavailable(error, self._path) from error
+        finally:
+            self._long.rollback()
 
     def _overdue(self) -> bool:
         return time.perf_counter() > self._inline_until
@@ -167,14 +172,11 @@ class _Overdue(Exception):
 
 
 def _snapshot(query: Query[T]) -> Query[T]:
-    """*query*, all of whose statements see one instant."""
+    """*query*, all of whose statements see one instant; who runs it ends the transaction."""
 
     def run(connection: sqlite3.Connection) -> T:
         connection.execute("BEGIN")
-        try:
-            return query(connection)
-        finally:
-            connection.rollback()
+        return query(connection)
 
     return run
 

@@ -18,7 +18,7 @@ from portlayer.model.interaction import STDERR
 from portlayer.model.network import NetworkSpec
 from portlayer.substrates.linux import capabilities, cgroups, conmon, conmonlog, probe, process, stdio
 from portlayer.substrates.linux.exits import Exits
-from portlayer.substrates.linux.incarnation import Incarnation, Record, exits
+from portlayer.substrates.linux.incarnation import Incarnation, Record
 from portlayer.substrates.linux.launch import Launched, Launcher
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.removal import Remover
@@ -44,7 +44,7 @@ class LinuxExecution:
         self._paths = paths
         self._exits = exit_watch
         self._cgroups = cgroups.detect(paths.instance)
-        self._spawner = Spawner(paths.mounted)
+        self._spawner = Spawner()
         self._launcher = Launcher(paths, self._cgroups)
         self._remover = Remover(self._cgroups, exit_watch)
         self._waker = Waker(cgroups.ROOT)
@@ -65,7 +65,6 @@ class LinuxExecution:
         Raises Unavailable where no runtime works on this host.
         """
         self._cgroups.start()
-        self._spawner.start()
         chosen = await probe.choose(self._paths, self._wanted, self._try)
         self._runtime = chosen.runtime
         await self._adopt()
@@ -103,7 +102,7 @@ class LinuxExecution:
                 self._exits.watch(place, record)
             elif place.container() is None:
                 await asyncio.to_thread(place.delete)
-        for name in ({*self._cgroups.names()} | _names(exits(self._paths))) - names:
+        for name in ({*self._cgroups.names()} | _names(self._paths.exits)) - names:
             await self.remove("", name)
 
     def expect(self) -> None:
@@ -336,7 +335,7 @@ class LinuxExecution:
 
     async def leftovers(self) -> list[str]:
         """A line for each incarnation, process and group of this instance."""
-        holders = await asyncio.to_thread(lambda: [*process.find("--exit-dir", str(exits(self._paths)))])
+        holders = await asyncio.to_thread(lambda: [*process.find("--exit-dir", str(self._paths.exits))])
         return [
             *(f"process {holder.pid} (conmon)" for holder in holders),
             *(f"cgroup {self._cgroups.path(name)}" for name in self._cgroups.names()),
@@ -345,7 +344,7 @@ class LinuxExecution:
 
     async def purge(self) -> None:
         """Remove all that `leftovers` lists, and the parent of the groups."""
-        for name in {*self._cgroups.names()} | _names(self._paths.incarnations) | _names(exits(self._paths)):
+        for name in {*self._cgroups.names()} | _names(self._paths.incarnations) | _names(self._paths.exits):
             await self.remove("", name)
         self._cgroups.close()
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 
 from portlayer.substrates.linux import kernel
-from portlayer.substrates.linux.incarnation import Incarnation, Record, exits
+from portlayer.substrates.linux.incarnation import Incarnation, Record
 from portlayer.substrates.linux.inotify import Inotify
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.process import Process, open_pidfd
@@ -30,7 +30,7 @@ class Exits:
     """Without conmon, an incarnation is over when its first process is; its exit code is lost then."""
 
     def __init__(self, paths: Paths, inotify: Inotify) -> None:
-        self._directory = str(exits(paths))
+        self._directory = str(paths.exits)
         self._inotify = inotify
         self._watches: dict[str, _Watch] = {}
 

@@ -60,7 +60,7 @@ class Incarnation:
     def __init__(self, paths: Paths, incarnation: str) -> None:
         self.id = incarnation
         self.directory = str(paths.incarnation(incarnation))
-        self.exit_file = f"{exits(paths)}/{incarnation}"
+        self.exit_file = f"{paths.exits}/{incarnation}"
         self.runtime_root = f"{self.directory}/runtime"
         self.released = f"{self.directory}/released"
 
@@ -138,8 +138,3 @@ def _delete_tree(directory: str) -> None:
             else:
                 os.unlink(entry.path)
     os.rmdir(directory)
-
-
-def exits(paths: Paths) -> Path:
-    """The directory that conmon writes exit codes to, of all incarnations, so that one watch sees them."""
-    return paths.run / "exits"

@@ -16,7 +16,7 @@ from portlayer.model.network import NetworkSpec
 from portlayer.model.storage import MountSpec
 from portlayer.substrates.linux import capabilities, conmon, hostfiles, kernel, users
 from portlayer.substrates.linux.cgroups import Cgroups
-from portlayer.substrates.linux.incarnation import Incarnation, exits
+from portlayer.substrates.linux.incarnation import Incarnation
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.runtime import Runtime, find_program
 from portlayer.substrates.linux.spawn import spawn
@@ -103,7 +103,7 @@ class Launcher:
             log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             log_offset = 0
         command = conmon.command(
-            *(self._conmon, runtime, place, log, exits(self._paths)), stdin=container.stdin, terminal=container.terminal
+            *(self._conmon, runtime, place, log, self._paths.exits), stdin=container.stdin, terminal=container.terminal
         )
         read, write = os.pipe()
         errors = os.memfd_create("errors")

@@ -35,6 +35,15 @@ def lowers(layers: Sequence[Path]) -> list[Path]:
     return stack
 
 
+def make_skeleton(directory: Path) -> None:
+    """What the runtime mounts on in every container, as its lowest layer: it need not be made in each one anew."""
+    for name in ("dev", "proc", "sys", "etc"):
+        (directory / name).mkdir(mode=0o755, parents=True, exist_ok=True)
+    for name in ("hosts", "hostname", "resolv.conf"):
+        (directory / "etc" / name).touch(mode=0o644)
+    directory.chmod(0o755)
+
+
 def mount(source: str, target: Path, lowers: Sequence[Path], container: Path) -> None:
     """Mount at *target* what `lowers` gave, with `upper` and `work` of *container* on top; raises OSError."""
     upper, work = container / "upper", container / "work"

@@ -31,15 +31,10 @@ def hides_cgroup2() -> bool:
 
 
 class Spawner:
-    """shared: the directory under which containers' root filesystems are mounted."""
+    """The thread, with a mount namespace of its own."""
 
-    def __init__(self, shared: Path) -> None:
-        self._shared = str(shared)
+    def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "spawner", _enter)
-
-    def start(self) -> None:
-        """Before anything is mounted below the shared directory, which is there."""
-        share(self._shared)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """*function* in the thread."""
@@ -76,21 +71,3 @@ def spawn(command: list[str], environment: Mapping[str, str], *, directory: str,
         setsigmask=(),
         setsigdef=_IGNORED_BY_PYTHON,
     )
-
-
-def share(directory: str) -> None:
-    """See to it that what is mounted below *directory* is passed on to other namespaces: on most hosts it is, for
-    their root is shared; else *directory* becomes a shared mount of its own, which stays."""
-    real = os.path.realpath(directory)
-    if not _is_shared(real):
-        kernel.mount(real, real, kernel.MS_BIND)
-        kernel.mount("", real, kernel.MS_SHARED)
-
-
-def _is_shared(directory: str) -> bool:
-    """Whether the mount that *directory* is in is shared. Source: proc_pid_mountinfo(5)."""
-    shown = directory.replace("\\", "\\134").replace(" ", "\\040")
-    mounts = [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    inside = [fields for fields in mounts if Path(shown).is_relative_to(fields[4])]
-    nearest = max(inside, key=lambda fields: len(fields[4]))
-    return any(field.startswith("shared:") for field in nearest[6:])

@@ -50,10 +50,11 @@ class LinuxStorage:
         """
         paths = self._paths
         with _host_errors("storage.start"):
-            for directory in (paths.layers, paths.containers, paths.volumes, paths.staging, paths.trash, paths.mounted):
+            for directory in (paths.layers, paths.containers, paths.volumes, paths.staging, paths.trash):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 # Setuid programs of images are not for users of the host; a group must not be inherited, either.
                 directory.chmod(0o700)
+            overlay.make_skeleton(paths.skeleton)
             await asyncio.to_thread(overlay.probe, paths.staging)
             for path in paths.staging.iterdir():
                 self._trash.throw(path)
@@ -108,7 +109,7 @@ class LinuxStorage:
             directory = self._paths.container(container.id)
             directory.mkdir(mode=0o700, exist_ok=True)
             target.mkdir(mode=0o700, parents=True, exist_ok=True)
-            overlay.mount(self._paths.mount_source, target, lowers, directory)
+            overlay.mount(self._paths.mount_source, target, [*lowers, self._paths.skeleton], directory)
 
     async def release_rootfs(self, container: str) -> None:
         with _host_errors("storage.releaseRootfs", container):

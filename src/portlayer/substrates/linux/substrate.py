@@ -9,9 +9,9 @@ from portlayer.interfaces.substrate import ExecutionDriver, InteractionDriver, N
 from portlayer.model.errors import Unavailable
 from portlayer.substrates.linux.execution import LinuxExecution
 from portlayer.substrates.linux.exits import Exits
-from portlayer.substrates.linux.incarnation import exits
 from portlayer.substrates.linux.inotify import Inotify
 from portlayer.substrates.linux.interaction import LinuxInteraction
+from portlayer.substrates.linux.live import make_directories, open_live
 from portlayer.substrates.linux.network import LinuxNetwork
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.storage import LinuxStorage
@@ -42,8 +42,7 @@ class LinuxSubstrate:
         if os.geteuid() != 0:
             raise Unavailable("The Linux substrate needs root: mounts, namespaces and control groups. Run it as root.")
         try:
-            for directory in (self._paths.incarnations, exits(self._paths)):
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _open_live(self._paths)
             await self._storage.start()
             self._inotify.start()
             self._exits.start()
@@ -56,8 +55,7 @@ class LinuxSubstrate:
     async def _look(self) -> None:
         """What looking around needs, where the substrate is not started: that makes nothing on the host."""
         if not self._features:
-            for directory in (self._paths.incarnations, exits(self._paths)):
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directories(self._paths)
             await self._network.start()
 
     async def close(self) -> None:
@@ -84,3 +82,10 @@ class LinuxSubstrate:
         await self._execution.purge()
         await self._network.purge()
         await self._storage.purge()
+
+
+def _open_live(paths: Paths) -> None:
+    try:
+        open_live(paths)
+    except OSError as error:
+        raise Unavailable(f"A tmpfs cannot be mounted at {paths.live}: {error.strerror}; run as root.") from error

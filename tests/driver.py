@@ -1,0 +1,76 @@
+"""What tests do all the time with any port layer: in their own process, or behind REST."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from builders import layer
+
+from portlayer.interfaces.components import Components
+from portlayer.model import execution as e
+from portlayer.model import network as n
+from portlayer.model import storage as s
+from portlayer.model.caller import Caller
+
+ME = Caller()
+
+
+class Driver:
+    """pl: the components."""
+
+    pl: Components
+
+    async def image(self, name: str = "busybox", tar: bytes = b"") -> s.Image:
+        """The image *name*, imported: of busybox, or of another root filesystem."""
+
+        async def body() -> AsyncIterator[bytes]:
+            yield tar or layer()[1]
+
+        imported = await self.pl.storage.import_image(ME, s.ImportImage(name=name, format="rootfs"), body())
+        return imported.images[0]
+
+    async def network(self, name: str = "gibson_network", **fields: Any) -> n.Network:
+        return await self.pl.network.create_network(ME, n.CreateNetwork(name=name, **fields))
+
+    async def draft(self, *args: str, network: str | None = None, volume: str | None = None, **fields: Any) -> str:
+        """A handle to a container that is not committed."""
+        request = e.Create(image="busybox", process=e.ProcessRequest(args=args or ("sleep", "1000")), **fields)
+        handle = (await self.pl.execution.create(ME, request)).handle
+        if network is not None:
+            handle = (await self.pl.network.join(ME, n.JoinNetwork(handle=handle, network=network))).handle
+            handle = (await self.pl.network.bind(ME, n.BindNetwork(handle=handle))).handle
+        if volume is not None:
+            join = s.JoinVolume(handle=handle, volume=volume, destination="/data")
+            handle = (await self.pl.storage.join(ME, join)).handle
+        return handle
+
+    async def run(self, *args: str, **fields: Any) -> e.Committed:
+        """A container that was created and started in one commit."""
+        return await self.commit(await self.set_state(await self.draft(*args, **fields), "running"))
+
+    async def handle(self, ref: str) -> str:
+        return (await self.pl.execution.handle(ME, e.ContainerRef(ref=ref))).handle
+
+    async def set_state(self, handle: str, state: Any, **fields: Any) -> str:
+        return (await self.pl.execution.set_state(ME, e.SetState(handle=handle, state=state, **fields))).handle
+
+    async def set_labels(self, handle: str, **labels: str | None) -> str:
+        return (await self.pl.execution.set_labels(ME, e.SetLabels(handle=handle, labels=labels))).handle
+
+    async def rename(self, handle: str, name: str) -> str:
+        return (await self.pl.execution.rename(ME, e.Rename(handle=handle, name=name))).handle
+
+    async def commit(self, handle: str, **fields: Any) -> e.Committed:
+        answer = await self.pl.execution.commit(ME, e.Commit(handle=handle, **fields))
+        assert isinstance(answer, e.Committed)
+        return answer
+
+    async def inspect(self, ref: str) -> e.Container:
+        return await self.pl.execution.get_container(ME, e.ContainerRef(ref=ref))
+
+    async def remove(self, ref: str, **fields: Any) -> None:
+        await self.pl.execution.delete_container(ME, e.DeleteContainer(ref=ref, **fields))
+
+    async def wait(self, ref: str, condition: Any = "exited") -> e.Waited:
+        return await self.pl.execution.wait(ME, e.Wait(ref=ref, condition=condition, timeout_seconds=20))

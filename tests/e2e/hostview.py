@@ -1,0 +1,118 @@
+"""What one instance has on this host, read from the kernel and its directories, without any code of the port layer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+_GROUPS = Path("/sys/fs/cgroup")
+_ANNOTATED = "config.json"
+
+
+@dataclass(frozen=True)
+class Process:
+    """The first process of an incarnation: whether it runs its own program yet, is stopped, and what addresses it has."""
+
+    container: str
+    frozen: bool
+    addresses: frozenset[str]
+
+
+class HostView:
+    """directory: of the instance; its state and run are below."""
+
+    def __init__(self, directory: Path) -> None:
+        self.state, self.run = directory / "state", directory / "run"
+
+    @property
+    def instance(self) -> str:
+        return (self.state / "instance").read_text().strip()
+
+    def mounted(self) -> set[str]:
+        """Containers whose root filesystem is mounted."""
+        targets = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        prefix = f"{self.run}/containers/"
+        return {target.removeprefix(prefix).partition("/")[0] for target in targets if target.startswith(prefix)}
+
+    def groups(self) -> set[str]:
+        """Incarnations that have a control group."""
+        parents = _GROUPS.glob(f"**/portlayer-{self.instance}")
+        return {path.name for parent in parents for path in parent.iterdir() if path.is_dir()}
+
+    def incarnations(self) -> dict[str, str]:
+        """Those that have a directory, with their containers; "" where one was hardly begun."""
+        return {path.name: _container(path) for path in (self.run / "incarnations").iterdir()}
+
+    def processes(self) -> list[Process]:
+        """The first process of each incarnation that has any."""
+        made = self.incarnations()
+        found = [(name, self._first(name)) for name in self.groups()]
+        return [self._process(made.get(name, name), name, pid) for name, pid in found if pid]
+
+    def holders(self) -> int:
+        """How many conmon processes there are."""
+        marks = os.fsencode(self.run)
+        return sum(1 for line in _commands() if marks in line and b"conmon" in line.split(b"\0")[0])
+
+    def links(self, kind: str) -> set[str]:
+        """Links of ours; kind: the letter that tells a bridge from a container's end."""
+        prefix = f"pl{self.instance[:4]}{kind}"
+        return {entry.name for entry in Path("/sys/class/net").iterdir() if entry.name.startswith(prefix)}
+
+    def tables(self) -> set[str]:
+        listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True)
+        return {line for line in listed.stdout.splitlines() if self.instance in line}
+
+    def trees(self, area: str) -> set[str]:
+        """Names in an area of the state directory."""
+        path = self.state / area
+        return {entry.name for entry in path.iterdir()} if path.exists() else set()
+
+    def _first(self, incarnation: str) -> int:
+        for group in _GROUPS.glob(f"*/portlayer-{self.instance}/{incarnation}/cgroup.procs"):
+            pids = sorted(int(pid) for pid in group.read_text().split())
+            if pids and pids[0]:
+                return pids[0]
+        return 0
+
+    def _process(self, container: str, incarnation: str, pid: int) -> Process:
+        frozen = [
+            path.read_text().strip() == "FROZEN"
+            for path in _GROUPS.glob(f"freezer/portlayer-{self.instance}/{incarnation}/freezer.state")
+        ]
+        try:
+            routes = Path(f"/proc/{pid}/net/fib_trie").read_text()
+        except OSError:
+            routes = ""
+        return Process(container=container, frozen=any(frozen), addresses=_local_addresses(routes))
+
+
+def _container(incarnation: Path) -> str:
+    try:
+        annotations = json.loads((incarnation / _ANNOTATED).read_text())["annotations"]
+    except (OSError, ValueError, KeyError):
+        return ""
+    (container,) = [value for name, value in annotations.items() if name.endswith(".container")] or [""]
+    return str(container)
+
+
+def _commands() -> list[bytes]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                found.append((entry / "cmdline").read_bytes())
+            except OSError:
+                continue
+    return found
+
+
+def _local_addresses(trie: str) -> frozenset[str]:
+    """fib_trie names an address on one line, and says on the next that it is the host's own."""
+    lines = trie.splitlines()
+    pairs = zip(lines, lines[1:], strict=False)
+    found = {line.split()[-1] for line, below in pairs if "/32 host LOCAL" in below}
+    return frozenset(address for address in found if not address.startswith("127."))
