@@ -19,7 +19,7 @@ async def test_kill_anywhere(harness: Harness, name: str) -> None:
         work = await kind(harness)
         before = await picture(harness)
         task = await harness.until_hit(point, work())
-        assert not task.done(), point
+        assert not task.done() or point == "commit.end", point
         await harness.crash()
         await check(harness)
         assert await picture(harness) in (before, wanted), point

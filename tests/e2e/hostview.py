@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 _GROUPS = Path("/sys/fs/cgroup")
-_ANNOTATED = "config.json"
+_ANNOTATION = "dev.portlayer.container"
 
 
 @dataclass(frozen=True)
 class Process:
-    """The first process of an incarnation: whether it runs its own program yet, is stopped, and what addresses it has."""
+    """The first process of an incarnation: whose, whether it is held still, and what addresses it has."""
 
     container: str
     frozen: bool
@@ -34,17 +35,16 @@ class HostView:
     def mounted(self) -> set[str]:
         """Containers whose root filesystem is mounted."""
         targets = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-        prefix = f"{self.run}/containers/"
+        prefix = f"{self.run}/live/containers/"
         return {target.removeprefix(prefix).partition("/")[0] for target in targets if target.startswith(prefix)}
 
     def groups(self) -> set[str]:
         """Incarnations that have a control group."""
-        parents = _GROUPS.glob(f"**/portlayer-{self.instance}")
-        return {path.name for parent in parents for path in parent.iterdir() if path.is_dir()}
+        return {path.name for path in self._files("*") if path.is_dir()}
 
     def incarnations(self) -> dict[str, str]:
         """Those that have a directory, with their containers; "" where one was hardly begun."""
-        return {path.name: _container(path) for path in (self.run / "incarnations").iterdir()}
+        return {path.name: _container(path) for path in (self.run / "live" / "incarnations").iterdir()}
 
     def processes(self) -> list[Process]:
         """The first process of each incarnation that has any."""
@@ -71,32 +71,37 @@ class HostView:
         path = self.state / area
         return {entry.name for entry in path.iterdir()} if path.exists() else set()
 
+    def _files(self, pattern: str) -> Iterator[Path]:
+        """In this instance's part of every hierarchy, of v1 and of v2."""
+        for above in ("", "*/"):
+            yield from _GROUPS.glob(f"{above}portlayer-{self.instance}/{pattern}")
+
     def _first(self, incarnation: str) -> int:
-        for group in _GROUPS.glob(f"*/portlayer-{self.instance}/{incarnation}/cgroup.procs"):
+        for group in self._files(f"{incarnation}/cgroup.procs"):
             pids = sorted(int(pid) for pid in group.read_text().split())
             if pids and pids[0]:
                 return pids[0]
         return 0
 
     def _process(self, container: str, incarnation: str, pid: int) -> Process:
-        frozen = [
-            path.read_text().strip() == "FROZEN"
-            for path in _GROUPS.glob(f"freezer/portlayer-{self.instance}/{incarnation}/freezer.state")
-        ]
+        frozen = _read(self._files(f"{incarnation}/freezer.state"), self._files(f"{incarnation}/cgroup.freeze"))
         try:
             routes = Path(f"/proc/{pid}/net/fib_trie").read_text()
         except OSError:
             routes = ""
-        return Process(container=container, frozen=any(frozen), addresses=_local_addresses(routes))
+        return Process(container=container, frozen=bool(frozen & {"FROZEN", "1"}), addresses=_local_addresses(routes))
+
+
+def _read(*files: Iterator[Path]) -> set[str]:
+    return {path.read_text().strip() for several in files for path in several}
 
 
 def _container(incarnation: Path) -> str:
     try:
-        annotations = json.loads((incarnation / _ANNOTATED).read_text())["annotations"]
+        annotations = json.loads((incarnation / "config.json").read_text())["annotations"]
     except (OSError, ValueError, KeyError):
         return ""
-    (container,) = [value for name, value in annotations.items() if name.endswith(".container")] or [""]
-    return str(container)
+    return str(annotations.get(_ANNOTATION, ""))
 
 
 def _commands() -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -47,12 +48,21 @@ async def _serve(settings: Settings) -> None:
                 typer.echo(f"portlayer {__version__} serves unix://{settings.socket.absolute()}")
                 _log.info("ready", extra={"socket": str(settings.socket), "instance": paths.instance})
                 notify("READY=1")
+                _collect_rarely()
                 await stopping.wait()
                 notify("STOPPING=1")
                 _log.info("draining")
             finally:
                 await server.drain()
     _log.info("stopped; containers run on")
+
+
+def _collect_rarely() -> None:
+    """What is there now stays: the collector need not look at it again. A container's life makes few cycles, so that
+    looking at every 700th object, as Python does, costs a tenth of the server's time for nothing."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def _on_signals() -> asyncio.Event:

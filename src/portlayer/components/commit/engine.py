@@ -38,6 +38,7 @@ from portlayer.model.network import NetworkSpec
 
 log = logging.getLogger(__name__)
 FOREIGN_COMMIT_SECONDS = 60.0
+Answer = asyncio.Future[list[Committed]]
 
 
 class Engine:
@@ -66,10 +67,23 @@ class Engine:
     ) -> list[Committed]:
         """All changes of *drafts* (one a container) as one. A caller that goes away does not cut it short."""
         await self.records.check_vch(vch)
-        task = asyncio.create_task(self._commit(vch, drafts, strict, bump))
+        answer: Answer = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._commit(vch, drafts, strict, bump, answer))
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return await asyncio.shield(task)
+        task.add_done_callback(lambda done: self._ended(done, answer))
+        return await asyncio.shield(answer)
+
+    def _ended(self, task: asyncio.Task[list[Committed]], answer: Answer) -> None:
+        self._running.discard(task)
+        if answer.done():
+            if not task.cancelled() and task.exception() is not None:
+                log.error("a commit failed after its answer", exc_info=task.exception())
+        elif task.cancelled():
+            answer.cancel()
+        elif (error := task.exception()) is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(task.result())
 
     async def drain(self) -> None:
         """Wait until no commit is under way."""
@@ -80,7 +94,9 @@ class Engine:
         """The host does not have it any more."""
         self._known_networks.discard(network)
 
-    async def _commit(self, vch: str, drafts: Sequence[Draft], strict: bool, bump: bool) -> list[Committed]:
+    async def _commit(
+        self, vch: str, drafts: Sequence[Draft], strict: bool, bump: bool, answer: Answer
+    ) -> list[Committed]:
         containers = [draft.container for draft in drafts]
         if any(isinstance(change, CreateContainer) for draft in drafts for change in draft.changes):
             self.substrate.execution.expect()
@@ -103,7 +119,7 @@ class Engine:
                     Check(keys.entity(vch, "containers", ident), one.record.revision if one.record else 0)
                     for ident, one in zip(containers, found, strict=True)
                 ]
-                result = await self._attempt(vch, tuple(pieces), unchanged)
+                result = await self._attempt(vch, tuple(pieces), unchanged, answer)
                 if result is not None:
                     return result
 
@@ -119,7 +135,9 @@ class Engine:
         if not await self.records.until_gone(keys.entity(vch, "intents", container), FOREIGN_COMMIT_SECONDS):
             raise Unavailable("Another commit of this container is still under way.", retry_after_seconds=5)
 
-    async def _attempt(self, vch: str, pieces: tuple[Piece, ...], unchanged: list[Check]) -> list[Committed] | None:
+    async def _attempt(
+        self, vch: str, pieces: tuple[Piece, ...], unchanged: list[Check], answer: Answer
+    ) -> list[Committed] | None:
         """One try; None where the containers changed under way and have to be looked at again."""
         claims = Claims(vch, self.host)
         for piece in pieces:
@@ -152,7 +170,7 @@ class Engine:
             if reason is not None:
                 raise reason from None
             return None
-        return await self._finish(intent, steps, observed, [*first, *locks], takes, claims)
+        return await self._finish(intent, steps, observed, [*first, *locks], takes, claims, answer)
 
     async def _finish(
         self,
@@ -162,6 +180,7 @@ class Engine:
         checks: Sequence[Check | Empty],
         takes: list[Put | Delete],
         claims: Claims | None,
+        answer: Answer | None = None,
     ) -> list[Committed] | None:
         """Transaction 2 and what follows. checks: those that transaction 1 has not made, and the locks."""
         locked = any(isinstance(check, Check) and "/intents/" in check.key and check.revision for check in checks)
@@ -191,7 +210,7 @@ class Engine:
         )
         await self._failpoints.hit("commit.record")
         if after:
-            results = await self._after(intent, steps, observed, results)
+            results = await self._after(intent, steps, observed, results, answer)
         for result in results.values():
             if result.start_error is not None and result.id in steps.failures:
                 self.refused(intent.vch, result.id)
@@ -235,9 +254,17 @@ class Engine:
         await self._store.apply(Transaction(ops=[*back, *self._unlock(intent)], durable=False))
 
     async def _after(
-        self, intent: Intent, steps: Steps, observed: dict[str, Observed], results: dict[str, Committed]
+        self,
+        intent: Intent,
+        steps: Steps,
+        observed: dict[str, Observed],
+        results: dict[str, Committed],
+        answer: Answer | None = None,
     ) -> dict[str, Committed]:
-        """Roll forward. A step that fails is tried again by the reconciler: the commit has succeeded."""
+        """Roll forward. A step that fails is tried again by the reconciler: the commit has succeeded.
+
+        Where transaction 3 lets nothing go that others may wait for, *answer* is given before it.
+        """
         for step in (step for piece in intent.pieces for step in piece.plan.after):
             name = type(step).__name__
             try:
@@ -260,6 +287,8 @@ class Engine:
         if late:
             results = outcome.results(intent, {**observed, **late})
             ops += outcome.late_failure_ops(intent, late, results)
+        if answer is not None and not answer.done() and not steps.failures and not intent.finally_free:
+            answer.set_result(list(results.values()))
         await self._store.apply(Transaction(ops=ops, durable=bool(late)))
         await self._failpoints.hit("commit.end")
         for piece in intent.pieces:

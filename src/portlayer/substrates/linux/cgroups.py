@@ -38,6 +38,9 @@ class Cgroups(Protocol):
     def names(self) -> list[str]:
         """Groups that are there."""
 
+    def exists(self, name: str) -> bool:
+        """Whether anything of the group is there."""
+
     def pids(self, name: str) -> list[int]:
         """Processes in the group and in those below it."""
 
@@ -167,6 +170,9 @@ class SplitCgroups(_Named):
                 found |= {path.name for path in (hierarchy / self._parent).iterdir() if path.is_dir()}
         return sorted(found)
 
+    def exists(self, name: str) -> bool:
+        return any((hierarchy / self._parent / name).exists() for hierarchy in self._hierarchies)
+
     def pids(self, name: str) -> list[int]:
         return _pids(self._group("freezer", name))
 
@@ -241,6 +247,9 @@ class UnifiedCgroups(_Named):
         with contextlib.suppress(FileNotFoundError):
             return sorted(path.name for path in (self._root / self._parent).iterdir() if path.is_dir())
         return []
+
+    def exists(self, name: str) -> bool:
+        return (self._root / self._parent / name).exists()
 
     def pids(self, name: str) -> list[int]:
         return _pids(self._group(name))

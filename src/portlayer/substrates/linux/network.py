@@ -62,7 +62,8 @@ class LinuxNetwork:
         return self._open
 
     async def make_network(self, network: NetworkSpec) -> None:
-        await self._do("make", self._wiring.make_network, network)
+        if not self._wiring.knows(network.id):
+            await self._do("make", self._wiring.make_network, network)
 
     async def remove_network(self, network: str) -> None:
         with _failing("remove"):

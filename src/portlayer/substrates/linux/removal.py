@@ -26,6 +26,9 @@ class Remover:
 
     async def remove(self, place: Incarnation) -> None:
         """Return when nothing is left; never, where a killed process does not die."""
+        if not place.exists() and place.exit() is None and not self._cgroups.exists(place.id):
+            self._exits.forget(place.id)
+            return
         record = place.record()
         if record is not None:
             if place.exit() is None:

@@ -1,6 +1,7 @@
 """Deletes trees where nobody waits: a rename takes them away at once, a nice `rm` deletes them later, in batches.
 
-Deleting is left to another process because a thread would compete for the interpreter with everything that is urgent.
+Deleting what is large is left to another process because a thread would compete for the interpreter with everything
+that is urgent.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ _GATHER_SECONDS = 0.2
 """How long to gather what is thrown away together: one process a batch, not one a container."""
 _CLOSE_SECONDS = 3.0
 _BATCH = 500
+_SMALL = 64
+"""Entries up to which a tree is deleted in a thread."""
 _log = logging.getLogger(__name__)
 
 
@@ -94,8 +97,37 @@ async def delete_content(directory: Path) -> None:
         names = await asyncio.to_thread(os.listdir, directory)
     except FileNotFoundError:
         return
-    for start in range(0, len(names), _BATCH):
-        await _remove([str(directory / name) for name in names[start : start + _BATCH]])
+    paths = [str(directory / name) for name in names]
+    large = await asyncio.to_thread(lambda: [path for path in paths if not _delete_small(path)])
+    for start in range(0, len(large), _BATCH):
+        await _remove(large[start : start + _BATCH])
+
+
+def _delete_small(path: str) -> bool:
+    """Delete a tree of a few entries here, for which a process would cost more; False, and perhaps half of it left,
+    where it is larger. os.fwalk does not follow links, and stays below *path* whoever moves things in it."""
+    left = _SMALL
+    try:
+        device = os.lstat(path).st_dev
+        for _, directories, files, descriptor in os.fwalk(path, topdown=False):
+            left -= len(directories) + len(files)
+            if left < 0 or os.fstat(descriptor).st_dev != device:
+                return False
+            for name in files:
+                os.unlink(name, dir_fd=descriptor)
+            for name in directories:
+                _remove_directory(name, descriptor)
+        Path(path).rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _remove_directory(name: str, parent: int) -> None:
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except NotADirectoryError:
+        os.unlink(name, dir_fd=parent)  # a link to a directory
 
 
 async def _remove(paths: list[str]) -> None:

@@ -68,6 +68,10 @@ class Wiring:
             )
         return facts
 
+    def knows(self, network: str) -> bool:
+        """Whether this object has made network id *network*; a dictionary look-up, from any thread."""
+        return network in self._bridges
+
     def make_network(self, network: NetworkSpec) -> int:
         """The index of its bridge; nothing is looked at where this object made it before."""
         index = self._bridges.get(network.id)
