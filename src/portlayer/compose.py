@@ -151,7 +151,7 @@ async def assemble(
     drafts = Drafts(records, sealer)
     pool = Pool(store, settings.lease_seconds)
     replays = Replays(store)
-    engine = Engine(records, substrate, LOCAL_HOST, failpoints)
+    engine = Engine(records, substrate, LOCAL_HOST, failpoints, settings.lease_seconds)
     execution = LocalExecution(drafts, pool, engine, Observer(records, engine, LOCAL_HOST))
     storage = LocalStorage(drafts, replays, substrate.storage, state / "uploads", failpoints)
     await execution.start()

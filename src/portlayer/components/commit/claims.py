@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from portlayer.components import keys
-from portlayer.components.addresses import LEASE_SECONDS, Address
+from portlayer.components.addresses import Address
 from portlayer.components.commit.intents import Op, Piece
 from portlayer.components.records import Records, decode, encode
 from portlayer.interfaces.store import Check, CheckFailed, Empty
@@ -22,9 +22,10 @@ class Claims:
     finally_free wait until the substrate has let go too. reasons says what a failed check on a key means.
     """
 
-    def __init__(self, vch: str, host: str) -> None:
+    def __init__(self, vch: str, host: str, lease_seconds: float) -> None:
         self.vch = vch
         self._host = host
+        self._lease_seconds = lease_seconds
         self.checks: list[Check | Empty] = []
         self.takes: list[Op] = []
         self.undo: list[Op] = []
@@ -137,9 +138,9 @@ class Claims:
             raise gone
         self._demand(Check(key, held.revision), gone)
         owned = Address(endpoint=endpoint.id, container=container, committed=True)
-        self._take(Op(key=key, value=encode(owned)), Op(key=key, value=held.value, ttl_seconds=LEASE_SECONDS))
+        self._take(Op(key=key, value=encode(owned)), Op(key=key, value=held.value, ttl_seconds=self._lease_seconds))
         if lease is not None:
-            back = Op(key=lease_key, value=lease.value, ttl_seconds=LEASE_SECONDS)
+            back = Op(key=lease_key, value=lease.value, ttl_seconds=self._lease_seconds)
             self._take(Op(key=lease_key), back)
 
     def _publish(self, endpoint: EndpointSpec) -> None:

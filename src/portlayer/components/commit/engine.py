@@ -49,7 +49,9 @@ class Engine:
     could neither be finished nor undone.
     """
 
-    def __init__(self, records: Records, substrate: Substrate, host: str, failpoints: Failpoints) -> None:
+    def __init__(
+        self, records: Records, substrate: Substrate, host: str, failpoints: Failpoints, lease_seconds: float
+    ) -> None:
         self.records = records
         self.substrate = substrate
         self.host = host
@@ -58,6 +60,7 @@ class Engine:
         self.started: Callable[[str, str, str], None] = lambda *_: None
         self.refused: Callable[[str, str], None] = lambda *_: None
         self._failpoints = failpoints
+        self._lease_seconds = lease_seconds
         self._store = records.store
         self._known_networks: set[str] = set()
         self._running: set[asyncio.Task[list[Committed]]] = set()
@@ -139,7 +142,7 @@ class Engine:
         self, vch: str, pieces: tuple[Piece, ...], unchanged: list[Check], answer: Answer
     ) -> list[Committed] | None:
         """One try; None where the containers changed under way and have to be looked at again."""
-        claims = Claims(vch, self.host)
+        claims = Claims(vch, self.host, self._lease_seconds)
         for piece in pieces:
             await claims.add(self.records, piece, self._known_networks)
         intent = Intent(
