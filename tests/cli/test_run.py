@@ -97,6 +97,23 @@ def test_signals_are_passed_on(cli: Cli) -> None:
         assert running.wait(SECONDS) == 7
 
 
+def test_the_third_interrupt_leaves_alone_what_does_not_listen(cli: Cli, pl: SyncPortLayer) -> None:
+    script = "trap 'echo no' INT; echo ready; while :; do sleep 0.05; done"
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with cli.start("run", "--rm", "--name", "deaf", "busybox", "sh", "-c", script, **streams) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline() == b"ready\n"
+        for _ in range(2):
+            running.send_signal(signal.SIGINT)
+            assert running.stdout.readline() == b"no\n"
+        assert b"interrupt once more" in running.stderr.readline()
+        running.send_signal(signal.SIGINT)
+        assert running.wait(SECONDS) == 128 + signal.SIGINT
+    assert pl.execution.inspect_container("deaf").state == "running"
+    pl.execution.remove("deaf", force=True)
+
+
 class Terminal:
     """A command on a terminal of its own."""
 

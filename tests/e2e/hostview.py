@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ class Process:
     """The first process of an incarnation: whose, whether it is held still, and what addresses it has."""
 
     container: str
+    pid: int
     frozen: bool
     addresses: frozenset[str]
 
@@ -44,7 +46,7 @@ class HostView:
 
     def incarnations(self) -> dict[str, str]:
         """Those that have a directory, with their containers; "" where one was hardly begun."""
-        return {path.name: _container(path) for path in (self.run / "live" / "incarnations").iterdir()}
+        return {path.name: _container(path) for path in (self.run / "live" / "incarnations").glob("*")}
 
     def processes(self) -> list[Process]:
         """The first process of each incarnation that has any."""
@@ -89,7 +91,9 @@ class HostView:
             routes = Path(f"/proc/{pid}/net/fib_trie").read_text()
         except OSError:
             routes = ""
-        return Process(container=container, frozen=bool(frozen & {"FROZEN", "1"}), addresses=_local_addresses(routes))
+        return Process(
+            container=container, pid=pid, frozen=bool(frozen & {"FROZEN", "1"}), addresses=_local_addresses(routes)
+        )
 
 
 def _read(*files: Iterator[Path]) -> set[str]:
@@ -118,6 +122,5 @@ def _commands() -> list[bytes]:
 def _local_addresses(trie: str) -> frozenset[str]:
     """fib_trie names an address on one line, and says on the next that it is the host's own."""
     lines = trie.splitlines()
-    pairs = zip(lines, lines[1:], strict=False)
-    found = {line.split()[-1] for line, below in pairs if "/32 host LOCAL" in below}
+    found = {line.split()[-1] for line, below in itertools.pairwise(lines) if "/32 host LOCAL" in below}
     return frozenset(address for address in found if not address.startswith("127."))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -42,11 +41,15 @@ class Killable(Driver):
         self._client = RestClient(f"unix://{self.host.run}/portlayer.sock")
         self.pl = self._client.components
 
-    async def kill(self) -> None:
-        """SIGKILL to the server."""
+    async def restart(self, failpoints: str = "*=log") -> None:
+        """Stop the server once all that it does is done, and start another."""
+        await self.stop()
+        await self.start(failpoints)
+
+    def strike(self) -> None:
+        """SIGKILL to the server, whatever it does; `end` is to follow."""
         assert self._process is not None
         self._process.kill()
-        assert await self.end() == -signal.SIGKILL
 
     async def stop(self) -> None:
         """SIGTERM to the server, which ends well."""
@@ -69,7 +72,8 @@ class Killable(Driver):
     async def close(self) -> None:
         """End it all; whatever the test has left is taken off the host."""
         if self._process is not None:
-            await self.kill()
+            self.strike()
+            await self.end()
         await self.cleanup("--apply")
 
     async def cleanup(self, *options: str) -> str:
@@ -105,7 +109,7 @@ class Killable(Driver):
                 if not differences:
                     return
                 await asyncio.sleep(_SHIFT)
-        raise AssertionError(f"records and host differ: {differences}\n{self.log()[-3000:]}")
+        raise AssertionError(f"records and host differ: {differences}\n{self.log()[-1000:]}")
 
     async def differences(self) -> list[str]:
         """Where the host is not as the API says; nothing may be there that no record explains."""
@@ -130,7 +134,7 @@ class Killable(Driver):
         made = self.host.incarnations()
         return [
             *_between("process", having, active, active | idle),
-            *_between("mount", self.host.mounted(), active, active | idle),
+            *_between("mount", self.host.mounted(), active, set(known)),
             *_strange("incarnation", set(made.values()), set(known)),
             *_strange("group", self.host.groups(), set(made)),
             *_unlike("conmon processes", {str(self.host.holders())}, {str(len(processes))}),

@@ -147,11 +147,13 @@ async def test_the_exit_is_heard_even_when_nobody_reads_stdin_any_more(client: R
     dialogue.refusing = e.InvalidState("It has ended.", state="stopped")
     attachment = await client.interaction.attach(Caller(), im.Attach(ref="c", stdin=True))
     await attachment.write(b"too late")
+    await attachment.write(b"later still, and not told again")
     await attachment.resize(1, 1)
     frames = aiter(attachment)
-    told = await anext(frames)
-    assert isinstance(told, Control)
-    assert told.fields["problem"]["code"] == "InvalidState"
+    for _ in ("write", "resize"):
+        told = await anext(frames)
+        assert isinstance(told, Control)
+        assert told.fields["problem"]["code"] == "InvalidState"
     dialogue.output.put_nowait(EXIT)
     dialogue.output.put_nowait(None)
     assert [item async for item in frames] == [EXIT]

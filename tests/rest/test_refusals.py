@@ -164,6 +164,20 @@ async def test_if_match_is_one_entity_tag(http: aiohttp.ClientSession, tag: str)
         assert (await problem(response))["code"] == "InvalidArgument"
 
 
+@pytest.mark.parametrize(
+    ("verb", "path", "header"),
+    [("PUT", f"{V}/kv/k", "If-None-Match"), ("DELETE", f"{V}/execution/containers/c", "If-Match")],
+)
+async def test_a_condition_that_is_not_looked_at_is_refused(
+    http: aiohttp.ClientSession, world: World, verb: str, path: str, header: str
+) -> None:
+    async with http.request(verb, path, headers={header: "*"}) as response:
+        assert response.status == 501
+        assert (await problem(response))["option"] == header
+    assert not world.service.asked
+    assert not world.execution.asked
+
+
 @pytest.mark.parametrize("call", [call for call in CALLS if call.unsupported], ids=lambda call: call.name)
 async def test_what_is_not_offered_says_so(http: aiohttp.ClientSession, call: Any) -> None:
     path = call.path.format(**dict.fromkeys(call.parameters, "x"))

@@ -16,6 +16,8 @@ from portlayer.model.errors import PortlayerError, Unavailable
 from portlayer.model.execution import Committed
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_INTERRUPTS = 2
+"""How many are passed on. One more ends us, and leaves a container that does not listen to them running."""
 
 
 async def converse(
@@ -53,18 +55,23 @@ async def _passing_on(
 ) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
+    interrupts = 0
 
     def spawn(work: Awaitable[None]) -> None:
         tasks.add(asyncio.ensure_future(_unless_over(work)))
 
-    def forward(name: str) -> None:
-        spawn(pl.execution.signal(container, name))
+    def forward(number: signal.Signals) -> None:
+        nonlocal interrupts
+        spawn(pl.execution.signal(container, number.name))
+        interrupts += number is signal.SIGINT
+        if interrupts == _INTERRUPTS and loop.remove_signal_handler(signal.SIGINT):
+            typer.echo("portlayer: interrupt once more to leave the container running", err=True)
 
     def resize() -> None:
         spawn(_resize(attachment))
 
     for number in _FORWARDED:
-        loop.add_signal_handler(number, forward, number.name)
+        loop.add_signal_handler(number, forward, number)
     if terminal:
         loop.add_signal_handler(signal.SIGWINCH, resize)
         resize()

@@ -85,10 +85,10 @@ class Network(Component):
 
     async def network_endpoints(self, ref: str) -> tuple[m.Endpoint, ...]:
         """The committed endpoints in a network."""
-        answer = await self._components.network.network_endpoints(self._caller, m.NetworkRef(ref=ref))
+        answer = await self._components.network.network_endpoints(self._caller, m.ListEndpoints(limit=1000, ref=ref))
         return answer.endpoints
 
     async def container_endpoints(self, ref: Ref) -> tuple[m.Endpoint, ...]:
         """The committed endpoints of a container."""
-        request = m.NetworkRef(ref=container_ref(ref))
+        request = m.ListEndpoints(limit=1000, ref=container_ref(ref))
         return (await self._components.network.container_endpoints(self._caller, request)).endpoints

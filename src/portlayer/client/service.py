@@ -28,7 +28,7 @@ class Service(Component):
 
     async def list_vchs(self) -> tuple[m.Vch, ...]:
         """All tenants."""
-        return (await self._components.service.list_vchs(self._caller, Nothing())).vchs
+        return (await self._components.service.list_vchs(self._caller, m.ListVchs())).vchs
 
     async def inspect_vch(self, name: str | None = None) -> m.Vch:
         """A tenant with its usage; without a name, the one that this client speaks for."""

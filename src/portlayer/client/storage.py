@@ -110,11 +110,11 @@ class Storage(Component):
 
     async def image_stores(self) -> tuple[m.StoreInfo, ...]:
         """The configured image stores."""
-        return (await self._components.storage.image_stores(self._caller, m.Nothing())).image_stores
+        return (await self._components.storage.image_stores(self._caller, m.ListStores())).image_stores
 
     async def volume_stores(self) -> tuple[m.StoreInfo, ...]:
         """The configured volume stores."""
-        return (await self._components.storage.volume_stores(self._caller, m.Nothing())).volume_stores
+        return (await self._components.storage.volume_stores(self._caller, m.ListStores())).volume_stores
 
 
 async def _pieces(archive: Archive) -> AsyncIterator[bytes]:

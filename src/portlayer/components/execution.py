@@ -49,7 +49,7 @@ class LocalExecution:
         await self._observer.close()
 
     async def create(self, caller: Caller, request: m.Create) -> m.Created:
-        image = await self._records.find(Image, caller.vch, "images", request.image)
+        image = await self._records.find(Image, caller.vch, "images", request.image, "/image")
         spec = new_container(caller.vch, request, image, self._engine.substrate.name, self._engine.host)
         change = c.CreateContainer(spec=spec)
         draft = Draft(

@@ -37,6 +37,7 @@ class Importer:
     async def start(self) -> None:
         """Remove what imports that died have left."""
         await asyncio.to_thread(shutil.rmtree, self._staging, ignore_errors=True)
+        await asyncio.to_thread(self._staging.mkdir, mode=0o700, parents=True)
         await self.prune(await self._driver.layers())
 
     async def run(
@@ -44,7 +45,7 @@ class Importer:
     ) -> tuple[m.Image, ...]:
         """The images of the archive, recorded. On failure nothing of it stays."""
         staging = self._staging / new_id()
-        await asyncio.to_thread(staging.mkdir, parents=True)
+        await asyncio.to_thread(staging.mkdir, mode=0o700)
         pins: list[str] = []
         try:
             counted = _counted(body, report)

@@ -53,17 +53,16 @@ class LocalInteraction:
         _check_task(request.task_id)
         record, observed = await self._records.find_container(caller.vch, request.ref)
         spec = record.spec
-        if request.stdin and not spec.stdin:
+        if request.stdin and not _has_stdin(record, observed):
             raise _no_stdin(record)
-        default_keys = DEFAULT_KEYS if spec.terminal else ""
+        default_keys = DEFAULT_KEYS if _has_terminal(record, observed) else ""
         detach_keys = default_keys if request.detach_keys is None else request.detach_keys
         sequence = parse_keys(detach_keys) if detach_keys else b""
         cursor = await self._cursor(request, spec.id)
         if observed.state == "stopped" and not request.logs and request.cursor is None:
             raise _not_running(record, observed)
-        streams = frozenset(
-            stream for stream, wanted in ((m.STDOUT, request.stdout), (m.STDERR, request.stderr)) if wanted
-        )
+        wanted = frozenset(stream for stream, on in ((m.STDOUT, request.stdout), (m.STDERR, request.stderr)) if on)
+        streams = wanted & _joined(record)
         life = Life(self._records, caller.vch, spec.id)
         return LocalAttachment(self._driver, life, spec.id, cursor, streams, sequence, stdin=request.stdin)
 
@@ -79,6 +78,8 @@ class LocalInteraction:
         record, observed = await self._records.find_container(caller.vch, request.ref)
         if observed.state == "stopped":
             raise _not_running(record, observed)
+        if stream not in _joined(record):
+            raise InvalidState(f"{record.spec.name} has not joined this stream.", kind="container", id=record.spec.id)
         cursor = await self._driver.log_end(record.spec.id)
         life = Life(self._records, caller.vch, record.spec.id)
         return self._output(life, record.spec.id, cursor, stream)
@@ -104,7 +105,7 @@ class LocalInteraction:
     async def _with_stdin(self, caller: Caller, request: m.Streams) -> tuple[str, str]:
         _check_task(request.task_id)
         record, observed = await self._records.find_container(caller.vch, request.ref)
-        if not record.spec.stdin:
+        if not _has_stdin(record, observed):
             raise _no_stdin(record)
         return record.spec.id, _live(record, observed)
 
@@ -112,7 +113,7 @@ class LocalInteraction:
         _check_task(request.task_id)
         check_size(request.width, request.height)
         record, observed = await self._records.find_container(caller.vch, request.ref)
-        if not record.spec.terminal:
+        if not _has_terminal(record, observed):
             raise InvalidState(f"{record.spec.name} has no terminal.", kind="container", id=record.spec.id)
         await self._driver.resize(record.spec.id, _live(record, observed), request.width, request.height)
 
@@ -208,6 +209,22 @@ def _not_running(record: ContainerRecord, observed: Observed) -> InvalidState:
         id=spec.id,
         state=observed.state,
     )
+
+
+def _joined(record: ContainerRecord) -> frozenset[int]:
+    """The output streams that attaching gives."""
+    spec = record.spec.interaction
+    if spec is None or not spec.bound:
+        return frozenset({m.STDOUT, m.STDERR})
+    return frozenset(stream for stream, on in ((m.STDOUT, spec.stdout), (m.STDERR, spec.stderr)) if on)
+
+
+def _has_stdin(record: ContainerRecord, observed: Observed) -> bool:
+    return observed.stdin if observed.state in ("running", "paused") else record.spec.stdin
+
+
+def _has_terminal(record: ContainerRecord, observed: Observed) -> bool:
+    return observed.terminal if observed.state in ("running", "paused") else record.spec.terminal
 
 
 def _no_stdin(record: ContainerRecord) -> InvalidState:

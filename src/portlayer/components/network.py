@@ -12,7 +12,7 @@ from portlayer.components.addresses import Pool
 from portlayer.components.drafts import Drafts, Preview
 from portlayer.components.handles import NetworkPin
 from portlayer.components.ports import Ports
-from portlayer.components.records import decode, event, event_puts, label_filter, put
+from portlayer.components.records import cut, decode, event, event_puts, label_filter, put
 from portlayer.components.replays import Replays
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
 from portlayer.interfaces.substrate import NetworkDriver
@@ -61,7 +61,7 @@ class LocalNetwork:
 
     async def join(self, caller: Caller, request: m.JoinNetwork) -> m.JoinedNetwork:
         preview = await self._drafts.open(caller, request.handle)
-        network = await self._find(caller, request.network)
+        network = await self._find_named(caller, request.network)
         ident = names.new_id()
         endpoint = m.EndpointSpec(
             id=ident,
@@ -112,7 +112,7 @@ class LocalNetwork:
         endpoints = preview.spec.endpoints
         if ref is None:
             return list(endpoints.values())
-        network = await self._find(caller, ref)
+        network = await self._find_named(caller, ref)
         if network.id not in endpoints:
             raise NotFound(
                 f"{preview.spec.name} is not in network {network.name}; join it first.",
@@ -243,7 +243,7 @@ class LocalNetwork:
         pin = NetworkPin(id=names.new_id(), issued=time.time(), vch=caller.vch, network=spec.id)
         return m.NetworkHandle(handle=self._drafts.sealer.seal_network(pin), id=spec.id)
 
-    async def network_endpoints(self, caller: Caller, request: m.NetworkRef) -> m.Endpoints:
+    async def network_endpoints(self, caller: Caller, request: m.ListEndpoints) -> m.Endpoints:
         spec = await self._find(caller, request.ref)
         rows = await self._store.range(keys.uses(caller.vch, "networks", spec.id))
         wanted = [keys.entity(caller.vch, "containers", keys.last(row.key)) for row in rows]
@@ -253,14 +253,21 @@ class LocalNetwork:
             for record in records
             if spec.id in record.spec.endpoints
         )
-        return m.Endpoints(endpoints=found, next=None)
+        page, after = cut(found, lambda endpoint: endpoint.id, request.limit, request.after)
+        return m.Endpoints(endpoints=page, next=after)
 
-    async def container_endpoints(self, caller: Caller, request: m.NetworkRef) -> m.Endpoints:
+    async def container_endpoints(self, caller: Caller, request: m.ListEndpoints) -> m.Endpoints:
         record, _ = await self._records.find_container(caller.vch, request.ref)
-        return m.Endpoints(endpoints=endpoint_views(record.spec), next=None)
+        views = endpoint_views(record.spec)
+        page, after = cut(views, lambda endpoint: endpoint.id, request.limit, request.after)
+        return m.Endpoints(endpoints=page, next=after)
 
-    async def _find(self, caller: Caller, ref: str) -> m.NetworkSpec:
-        """By name, id or network handle."""
+    async def _find(self, caller: Caller, ref: str, pointer: str = "/ref") -> m.NetworkSpec:
+        """By name or id."""
+        return await self._records.find(m.NetworkSpec, caller.vch, "networks", ref, pointer)
+
+    async def _find_named(self, caller: Caller, ref: str) -> m.NetworkSpec:
+        """The network that a body names: by name, id or network handle."""
         if len(ref) > 64 and "." not in ref:
             try:
                 pin = self._drafts.sealer.open_network(caller.vch, ref)
@@ -269,7 +276,7 @@ class LocalNetwork:
                     raise
             else:
                 ref = pin.network
-        return await self._records.find(m.NetworkSpec, caller.vch, "networks", ref)
+        return await self._find(caller, ref, "/network")
 
 
 def _view(spec: m.NetworkSpec, allocated: int) -> m.Network:

@@ -46,13 +46,15 @@ class Observer:
     async def start(self) -> None:
         """Bring record and substrate together, then follow."""
         self._engine.started = self.follow
-        self._engine.refused = lambda vch, container: self._spawn(self._after_refusal(vch, container))
+        self._engine.ended = lambda vch, container: self._spawn(self._after_end(vch, container))
         await self._finish_intents()
         for vch in await self._vchs():
             for row in await self._records.store.range(keys.entities(vch, "observed")):
                 observed = decode(Observed, row.value)
                 if observed.state in LIVE:
                     self.follow(vch, keys.last(row.key), observed.incarnation)
+                elif observed.state == "stopped":
+                    self._spawn(self._resume(vch, keys.last(row.key)))
         await self._remove_unexplained()
         self._spawn(self._remove_gone_networks())
         self._spawn(self._retry())
@@ -118,8 +120,6 @@ class Observer:
                 return None
             record, observed = found
             ended = await outcome.ended(observed, container, driver, asked=observed.stop_requested)
-            if self._wants_restart(record, ended):
-                ended = replace(ended, restarts=ended.restarts + 1)
             ops = [
                 put(keys.entity(vch, "observed", container), ended),
                 *event_puts(vch, outcome.exit_event(container, record.spec.name, ended)),
@@ -131,6 +131,9 @@ class Observer:
             except CheckFailed:
                 return None
             await driver.remove(container, incarnation)
+            for endpoint in record.spec.endpoints.values():
+                if endpoint.bound and endpoint.ports:  # what is published outlives the process
+                    await self._engine.substrate.network.unplug(container, incarnation, endpoint.id)
             return record, ended
 
     async def _unchanged(self, vch: str, container: str, observed: Observed) -> Check:
@@ -140,38 +143,57 @@ class Observer:
         same = row is not None and decode(Observed, row.value) == observed
         return Check(key, row.revision if row is not None and same else -1)
 
-    async def _after_refusal(self, vch: str, container: str) -> None:
-        """A program that could not be executed is not tried again; what is to be removed on exit goes."""
+    async def _resume(self, vch: str, container: str) -> None:
+        """What the end of *container* leads to, where an earlier process of ours did not come to it."""
+        found = await self._records.container(vch, container)
+        if found is not None:
+            await self._react(vch, *found)
+
+    async def _after_end(self, vch: str, container: str) -> None:
+        """A commit stopped it, or could not execute its program: what is to be removed on exit goes."""
         found = await self._records.container(vch, container)
         if found is not None and found[0].spec.remove_on_exit:
             await self._react(vch, *found)
 
     async def _react(self, vch: str, record: ContainerRecord, observed: Observed) -> None:
+        """Remove or restart what ended, as its spec asks; where that fails, again, for as long as it is asked."""
+        pause = FIRST_BACKOFF_SECONDS * 2 ** min(observed.restarts, 16)
+        while True:
+            draft = await self._reaction(vch, record, observed)
+            if draft is None:
+                return
+            if not record.spec.remove_on_exit:
+                await asyncio.sleep(min(pause, LAST_BACKOFF_SECONDS))
+            found = await self._records.container(vch, record.spec.id)
+            if found is None or found[1] != observed or found[0].spec.restart_policy != record.spec.restart_policy:
+                return
+            try:
+                draft = replace(draft, base=found[0].revision)
+                await self._engine.commit(vch, [draft], bump=record.spec.remove_on_exit)
+            except PortlayerError as error:
+                log.warning("what the end of container %s leads to has failed: %s", record.spec.id, error)
+                pause *= 2
+                await asyncio.sleep(min(pause, LAST_BACKOFF_SECONDS))
+            else:
+                return
+
+    async def _reaction(self, vch: str, record: ContainerRecord, observed: Observed) -> Draft | None:
         if record.spec.remove_on_exit:
             volumes = await own_volumes(self._records, vch, record.spec)
-            draft = internal_draft(vch, record, RemoveContainer(volumes=volumes))
-        elif self._wants_restart(record, observed, counted=True):
-            await asyncio.sleep(min(FIRST_BACKOFF_SECONDS * 2 ** (observed.restarts - 1), LAST_BACKOFF_SECONDS))
-            draft = internal_draft(vch, record, ChangeState(state="running"))
-        else:
-            return
-        found = await self._records.container(vch, record.spec.id)
-        if found is None or found[1] != observed or found[0].spec.restart_policy != record.spec.restart_policy:
-            return
-        try:
-            await self._engine.commit(vch, [replace(draft, base=found[0].revision)], bump=record.spec.remove_on_exit)
-        except PortlayerError:
-            log.exception("container %s could not be %s", record.spec.id, "removed" if draft.changes else "restarted")
+            return internal_draft(vch, record, RemoveContainer(volumes=volumes))
+        if self._wants_restart(record, observed):
+            return internal_draft(vch, record, ChangeState(state="running", restart=True))
+        return None
 
     @staticmethod
-    def _wants_restart(record: ContainerRecord, observed: Observed, *, counted: bool = False) -> bool:
+    def _wants_restart(record: ContainerRecord, observed: Observed) -> bool:
         policy = record.spec.restart_policy
-        if observed.stop_requested or record.spec.remove_on_exit or policy.name == "no":
+        if observed.stop_requested or observed.start_error is not None or policy.name == "no":
             return False
         if policy.name != "on-failure":
             return True
-        restarts = observed.restarts - (1 if counted else 0)
-        return observed.exit_code != 0 and (not policy.maximum_retry_count or restarts < policy.maximum_retry_count)
+        most = policy.maximum_retry_count
+        return observed.exit_code != 0 and (not most or observed.restarts < most)
 
     async def _let_rootfs_rest(self, vch: str, container: str, incarnation: str) -> None:
         """A container that stays stopped does not keep its filesystem mounted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import msgspec
@@ -77,8 +77,8 @@ class Records:
         record = await self.store.get(key)
         return None if record is None else decode(kind, record.value)
 
-    async def resolve(self, vch: str, kind: str, ref: str) -> str:
-        """The id behind *ref*, an id or a name. kind is a plural, as in the keys.
+    async def resolve(self, vch: str, kind: str, ref: str, pointer: str = "/ref") -> str:
+        """The id behind *ref*, an id or a name. kind is a plural, as in the keys. pointer: where *ref* stood.
 
         Raises:
             NotFound: nothing is called so.
@@ -88,16 +88,16 @@ class Records:
         if ident is not None:
             return ident
         if not ref or "\x00" in ref or len(ref) > 300:
-            raise InvalidArgument("An empty, overlong or NUL-carrying reference names nothing.", pointer="/ref")
-        name = check_image_name(ref, "/ref") if kind == "images" else ref
+            raise InvalidArgument("An empty, overlong or NUL-carrying reference names nothing.", pointer=pointer)
+        name = check_image_name(ref, pointer) if kind == "images" else ref
         record = await self.store.get(keys.name(vch, kind, name))
         if record is None:
             raise NotFound(f"There is no {kind[:-1]} called {ref!r}.", kind=kind[:-1], id=ref)
         return record.value.decode()
 
-    async def find(self, type_: type[T], vch: str, kind: str, ref: str) -> T:
+    async def find(self, type_: type[T], vch: str, kind: str, ref: str, pointer: str = "/ref") -> T:
         """The entity behind *ref*; raises NotFound."""
-        ident = await self.resolve(vch, kind, ref)
+        ident = await self.resolve(vch, kind, ref, pointer)
         found = await self.read(type_, keys.entity(vch, kind, ident))
         if found is None:
             raise NotFound(f"There is no {kind[:-1]} {ref!r}.", kind=kind[:-1], id=ref)
@@ -125,8 +125,7 @@ class Records:
     ) -> tuple[tuple[T, ...], str | None]:
         """Up to *limit* entities for which *keep* holds, by id after *after*, and the cursor of the next page."""
         await self.check_vch(vch)
-        if not 1 <= limit <= MAX_PAGE:
-            raise InvalidArgument(f"limit must be between 1 and {MAX_PAGE}.", pointer="?limit")
+        _check_limit(limit)
         prefix = keys.entities(vch, kind)
         found: list[T] = []
         last = ""
@@ -164,6 +163,20 @@ async def own_volumes(records: Records, vch: str, spec: ContainerSpec) -> dict[s
         for volume in found
         if volume.anonymous and await records.store.count(keys.uses(vch, "volumes", volume.id)) == 1
     }
+
+
+def cut(
+    values: Iterable[T], ident: Callable[[T], str], limit: int, after: str | None
+) -> tuple[tuple[T, ...], str | None]:
+    """A page of *values*, by *ident*, and the cursor of the next one: as `Records.page`, for what is at hand."""
+    _check_limit(limit)
+    rest = sorted((value for value in values if ident(value) > (after or "")), key=ident)
+    return tuple(rest[:limit]), ident(rest[limit - 1]) if len(rest) > limit else None
+
+
+def _check_limit(limit: int) -> None:
+    if not 1 <= limit <= MAX_PAGE:
+        raise InvalidArgument(f"limit must be between 1 and {MAX_PAGE}.", pointer="?limit")
 
 
 def label_filter(filters: tuple[str, ...]) -> Callable[[dict[str, str]], bool]:

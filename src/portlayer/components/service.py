@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from portlayer import __version__
 from portlayer.components import keys
 from portlayer.components.events import History
-from portlayer.components.records import Records, VchRecord, decode, put
+from portlayer.components.records import Records, VchRecord, cut, decode, put
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Put, Transaction
 from portlayer.model import service as m
 from portlayer.model.caller import Caller
@@ -74,8 +74,9 @@ class LocalService:
             lines += [f'portlayer_{kind}{{vch="{name}"}} {getattr(used, kind)}' for name, used in usage.items()]
         return "\n".join(lines) + "\n"
 
-    async def list_vchs(self, caller: Caller, request: Nothing) -> m.Vchs:  # noqa: ARG002
-        return m.Vchs(vchs=tuple(await self._vchs()), next=None)
+    async def list_vchs(self, caller: Caller, request: m.ListVchs) -> m.Vchs:  # noqa: ARG002
+        page, after = cut(await self._vchs(), lambda vch: vch.name, request.limit, request.after)
+        return m.Vchs(vchs=page, next=after)
 
     async def _vchs(self) -> list[m.Vch]:
         rows = await self._store.range(keys.VCHS)

@@ -9,7 +9,7 @@ from pathlib import Path
 from portlayer.components import keys
 from portlayer.components.drafts import Drafts
 from portlayer.components.imports import Importer
-from portlayer.components.records import decode, event, event_puts, label_filter, put
+from portlayer.components.records import cut, decode, event, event_puts, label_filter, put
 from portlayer.components.replays import Replays
 from portlayer.failpoints import Failpoints
 from portlayer.interfaces.storage import Report
@@ -57,7 +57,7 @@ class LocalStorage:
 
     async def join(self, caller: Caller, request: m.JoinVolume) -> m.HandleAnswer:
         preview = await self._drafts.open(caller, request.handle)
-        volume = await self._records.find(m.Volume, caller.vch, "volumes", request.volume)
+        volume = await self._records.find(m.Volume, caller.vch, "volumes", request.volume, "/volume")
         destination = check_path(request.destination, "/destination")
         if destination in RESERVED or any(destination.startswith(f"{path}/") for path in RESERVED):
             raise InvalidArgument(f"{destination} belongs to the container itself.", pointer="/destination")
@@ -77,7 +77,7 @@ class LocalStorage:
         if request.destination is not None:
             leaving = [posixpath.normpath(request.destination)]
         else:
-            ident = await self._records.resolve(caller.vch, "volumes", request.volume or "")
+            ident = await self._records.resolve(caller.vch, "volumes", request.volume or "", "/volume")
             leaving = [path for path, mount in preview.spec.mounts.items() if mount.volume == ident]
             if not leaving:
                 raise NotFound(f"{preview.spec.name} does not have this volume.", kind="mount", id=request.volume)
@@ -163,9 +163,10 @@ class LocalStorage:
         if prune:
             await self._importer.prune([layer.diff_id for layer in image.layers])
 
-    async def image_stores(self, caller: Caller, request: m.Nothing) -> m.ImageStores:  # noqa: ARG002
+    async def image_stores(self, caller: Caller, request: m.ListStores) -> m.ImageStores:
         await self._records.check_vch(caller.vch)
-        return m.ImageStores(image_stores=(STORE,), next=None)
+        page, after = cut((STORE,), lambda store: store.name, request.limit, request.after)
+        return m.ImageStores(image_stores=page, next=after)
 
     # volumes
 
@@ -239,6 +240,7 @@ class LocalStorage:
         await self._failpoints.hit("volume.deleted")
         await self._driver.remove_volume(volume.id)
 
-    async def volume_stores(self, caller: Caller, request: m.Nothing) -> m.VolumeStores:  # noqa: ARG002
+    async def volume_stores(self, caller: Caller, request: m.ListStores) -> m.VolumeStores:
         await self._records.check_vch(caller.vch)
-        return m.VolumeStores(volume_stores=(STORE,), next=None)
+        page, after = cut((STORE,), lambda store: store.name, request.limit, request.after)
+        return m.VolumeStores(volume_stores=page, next=after)

@@ -40,8 +40,8 @@ class Network(Protocol):
     async def handle(self, caller: Caller, request: m.NetworkRef) -> m.NetworkHandle:
         """A network handle, pinned to this network: one of the same name made later is another."""
 
-    async def network_endpoints(self, caller: Caller, request: m.NetworkRef) -> m.Endpoints:
+    async def network_endpoints(self, caller: Caller, request: m.ListEndpoints) -> m.Endpoints:
         """The committed endpoints in a network."""
 
-    async def container_endpoints(self, caller: Caller, request: m.NetworkRef) -> m.Endpoints:
+    async def container_endpoints(self, caller: Caller, request: m.ListEndpoints) -> m.Endpoints:
         """The committed endpoints of a container."""

@@ -21,7 +21,7 @@ class Service(Protocol):
     async def metrics(self, caller: Caller, request: Nothing) -> str:
         """Prometheus text."""
 
-    async def list_vchs(self, caller: Caller, request: Nothing) -> m.Vchs:
+    async def list_vchs(self, caller: Caller, request: m.ListVchs) -> m.Vchs:
         """All tenants."""
 
     async def get_vch(self, caller: Caller, request: m.VchRef) -> m.Vch:

@@ -47,8 +47,8 @@ class Storage(Protocol):
     async def delete_volume(self, caller: Caller, request: m.VolumeRef) -> None:
         """Raises InUse while a container has it joined."""
 
-    async def image_stores(self, caller: Caller, request: m.Nothing) -> m.ImageStores:
+    async def image_stores(self, caller: Caller, request: m.ListStores) -> m.ImageStores:
         """The configured image stores."""
 
-    async def volume_stores(self, caller: Caller, request: m.Nothing) -> m.VolumeStores:
+    async def volume_stores(self, caller: Caller, request: m.ListStores) -> m.VolumeStores:
         """The configured volume stores."""

@@ -32,8 +32,11 @@ class CreateContainer(Change, tag="create"):
 
 
 class ChangeState(Change, tag="setState"):
+    """restart: by a restart policy, which counts it; any other start begins to count anew."""
+
     state: Literal["running", "stopped", "paused"]
     timeout_seconds: float | None = None
+    restart: bool = False
 
 
 class MergeLabels(Change, tag="setLabels"):

@@ -14,7 +14,7 @@ from portlayer.model.storage import MountSpec
 DEFAULT_STOP_TIMEOUT = 10.0
 
 
-class Capabilities(Value):
+class Capabilities(Value, omit_defaults=False):
     """Difference to the default set of capabilities; names with or without `CAP_`, or `ALL`."""
 
     add: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class ProcessRequest(Value):
     init: bool = False
 
 
-class Process(Value):
+class Process(Value, omit_defaults=False):
     """What to run, resolved against the image. `user` is `name|uid[:group|gid]`, resolved in the root
     filesystem when it is prepared."""
 
@@ -56,8 +56,11 @@ class Resources(Value):
     pids: int | None = None
 
 
-class RestartPolicy(Value):
-    """When a container that exited by itself is started again; only `on-failure` counts."""
+class RestartPolicy(Value, omit_defaults=False):
+    """When a container that exited by itself is started again; only `on-failure` counts.
+
+    `always` and `unless-stopped` are the same: what a caller stopped stays stopped, also when we start again.
+    """
 
     name: Literal["no", "always", "unless-stopped", "on-failure"] = "no"
     maximum_retry_count: int = 0
@@ -111,6 +114,7 @@ class Observed(Value):
     """What is known of a container's process; an exit never touches the committed record.
 
     incarnation: id of the present or last start. prepared: id of a process made ahead of its start, if any.
+    stdin, terminal: what its present or last task has; the spec may say otherwise of the next one.
     Times are RFC 3339. stop_requested: its present or last end was asked for (restart policies look at it).
     """
 
@@ -124,6 +128,8 @@ class Observed(Value):
     oom_killed: bool = False
     restarts: int = 0
     stop_requested: bool = False
+    stdin: bool = False
+    terminal: bool = False
 
 
 class ContainerRecord(Value):

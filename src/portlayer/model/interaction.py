@@ -8,10 +8,11 @@ STDIN, STDOUT, STDERR, CONTROL = 0, 1, 2, 3
 MAIN_TASK = "main"
 
 
-class InteractionSpec(Value):
+class InteractionSpec(Value, omit_defaults=False):
     """Which streams of the main task are joined; active (`bound`) from the next start on.
 
-    Without a bound interaction a task has no stdin; its stdout and stderr are always kept in the log.
+    Without a bound interaction a task has no stdin, and attaching gives both outputs; with one, attaching gives those
+    that it has. The log keeps both always.
     """
 
     stdin: bool = False

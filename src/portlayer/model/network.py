@@ -31,7 +31,7 @@ class NetworkSpec(Value):
     created_at: str
 
 
-class Port(Value):
+class Port(Value, omit_defaults=False):
     """A published port. `host_port` 0 or absent means: choose one."""
 
     container_port: int
@@ -126,6 +126,12 @@ class NetworkHandle(Value):
 
     handle: str
     id: str
+
+
+class ListEndpoints(Value):
+    ref: str
+    limit: int = 100
+    after: str | None = None
 
 
 class Endpoints(Value):

@@ -4,7 +4,7 @@ A plan has two halves. `before` runs before the record is changed: each of its s
 comes last and is judged by its evidence. `after` runs once the record is changed and only rolls forward.
 
     before   MakeNetwork  MakeRootfs  MakeVolume  Prepare  Unplug  Plug  RewriteFiles  Update  Pause  Resume  Stop
-    after    Release  Retire  RemoveRootfs  RemoveVolume
+    after    Release  Unplug  Retire  RemoveRootfs  RemoveVolume
 
 An idle container keeps a process prepared, so that its start is only a Release. That process is a cache: any
 change that it cannot follow makes another one and retires it.
@@ -12,7 +12,7 @@ change that it cannot follow makes another one and retires it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from portlayer.model.base import Value
 from portlayer.model.changes import AnyChange, ChangeState, RemoveContainer
@@ -155,8 +155,10 @@ def plan(
             id=new.id,
             state=observed.state,
         )
-    start = target is not None and target.state == "running"
-    return _idle(old, new, observed, incarnation, now if start else "", held=held)
+    if target is None or target.state != "running":
+        return _idle(old, new, observed, incarnation, "", held=held)
+    counted = replace(observed, restarts=observed.restarts + 1 if target.restart else 0)
+    return _idle(old, new, counted, incarnation, now, held=held)
 
 
 def _removal(spec: ContainerSpec, observed: Observed, change: RemoveContainer) -> Plan:
@@ -173,11 +175,20 @@ def _removal(spec: ContainerSpec, observed: Observed, change: RemoveContainer) -
     return Plan(
         before=(kill,) if live else (),
         after=(
+            *_withdraw(spec, spec.endpoints, observed),
             *(Retire(container=spec.id, incarnation=name) for name in retired),
             RemoveRootfs(container=spec.id),
             *(RemoveVolume(container=spec.id, volume=volume, name=name) for volume, name in change.volumes.items()),
         ),
     )
+
+
+def _withdraw(spec: ContainerSpec, networks: Iterable[str], observed: Observed) -> Iterator[AnyStep]:
+    """What is published outlives its process: it goes with the endpoint."""
+    incarnation = observed.incarnation or observed.prepared
+    for network in networks:
+        if spec.endpoints[network].bound and spec.endpoints[network].ports:
+            yield Unplug(container=spec.id, incarnation=incarnation, network=network)
 
 
 def _live(old: ContainerSpec, new: ContainerSpec, observed: Observed, target: ChangeState | None) -> Plan:
@@ -194,7 +205,8 @@ def _live(old: ContainerSpec, new: ContainerSpec, observed: Observed, target: Ch
         stop = Stop(
             container=new.id, incarnation=incarnation, signal=parse_signal(new.stop_signal), timeout_seconds=seconds
         )
-        return Plan(before=(stop,), after=(Retire(container=new.id, incarnation=incarnation),))
+        retire = Retire(container=new.id, incarnation=incarnation)
+        return Plan(before=(stop,), after=(*_withdraw(new, new.endpoints, observed), retire))
     steps: list[AnyStep] = list(_follow(old, new, incarnation))
     state = observed.state
     if target is not None and target.state != state:
@@ -219,10 +231,18 @@ def _idle(
         if observed.prepared:
             after.append(Retire(container=new.id, incarnation=observed.prepared))
     else:
-        return Plan(observed=observed)
+        gone = [network for network, earlier in old.endpoints.items() if new.endpoints.get(network) != earlier]
+        return Plan(after=tuple(_withdraw(old, gone, observed)), observed=observed)
     if not started_at:
         return Plan(before=tuple(steps), after=tuple(after), observed=replace(observed, prepared=incarnation))
-    running = Observed(state="running", incarnation=incarnation, started_at=started_at, restarts=observed.restarts)
+    running = Observed(
+        state="running",
+        incarnation=incarnation,
+        started_at=started_at,
+        restarts=observed.restarts,
+        stdin=new.stdin,
+        terminal=new.terminal,
+    )
     after.insert(0, Release(container=new.id, incarnation=incarnation))
     return Plan(before=tuple(steps), after=tuple(after), observed=running)
 

@@ -47,6 +47,11 @@ class Vchs(Value):
     next: str | None
 
 
+class ListVchs(Value):
+    limit: int = 100
+    after: str | None = None
+
+
 class VchRef(Value):
     ref: str
 

@@ -14,7 +14,7 @@ def parse_signal(text: str, pointer: str = "/signal") -> int:
         InvalidArgument: no such signal.
     """
     name = text.strip().upper()
-    if name.isdecimal() and 0 < int(name[:4]) <= signal.SIGRTMAX:
+    if name.isascii() and name.isdecimal() and len(name) < 4 and 0 < int(name) <= signal.SIGRTMAX:
         return int(name)
     base, plus, offset = name.removeprefix("SIG").partition("+")
     try:

@@ -16,7 +16,7 @@ class Layer(Value):
     media_type: str
 
 
-class ImageConfig(Value):
+class ImageConfig(Value, omit_defaults=False):
     """What an image says of how to run it (OCI image spec, `config`)."""
 
     entrypoint: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ class MountSpec(Value):
     subpath: str = ""
 
 
-class Volume(Value):
+class Volume(Value, omit_defaults=False):
     id: str
     name: str
     store: str
@@ -141,6 +141,11 @@ class ImageStores(Value):
 class VolumeStores(Value):
     volume_stores: tuple[StoreInfo, ...]
     next: str | None
+
+
+class ListStores(Value):
+    limit: int = 100
+    after: str | None = None
 
 
 class Nothing(Value):

@@ -32,7 +32,7 @@ def task_views(spec: e.ContainerSpec, observed: e.Observed) -> tuple[e.Task, ...
         id=MAIN_TASK,
         state=observed.state,
         args=spec.process.args,
-        terminal=spec.terminal,
+        terminal=observed.terminal if observed.incarnation else spec.terminal,
         exit_code=observed.exit_code,
     )
     return (main,)

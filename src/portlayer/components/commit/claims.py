@@ -38,8 +38,11 @@ class Claims:
         self.undo.append(back)
 
     def _demand(self, check: Check | Empty, reason: PortlayerError) -> None:
+        key = check.key if isinstance(check, Check) else check.prefix
+        if isinstance(check, Check) and check.revision == 0 and key in self.reasons:
+            raise reason  # another piece of this commit, or another endpoint of this container, takes it already
         self.checks.append(check)
-        self.reasons[check.key if isinstance(check, Check) else check.prefix] = reason
+        self.reasons[key] = reason
 
     def _use(self, kind: str, ident: str, name: str, container: str) -> None:
         key = keys.entity(self.vch, kind, ident)

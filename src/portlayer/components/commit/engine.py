@@ -44,8 +44,8 @@ Answer = asyncio.Future[list[Committed]]
 class Engine:
     """Commits handles on one host's substrate.
 
-    started is called with each (vch, container, incarnation) let go, refused with each (vch, container) whose program
-    could not be executed. stuck is set when a commit has left an intent that
+    started is called with each (vch, container, incarnation) let go, ended with each (vch, container) that a
+    commit stopped or whose program could not be executed. stuck is set when a commit has left an intent that
     could neither be finished nor undone.
     """
 
@@ -58,7 +58,7 @@ class Engine:
         self.locks = Locks()
         self.stuck = asyncio.Event()
         self.started: Callable[[str, str, str], None] = lambda *_: None
-        self.refused: Callable[[str, str], None] = lambda *_: None
+        self.ended: Callable[[str, str], None] = lambda *_: None
         self._failpoints = failpoints
         self._lease_seconds = lease_seconds
         self._store = records.store
@@ -152,7 +152,7 @@ class Engine:
             pieces=pieces,
             frees=tuple(claims.frees),
             undo=tuple(claims.undo),
-            finally_free=tuple(claims.finally_free),
+            finally_free=tuple({op.key: op for op in claims.finally_free}.values()),
         )
         networks = await self._networks(vch, pieces)
         steps = Steps(self.substrate, pieces, networks)
@@ -214,9 +214,10 @@ class Engine:
         await self._failpoints.hit("commit.record")
         if after:
             results = await self._after(intent, steps, observed, results, answer)
+        stopped = {piece.container for piece in intent.pieces if outcome.stop_of(piece) and not piece.removal}
         for result in results.values():
-            if result.start_error is not None and result.id in steps.failures:
-                self.refused(intent.vch, result.id)
+            if result.id in stopped or (result.start_error is not None and result.id in steps.failures):
+                self.ended(intent.vch, result.id)
         return list(results.values())
 
     async def _landed(self, intent: Intent) -> bool:

@@ -18,7 +18,7 @@ LIST_NETWORKS = _table.get("list-networks", "networks", m.ListNetworks, m.Networ
 GET_NETWORK = _table.get("get-network", "networks/{ref}", m.NetworkRef, m.Network)
 DELETE_NETWORK = _table.delete("delete-network", "networks/{ref}", m.NetworkRef)
 HANDLE = _table.post("handle", "networks/{ref}/handle", m.NetworkRef, m.NetworkHandle, acts=False)
-NETWORK_ENDPOINTS = _table.get("network-endpoints", "networks/{ref}/endpoints", m.NetworkRef, m.Endpoints)
-CONTAINER_ENDPOINTS = _table.get("container-endpoints", "containers/{ref}/endpoints", m.NetworkRef, m.Endpoints)
+NETWORK_ENDPOINTS = _table.get("network-endpoints", "networks/{ref}/endpoints", m.ListEndpoints, m.Endpoints)
+CONTAINER_ENDPOINTS = _table.get("container-endpoints", "containers/{ref}/endpoints", m.ListEndpoints, m.Endpoints)
 
 CALLS = _table.calls

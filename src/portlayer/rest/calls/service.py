@@ -26,7 +26,7 @@ OPENAPI = _table.get(
 )
 DOCS = _table.get("docs", "/docs", Nothing, str, method="", produces=HTML, summary="This document, to read.")
 
-LIST_VCHS = _table.get("list-vchs", f"{V1}/vchs", Nothing, m.Vchs)
+LIST_VCHS = _table.get("list-vchs", f"{V1}/vchs", m.ListVchs, m.Vchs)
 GET_VCH = _table.get("get-vch", f"{V1}/vchs/{{ref}}", m.VchRef, m.Vch)
 _table.unsupported("POST", f"{V1}/vchs", _TENANTS)
 _table.unsupported("PATCH", f"{V1}/vchs/{{ref}}", _TENANTS)

@@ -31,8 +31,8 @@ CREATE_VOLUME = _table.create("create-volume", "volumes", m.CreateVolume, m.Volu
 LIST_VOLUMES = _table.get("list-volumes", "volumes", m.ListVolumes, m.Volumes)
 GET_VOLUME = _table.get("get-volume", "volumes/{ref}", m.VolumeRef, m.Volume)
 DELETE_VOLUME = _table.delete("delete-volume", "volumes/{ref}", m.VolumeRef)
-IMAGE_STORES = _table.get("image-stores", "image-stores", m.Nothing, m.ImageStores)
-VOLUME_STORES = _table.get("volume-stores", "volume-stores", m.Nothing, m.VolumeStores)
+IMAGE_STORES = _table.get("image-stores", "image-stores", m.ListStores, m.ImageStores)
+VOLUME_STORES = _table.get("volume-stores", "volume-stores", m.ListStores, m.VolumeStores)
 
 _table.unsupported("POST", "containers/{ref}/image", "import the files as an image in this version")
 _table.unsupported("GET", "containers/{ref}/changes", _FILES)

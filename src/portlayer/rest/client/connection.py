@@ -132,7 +132,10 @@ class Connection:
         try:
             yield
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise Unavailable(f"No server answers at {self.address}: {error}; is 'portlayer serve' running?") from error
+            reason = getattr(error, "strerror", None) or str(error)
+            raise Unavailable(
+                f"No server answers at {self.address}: {reason}; is 'portlayer serve' running?"
+            ) from error
         except (aiohttp.ClientError, ConnectionError) as error:
             raise Unavailable(f"The connection to {self.address} was lost before the answer: {error}.") from error
         except UnicodeEncodeError as error:

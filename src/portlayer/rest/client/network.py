@@ -42,8 +42,8 @@ class RestNetwork:
     async def handle(self, caller: Caller, request: m.NetworkRef) -> m.NetworkHandle:
         return await self._connection.call(calls.HANDLE, caller, request)
 
-    async def network_endpoints(self, caller: Caller, request: m.NetworkRef) -> m.Endpoints:
+    async def network_endpoints(self, caller: Caller, request: m.ListEndpoints) -> m.Endpoints:
         return await self._connection.call(calls.NETWORK_ENDPOINTS, caller, request)
 
-    async def container_endpoints(self, caller: Caller, request: m.NetworkRef) -> m.Endpoints:
+    async def container_endpoints(self, caller: Caller, request: m.ListEndpoints) -> m.Endpoints:
         return await self._connection.call(calls.CONTAINER_ENDPOINTS, caller, request)

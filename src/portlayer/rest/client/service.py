@@ -32,7 +32,7 @@ class RestService:
     async def metrics(self, caller: Caller, request: Nothing) -> str:
         return (await self._connection.fetch(calls.METRICS_TEXT, caller, request)).decode()
 
-    async def list_vchs(self, caller: Caller, request: Nothing) -> m.Vchs:
+    async def list_vchs(self, caller: Caller, request: m.ListVchs) -> m.Vchs:
         return await self._connection.call(calls.LIST_VCHS, caller, request)
 
     async def get_vch(self, caller: Caller, request: m.VchRef) -> m.Vch:

@@ -66,10 +66,10 @@ class RestStorage:
     async def delete_volume(self, caller: Caller, request: m.VolumeRef) -> None:
         await self._connection.call(calls.DELETE_VOLUME, caller, request)
 
-    async def image_stores(self, caller: Caller, request: m.Nothing) -> m.ImageStores:
+    async def image_stores(self, caller: Caller, request: m.ListStores) -> m.ImageStores:
         return await self._connection.call(calls.IMAGE_STORES, caller, request)
 
-    async def volume_stores(self, caller: Caller, request: m.Nothing) -> m.VolumeStores:
+    async def volume_stores(self, caller: Caller, request: m.ListStores) -> m.VolumeStores:
         return await self._connection.call(calls.VOLUME_STORES, caller, request)
 
 

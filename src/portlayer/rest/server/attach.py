@@ -122,10 +122,11 @@ class _Conversation:
                 stdin_open = await self._write(data)
 
     async def _write(self, data: bytes) -> bool:
-        """Whether there is still someone to read. That the process has ended, its `exit` frame tells best."""
+        """Whether there is still someone to read; the client is told once where there is not."""
         try:
             await self._attachment.write(data)
-        except InvalidState:
+        except InvalidState as error:
+            await self._fail(error)  # no reason to end: if the process has, its `exit` comes
             return False
         return True
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from portlayer.model.base import Value
 from portlayer.model.caller import DEFAULT_VCH, Caller
-from portlayer.model.errors import InvalidArgument
+from portlayer.model.errors import InvalidArgument, Unsupported
 from portlayer.rest.calls import Call, Place
 from portlayer.rest.calls.call import JSON
 from portlayer.rest.pointers import refusal
@@ -22,6 +22,7 @@ from portlayer.rest.server.content import check_encoding, read
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
+_CONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
 _ETAG = re.compile(r'"([^"\x00-\x1f]*)"')
 
 
@@ -41,9 +42,11 @@ class Decoder:
 
         Raises:
             InvalidArgument: anything unknown, malformed, missing or of another type.
+            Unsupported: a condition that the call does not know.
             Refused: 413 or 415.
         """
         caller = _caller(http, parameters.pop("vch", DEFAULT_VCH))
+        self._check_conditions(http)
         values = self._query(query)
         check_encoding(http)
         if self._body is not None:
@@ -59,6 +62,13 @@ class Decoder:
             if header in http.headers:
                 values[self._call.fields[name].encode_name] = _entity_tag(header, http.headers[header])
         return caller, self._converted({**parameters, **values})
+
+    def _check_conditions(self, http: web.BaseRequest) -> None:
+        """Nothing is changed on a condition that is not looked at. Reads may answer in full whatever the condition."""
+        known = {header.lower() for header in self._call.headers.values()}
+        for header in _CONDITIONS:
+            if self._call.verb != "GET" and header in http.headers and header.lower() not in known:
+                raise Unsupported(f"{header} is not offered for this call; leave it out.", option=header)
 
     def _query(self, query: str) -> dict[str, Any]:
         if not query:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 
 from portlayer.interfaces.substrate import ExecutionDriver, InteractionDriver, NetworkDriver, StorageDriver
-from portlayer.model.errors import Unavailable
+from portlayer.model.errors import PortlayerError, Unavailable
 from portlayer.substrates.linux.execution import LinuxExecution
 from portlayer.substrates.linux.exits import Exits
 from portlayer.substrates.linux.inotify import Inotify
@@ -48,6 +49,8 @@ class LinuxSubstrate:
             self._exits.start()
             self._features = {**await self._execution.start(), **await self._network.start()}
         except BaseException:
+            with contextlib.suppress(OSError, PortlayerError):  # why it does not start says more
+                await self._let_go()
             await self.close()
             raise
         return self._features
@@ -59,15 +62,20 @@ class LinuxSubstrate:
             await self._network.start()
 
     async def close(self) -> None:
-        if self._features and not await self._execution.present():
-            await self._execution.purge()
-            await self._storage.let_go()
+        if self._features:
+            await self._let_go()
         self._interaction.close()
         self._exits.close()
         self._inotify.close()
         await self._execution.close()
         await self._network.close()
         await self._storage.close()
+
+    async def _let_go(self) -> None:
+        """Where no process is left, nothing has to stay on the host."""
+        if not await self._execution.present():
+            await self._execution.purge()
+            await self._storage.let_go()
 
     async def leftovers(self) -> list[str]:
         await self._look()
