@@ -6,13 +6,21 @@ APT := crun runc conmon nftables libnftables1 libseccomp2 busybox-static iproute
 APT_TEST := skopeo
 APT_BENCH := docker.io podman containerd netavark iptables
 
-.PHONY: demo test lint bench install system system-test system-bench lock clean
+.PHONY: demo test test-kill test-model lint bench install system system-test system-bench lock clean
 
 demo: install
 	$(PYTHON) demo/demo.py
 
 test: install system-test
 	$(PYTHON) -m pytest
+
+# Kill anywhere on real containers, in full: minutes.
+test-kill: install system-test
+	PORTLAYER_FULL=1 $(PYTHON) -m pytest tests/e2e/test_kill.py
+
+# The model-based test for longer.
+test-model: install
+	PORTLAYER_MODEL_EXAMPLES=2000 $(PYTHON) -m pytest --timeout=3600 tests/commit/test_model.py
 
 lint: install
 	$(VENV)/bin/ruff check .

@@ -55,16 +55,17 @@ class Applier:
         self._untrimmed = kept_deletions
         self._durable: bool | None = None
 
-    def run(self, transactions: Sequence[Transaction]) -> Applied:
+    def run(self, transactions: Sequence[Transaction], *, wait: bool = True) -> Applied:
         """Commit *transactions*, each seeing those before it; with none, expire leases and tell that we live.
 
+        wait: for other processes that write.
         All checks of a transaction come before its first write, so a refused one has nothing to take back.
 
         Raises:
             sqlite3.Error: nothing of the batch happened, as far as this connection can tell.
         """
         self._sync_on_commit(any(transaction.durable for transaction in transactions))
-        self._begin()
+        self._begin(self._busy_seconds if wait else 0.0)
         try:
             applied = self._batch(transactions)
             self._execute("COMMIT" if applied.last > applied.before or not transactions else "ROLLBACK")
@@ -74,9 +75,9 @@ class Applier:
             raise
         return applied
 
-    def _begin(self) -> None:
+    def _begin(self, busy_seconds: float) -> None:
         # SQLite's own wait sleeps up to 100 ms between two looks, so a process that writes much starves the others.
-        give_up = time.monotonic() + self._busy_seconds
+        give_up = time.monotonic() + busy_seconds
         while True:
             try:
                 self._execute("BEGIN IMMEDIATE")

@@ -1,4 +1,5 @@
-"""The writer: one thread that commits all transactions that wait as one (group commit).
+"""The writer: one thread that commits all transactions that wait as one (group commit). What need not be durable is
+committed in place while the thread is idle.
 
 loop     submit ──> queue ──┐                       ┌──> deliver: publish to watches, answer callers
 thread                      └─ drain, Applier.run ──┘
@@ -72,10 +73,26 @@ class Writer:
         answer = self._loop.create_future()
         if self._stopped:
             answer.set_exception(Unavailable(f"The store {self._path} is closed; open it again."))
-        else:
+        elif transaction.durable or not self.idle or not self._at_once(Job(transaction, answer)):
             self._waiting += 1
             self._queue.put(Job(transaction, answer))
         return answer
+
+    def _at_once(self, job: Job) -> bool:
+        """Commit here, while the thread has nothing to do; False where another process is at the file.
+
+        Without a sync it takes some 0.1 ms; handing it to the thread and back would take as long again.
+        """
+        try:
+            applied = self._applier.run([job.transaction], wait=False)
+        except sqlite3.Error as error:
+            if is_busy(error):
+                return False
+            self._deliver(0, None, [(job, unavailable(error, self._path))])
+        else:
+            self._deliver(0, applied, [(job, applied.answers[0])])
+            self._checkpointer.written(applied.changes)
+        return True
 
     def upkeep(self) -> None:
         """Expire leases and tell that we live, some time soon; a failure shows in the next transaction."""

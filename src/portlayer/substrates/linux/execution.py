@@ -353,7 +353,8 @@ _KILL = signal.SIGKILL
 
 
 def _names(directory: Path) -> set[str]:
-    return {path.name for path in directory.iterdir()}
+    """What is there; nothing where the directory has gone with the tmpfs that it was on."""
+    return {path.name for path in directory.iterdir()} if directory.exists() else set()
 
 
 def _failed(step: str, reason: str, incarnation: str) -> PortlayerError:
