@@ -45,6 +45,16 @@ async def test_nothing_happens_before_commit(harness: Harness) -> None:
     assert committed.endpoints[0].address == "10.210.0.2"
 
 
+async def test_inspect_tells_what_commit_would_do(harness: Harness) -> None:
+    handle = await harness.set_state(await harness.draft(name="cookie"), "running")
+    told = await harness.pl.execution.inspect(ME, e.Inspect(handle=await harness.set_labels(handle, colour="red")))
+    assert told.current is None
+    assert (told.proposed.state, told.proposed.labels) == ("running", {"colour": "red"})
+    assert [change["change"] for change in told.changes] == ["create", "setState", "setLabels"]
+    committed = await harness.commit(handle)
+    assert committed.state == told.proposed.state
+
+
 async def test_the_same_handle_commits_once(harness: Harness) -> None:
     handle = await harness.set_state(await harness.draft("sleep", "1000"), "running")
     first = await harness.commit(handle)

@@ -23,6 +23,7 @@ from portlayer.model import limits, names
 from portlayer.model.caller import Caller
 from portlayer.model.errors import Conflict, DeadlineExceeded, InvalidArgument, InvalidState, Unavailable, Unsupported
 from portlayer.model.interaction import MAIN_TASK
+from portlayer.model.plan import expected
 from portlayer.model.signals import parse_signal
 from portlayer.model.storage import HandleAnswer, Image
 from portlayer.model.views import container_view
@@ -87,7 +88,7 @@ class LocalExecution:
             handle=request.handle,
             base=preview.draft.base,
             current=container_view(preview.record, preview.observed) if preview.record else None,
-            proposed=container_view(proposed, preview.observed),
+            proposed=container_view(proposed, expected(preview.observed, preview.draft.changes)),
             changes=tuple(msgspec.to_builtins(change) for change in preview.draft.changes),
         )
 

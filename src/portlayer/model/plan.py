@@ -161,6 +161,14 @@ def plan(
     return _idle(old, new, counted, incarnation, now, held=held)
 
 
+def expected(observed: Observed, changes: tuple[AnyChange, ...]) -> Observed:
+    """What *changes* make of *observed*, as far as that can be known before: for previews."""
+    wanted = [change.state for change in changes if isinstance(change, ChangeState)]
+    if not wanted or (wanted[-1] == "stopped" and observed.state == "created"):
+        return observed
+    return replace(observed, state=wanted[-1])
+
+
 def _removal(spec: ContainerSpec, observed: Observed, change: RemoveContainer) -> Plan:
     live = observed.state in ("running", "paused")
     if live and not change.force:
