@@ -158,7 +158,9 @@ async def assemble(
     await storage.start()
     try:
         yield Components(
-            service=LocalService(records, instance, {substrate.name: features}, substrate.execution.present),
+            service=LocalService(
+                records, instance, {substrate.name: features}, substrate.execution.present, engine.stuck_commits
+            ),
             storage=storage,
             execution=execution,
             network=LocalNetwork(drafts, pool, Ports(store, LOCAL_HOST), replays, substrate.network),

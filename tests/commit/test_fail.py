@@ -6,9 +6,12 @@ import asyncio
 
 import pytest
 from commit_kinds import KINDS, check, clear, picture, points, setting
-from harness import Harness
+from harness import ME, Harness
 
 from portlayer.model.errors import SubstrateFailed
+from portlayer.model.service import Subscribe
+from portlayer.model.storage import Nothing
+from portlayer.substrates.memory.world import Step
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -50,9 +53,24 @@ async def test_an_undo_that_fails_is_tried_again(harness: Harness) -> None:
     await setting(harness)
     handle = await harness.set_state(await harness.draft(network="gibson_network", name="cookie"), "running")
     harness.world.fail("network.plug", SubstrateFailed("no link"))
-    harness.world.fail("execution.remove", SubstrateFailed("cannot be killed"))
+
+    def refuse(now: Step) -> None:
+        if now.name == "execution.remove":
+            raise SubstrateFailed("cannot be killed")
+
+    relent = harness.world.before(refuse)
     with pytest.raises(SubstrateFailed, match="no link"):
         await harness.commit(handle)
+    ready = await harness.pl.service.ready(ME, Nothing())
+    assert ready.ready
+    assert ready.checks["commits"].startswith("1 can neither")
+    assert "portlayer_commits_stuck 1" in await harness.pl.service.metrics(ME, Nothing())
+    events = await harness.pl.service.events(ME, Subscribe(since="0"))
+    async with asyncio.timeout(20):
+        while (told := (await anext(events)).event).type != "container.stuck":
+            pass
+    assert (told.attributes["step"], told.attributes["reason"]) == ("Prepare", "cannot be killed")
+    relent()
     async with asyncio.timeout(20):
         while harness.world.incarnations:
             await asyncio.sleep(0.01)

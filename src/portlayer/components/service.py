@@ -22,7 +22,10 @@ _KEY = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}")
 
 
 class LocalService:
-    """Implements interfaces.service.Service. substrates: features by name. alive: asks the substrate."""
+    """Implements interfaces.service.Service.
+
+    substrates: features by name. alive: asks the substrate. stuck: counts the commits that are tried again.
+    """
 
     def __init__(
         self,
@@ -30,12 +33,14 @@ class LocalService:
         instance: str,
         substrates: Mapping[str, Mapping[str, str]],
         alive: Callable[[], Awaitable[object]],
+        stuck: Callable[[], Awaitable[int]],
     ) -> None:
         self._records = records
         self._store = records.store
         self._instance = instance
         self._substrates = substrates
         self._alive = alive
+        self._stuck = stuck
 
     async def info(self, caller: Caller, request: Nothing) -> m.Info:  # noqa: ARG002
         return m.Info(
@@ -57,7 +62,11 @@ class LocalService:
                 checks[name] = "ok"
             except PortlayerError as error:
                 checks[name] = error.detail
-        return m.Readiness(ready=all(said == "ok" for said in checks.values()), checks=checks)
+        ready = all(said == "ok" for said in checks.values())
+        if checks["store"] == "ok":
+            stuck = await self._stuck()
+            checks["commits"] = f"{stuck} can neither be finished nor undone yet; see the log" if stuck else "ok"
+        return m.Readiness(ready=ready, checks=checks)
 
     async def metrics(self, caller: Caller, request: Nothing) -> str:  # noqa: ARG002
         lines = [
@@ -67,6 +76,11 @@ class LocalService:
             "# HELP portlayer_store_revision Transactions that the store has seen.",
             "# TYPE portlayer_store_revision counter",
             f"portlayer_store_revision {await self._store.revision()}",
+        ]
+        lines += [
+            "# HELP portlayer_commits_stuck Commits that can neither be finished nor undone yet.",
+            "# TYPE portlayer_commits_stuck gauge",
+            f"portlayer_commits_stuck {await self._stuck()}",
         ]
         usage = {vch.name: vch.usage for vch in await self._vchs()}
         for kind in ("containers", "networks", "volumes", "images"):

@@ -26,7 +26,7 @@ from portlayer.components.commit.intents import Intent, Joined, Piece, read_inte
 from portlayer.components.commit.locks import Locks
 from portlayer.components.commit.steps import Steps
 from portlayer.components.handles import Draft
-from portlayer.components.records import Records, decode, encode, put
+from portlayer.components.records import Records, decode, encode, event, event_puts, put
 from portlayer.failpoints import Failpoints
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
 from portlayer.interfaces.substrate import Substrate
@@ -57,6 +57,7 @@ class Engine:
         self.host = host
         self.locks = Locks()
         self.stuck = asyncio.Event()
+        self._stuck: set[str] = set()
         self.started: Callable[[str, str, str], None] = lambda *_: None
         self.ended: Callable[[str, str], None] = lambda *_: None
         self._failpoints = failpoints
@@ -220,6 +221,24 @@ class Engine:
                 self.ended(intent.vch, result.id)
         return list(results.values())
 
+    async def _tell_stuck(self, intent: Intent, step: p.AnyStep, error: Exception) -> None:
+        """What could not be done or undone is told once, and tried again until it can."""
+        name = next(piece.new.name for piece in intent.pieces if piece.container == step.container)
+        told = event("container", "stuck", step.container, name, step=type(step).__name__, reason=str(error)[:500])
+        if intent.id not in self._stuck:
+            self._stuck.add(intent.id)
+            with contextlib.suppress(PortlayerError):
+                await self._store.apply(Transaction(ops=event_puts(intent.vch, told), durable=False))
+        self.stuck.set()
+
+    async def stuck_commits(self) -> int:
+        """How many containers have a commit that nobody works on."""
+        count = 0
+        for vch in await self._store.range(keys.VCHS):
+            rows = await self._store.range(keys.entities(keys.last(vch.key), "intents"))
+            count += sum(not self.locks.held(keys.last(row.key)) for row in rows)
+        return count
+
     async def _landed(self, intent: Intent) -> bool:
         """Whether transaction 2, whose answer was lost, happened."""
         piece = intent.pieces[0]
@@ -250,9 +269,9 @@ class Engine:
             await self._failpoints.hit(f"commit.undo.{type(step).__name__}")
             try:
                 await steps.undo(step)
-            except Exception:
+            except Exception as error:
                 log.exception("undo of %s failed; it will be tried again", type(step).__name__)
-                self.stuck.set()
+                await self._tell_stuck(intent, step, error)
                 return
         back = [op.live() for op in intent.undo]
         await self._store.apply(Transaction(ops=[*back, *self._unlock(intent)], durable=False))
@@ -277,7 +296,7 @@ class Engine:
             except Exception as error:
                 log.exception("%s failed after the commit", name)
                 if not isinstance(step, p.Release):
-                    self.stuck.set()
+                    await self._tell_stuck(intent, step, error)
                     return results
                 steps.failures[step.container] = outcome.release_failure(error)
             await self._failpoints.hit(f"commit.done.{name}")
