@@ -248,7 +248,7 @@ class InteractionSuite:
         started = await bench.started(
             "sh",
             "-c",
-            "trap 'echo interrupted' INT; echo ready; sleep 100 & wait; cat; echo end",
+            "sleep 100 & trap 'echo interrupted; kill $!' INT; echo ready; wait; cat; echo end",
             stdin=True,
             terminal=True,
         )
