@@ -14,7 +14,9 @@ from harness import Harness
 from portlayer.model import execution as e
 from portlayer.model import network as n
 from portlayer.model import storage as s
+from portlayer.model.caller import Caller
 from portlayer.model.errors import NotFound
+from portlayer.model.names import new_id
 
 Retry = Callable[[], Awaitable[Any]]
 Picture = dict[str, tuple[Any, ...]]
@@ -134,13 +136,49 @@ async def delete_volume(driver: Driver) -> Retry:
     return deletion
 
 
+async def create_network(driver: Driver) -> Retry:
+    caller = Caller(idempotency_key=new_id())
+    return lambda: driver.pl.network.create_network(caller, n.CreateNetwork(name="extra"))
+
+
+async def create_volume(driver: Driver) -> Retry:
+    caller = Caller(idempotency_key=new_id())
+    return lambda: driver.pl.storage.create_volume(caller, s.CreateVolume(name="extra"))
+
+
+async def delete_network(driver: Driver) -> Retry:
+    await driver.network("extra")
+    await driver.commit(await driver.draft(network="extra", name="cookie"))
+    await driver.remove("cookie")
+
+    async def deletion() -> None:
+        with contextlib.suppress(NotFound):
+            await driver.pl.network.delete_network(ME, n.NetworkRef(ref="extra"))
+
+    return deletion
+
+
+async def delete_image(driver: Driver) -> Retry:
+    await (await import_image(driver))()
+
+    async def deletion() -> None:
+        with contextlib.suppress(NotFound):
+            await driver.pl.storage.delete_image(ME, s.DeleteImage(ref="another"))
+
+    return deletion
+
+
 KINDS: dict[str, Kind] = {
     "create": create,
     "create and start": create_and_start,
     "several": several,
     "remove with its volume": remove_with_volume,
     "import an image": import_image,
+    "delete an image": delete_image,
+    "create a volume": create_volume,
     "delete a volume": delete_volume,
+    "create a network": create_network,
+    "delete a network": delete_network,
     **{f"{a} to {b}": to_state(a, b) for a, b in (("created", "running"), ("stopped", "running"))},
     **{f"{a} to {b}": to_state(a, b) for a, b in (("running", "paused"), ("paused", "running"))},
     **{f"{a} to stopped": to_state(a, "stopped") for a in ("running", "paused")},
@@ -179,6 +217,10 @@ async def check(harness: Harness) -> None:
     known = {container.id for container in listed}
     volumes = {volume.id for volume in (await harness.pl.storage.list_volumes(ME, s.ListVolumes())).volumes}
     assert set(world.volumes) <= volumes
+    networks = {network.id for network in (await harness.pl.network.list_networks(ME, n.ListNetworks())).networks}
+    assert set(world.networks) <= networks
+    images = (await harness.pl.storage.list_images(ME, s.ListImages())).images
+    assert set(world.layers) == {layer.diff_id for image in images for layer in image.layers}
     assert {one.spec.id for one in world.incarnations.values()} <= known
     assert set(world.rootfs) <= known
     names = {row.value.decode() for row in await store.range("/v/default/names/containers/")}

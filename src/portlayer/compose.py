@@ -150,7 +150,7 @@ async def assemble(
     failpoints = failpoints or Failpoints.from_text(settings.failpoints)
     drafts = Drafts(records, sealer)
     pool = Pool(store, settings.lease_seconds)
-    replays = Replays(store)
+    replays = Replays(store, failpoints)
     engine = Engine(records, substrate, LOCAL_HOST, failpoints, settings.lease_seconds)
     execution = LocalExecution(drafts, pool, engine, Observer(records, engine, LOCAL_HOST))
     storage = LocalStorage(drafts, replays, substrate.storage, state / "uploads", failpoints)
@@ -163,7 +163,7 @@ async def assemble(
             ),
             storage=storage,
             execution=execution,
-            network=LocalNetwork(drafts, pool, Ports(store, LOCAL_HOST), replays, substrate.network),
+            network=LocalNetwork(drafts, pool, Ports(store, LOCAL_HOST), replays, substrate.network, failpoints),
             interaction=LocalInteraction(drafts, substrate.interaction),
         )
     finally:

@@ -14,6 +14,7 @@ from portlayer.components.handles import NetworkPin
 from portlayer.components.ports import Ports
 from portlayer.components.records import cut, decode, event, event_puts, label_filter, put
 from portlayer.components.replays import Replays
+from portlayer.failpoints import Failpoints
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
 from portlayer.interfaces.substrate import NetworkDriver
 from portlayer.model import addresses as pure
@@ -48,7 +49,9 @@ class Subnets(Value):
 class LocalNetwork:
     """Implements interfaces.network.Network. Hosts get and lose networks by commits, not by this component."""
 
-    def __init__(self, drafts: Drafts, pool: Pool, ports: Ports, replays: Replays, driver: NetworkDriver) -> None:
+    def __init__(
+        self, drafts: Drafts, pool: Pool, ports: Ports, replays: Replays, driver: NetworkDriver, failpoints: Failpoints
+    ) -> None:
         self._drafts = drafts
         self._records = drafts.records
         self._store = drafts.records.store
@@ -56,6 +59,7 @@ class LocalNetwork:
         self._ports = ports
         self._replays = replays
         self._driver = driver
+        self._failpoints = failpoints
 
     # mutations
 
@@ -231,6 +235,7 @@ class LocalNetwork:
                     raise InUse(f"Network {spec.name} has endpoints.", kind="network", id=spec.name) from None
                 if network_key in failure.keys:
                     raise NotFound("The network has been removed.", kind="network", id=spec.name) from None
+        await self._failpoints.hit("network.deleted")
         waits = [self._records.until_gone(key, GONE_SECONDS) for key in gone]
         if not all(await asyncio.gather(*waits)):
             raise Unavailable(

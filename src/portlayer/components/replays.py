@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from portlayer.components import keys
 from portlayer.components.records import decode, encode, put
+from portlayer.failpoints import Failpoints
 from portlayer.interfaces.store import Check, CheckFailed, Put, Store, Transaction
 from portlayer.model.base import Value
 from portlayer.model.caller import Caller
@@ -29,8 +30,9 @@ class Replay(Value):
 class Replays:
     """Runs creations, each in one transaction with its answer."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, failpoints: Failpoints) -> None:
         self._store = store
+        self._failpoints = failpoints
 
     async def once(
         self,
@@ -59,6 +61,7 @@ class Replays:
                     raise InvalidArgument("This Idempotency-Key was used for another request; choose a new one.")
                 return decode(answer_type, replay.answer)
             answer, checks, puts = await create(caller, request)
+            await self._failpoints.hit(f"creation.{kind}")
             if key is not None:
                 checks = [*checks, Check(key, 0)]
                 puts = [*puts, put(key, Replay(request=digest, answer=encode(answer)), REPLAY_SECONDS)]
@@ -66,5 +69,6 @@ class Replays:
                 await self._store.apply(Transaction(checks, puts))
             except CheckFailed:
                 continue
+            await self._failpoints.hit(f"created.{kind}")
             return answer
         raise Unavailable("Too many others create at the same time; try again.", retry_after_seconds=1)

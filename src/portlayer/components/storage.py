@@ -160,6 +160,7 @@ class LocalStorage:
         ]
         uses = Empty(keys.uses(vch, "images", image.id))
         await self._store.apply(Transaction((uses, Check(key, revision)), ops))
+        await self._failpoints.hit("image.deleted")
         if prune:
             await self._importer.prune([layer.diff_id for layer in image.layers])
 
