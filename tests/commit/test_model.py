@@ -115,6 +115,9 @@ class PortLayerMachine(RuleBasedStateMachine):
             )
         return self.stores[-1]
 
+    def __repr__(self) -> str:
+        return type(self).__name__
+
     def run(self, work: Any) -> Any:
         return self.runner.run(work)
 

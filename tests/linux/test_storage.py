@@ -31,11 +31,15 @@ from portlayer.model.errors import (
 )
 from portlayer.model.execution import replace
 from portlayer.substrates.linux import mounts
+from portlayer.substrates.linux.live import make_directories
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.storage import LinuxStorage
 
 CAPABILITY = b"\x01\x00\x00\x02\x00\x04\x00\x00" + bytes(12)
 """security.capability of a file with cap_net_bind_service=ep, revision 2; see capabilities(7)."""
+
+
+SKELETON = {"dev", "etc", "proc", "sys"}
 
 
 @pytest.fixture
@@ -49,6 +53,7 @@ def paths(tmp_path: Path) -> Iterator[Paths]:
 
 @pytest.fixture
 async def storage(paths: Paths) -> AsyncIterator[LinuxStorage]:
+    make_directories(paths)
     storage = LinuxStorage(paths)
     await storage.start()
     yield storage
@@ -69,7 +74,8 @@ async def mounted(storage: LinuxStorage, paths: Paths, *layers: str) -> Path:
 
 
 def entries_of(area: Path) -> list[str]:
-    return sorted(path.name for path in area.iterdir())
+    """What is in *area*, without what the skeleton gives to every root filesystem."""
+    return sorted(path.name for path in area.iterdir() if path.name not in SKELETON)
 
 
 async def test_everything_special_in_a_tree_is_kept(storage: LinuxStorage, paths: Paths) -> None:
@@ -424,11 +430,11 @@ def damaged(seed: int, tar: bytes) -> bytes:
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 1 << 32), tar=st.sampled_from(SEEDS))
+@given(seed=st.integers(0, 1 << 32), which=st.integers(0, len(SEEDS) - 1))
 async def test_a_damaged_layer_is_put_or_refused_and_nothing_else(
-    storage: LinuxStorage, paths: Paths, seed: int, tar: bytes
+    storage: LinuxStorage, paths: Paths, seed: int, which: int
 ) -> None:
-    body = damaged(seed, tar)
+    body = damaged(seed, SEEDS[which])
     layer = images.digest(body)
     try:
         await storage.put_layer(layer, images.stream(body, 900))
