@@ -34,6 +34,7 @@ bench: install system-bench
 install: system $(VENV)/installed
 
 $(VENV)/installed: requirements.lock pyproject.toml
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || .ci/packages python3-venv
 	python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --require-hashes --requirement requirements.lock
 	$(PYTHON) -m pip install --quiet --no-build-isolation --no-deps --editable .
