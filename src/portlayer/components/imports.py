@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import errno
 import shutil
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from portlayer.interfaces.store import Check, CheckFailed, Delete, Put, Store, T
 from portlayer.interfaces.substrate import StorageDriver
 from portlayer.model import storage as m
 from portlayer.model.base import now
+from portlayer.model.errors import ResourceExhausted, SubstrateFailed
 from portlayer.model.execution import replace
 from portlayer.model.names import new_id
 
@@ -45,9 +47,9 @@ class Importer:
     ) -> tuple[m.Image, ...]:
         """The images of the archive, recorded. On failure nothing of it stays."""
         staging = self._staging / new_id()
-        await asyncio.to_thread(staging.mkdir, mode=0o700)
         pins: list[str] = []
         try:
+            await asyncio.to_thread(staging.mkdir, mode=0o700)
             counted = _counted(body, report)
             archived = await read_archive(counted, staging, name=request.name, format=request.format)
             await self._failpoints.hit("import.read")
@@ -59,6 +61,13 @@ class Importer:
             images = [await self._record(vch, image) for image in archived]
             await self._failpoints.hit("import.recorded")
             return tuple(images)
+        except OSError as error:
+            # Also closing a file may find the disk full: what is buffered is written then.
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise ResourceExhausted(
+                    "The disk is full; free some space and import again.", resource="disk"
+                ) from error
+            raise SubstrateFailed(f"The archive could not be kept: {error.strerror}.", step="import") from error
         finally:
             self._pinned.subtract(pins)
             self._pinned += collections.Counter()
