@@ -180,7 +180,7 @@ class LinuxExecution:
 
     def _checked(self, container: ContainerSpec, place: Incarnation, launched: Launched, pid: int) -> Record:
         """What the runtime says it made, as far as the kernel agrees."""
-        init, holder = process.identify(pid), process.identify(launched.conmon)
+        init, holder = process.identify(pid), launched.holder()
         waiting = process.executable(pid)
         ours = self._cgroups.path(place.id) in process.groups(pid)
         if init is None or holder is None or waiting is None or not ours:

@@ -4,7 +4,7 @@ incarnations/<incarnation>/
 ├── config.json         OCI configuration; written first, and names the container
 ├── hosts, resolv.conf, hostname
 ├── runtime/<incarnation>/   the runtime's own state; exec.fifo is the gate that the process waits at
-├── pid                 of the first process, decimal
+├── pid, conmon         of the first process, and of its conmon, decimal
 ├── attach, ctl, winsz  conmon's
 ├── record              `Record`; it is there once the process is prepared
 └── released            exec.fifo, moved here just before it is opened to let the process go

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +13,11 @@ from portlayer.model.errors import InvalidArgument, Unsupported
 from portlayer.model.execution import ContainerSpec
 from portlayer.model.network import NetworkSpec
 from portlayer.model.storage import MountSpec
-from portlayer.substrates.linux import capabilities, conmon, hostfiles, kernel, users
+from portlayer.substrates.linux import capabilities, conmon, hostfiles, kernel, process, users
 from portlayer.substrates.linux.cgroups import Cgroups
 from portlayer.substrates.linux.incarnation import Incarnation
 from portlayer.substrates.linux.paths import Paths
+from portlayer.substrates.linux.process import Process
 from portlayer.substrates.linux.runtime import Runtime, find_program
 from portlayer.substrates.linux.spawn import spawn
 from portlayer.substrates.linux.spec import CONFIG, Host, Volume, build
@@ -29,13 +29,20 @@ _COMPLAINTS = 4096
 
 
 class Launched(NamedTuple):
-    """conmon's pid, a child of ours; the read end of its report; a file in memory with what it complained of; and where
-    the output of this start begins in the log."""
+    """starter: pid of a child of ours that makes conmon, writes its pid to `pidfile` and ends. report: the read end of
+    conmon's report. errors: a file in memory with what it complained of. log_offset: where the output of this start
+    begins in the log."""
 
-    conmon: int
+    starter: int
+    pidfile: str
     report: int
     errors: int
     log_offset: int
+
+    def holder(self) -> Process | None:
+        """The conmon that has reported; None where it has ended since. Call it once: it ends the starter."""
+        os.waitpid(self.starter, 0)
+        return process.identify(int(Path(self.pidfile).read_text()))
 
     def complaints(self) -> str:
         """What conmon said on its stderr, which it closes soon."""
@@ -47,12 +54,9 @@ class Launched(NamedTuple):
         os.close(self.errors)
 
     def abandon(self) -> None:
-        """Kill it with the runtime, which is in its group, and wait for it. It is a child that nobody has waited for,
-        so the number is still its own."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.conmon, signal.SIGKILL)
-        os.kill(self.conmon, signal.SIGKILL)
-        os.waitpid(self.conmon, 0)
+        """Wait for the starter, so that all of it can be found, and removed, by its arguments."""
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.starter, 0)
 
 
 class Launcher:
@@ -115,7 +119,7 @@ class Launcher:
             raise
         finally:
             os.close(write)
-        return Launched(pid, read, errors, log_offset)
+        return Launched(pid, place.file("conmon"), read, errors, log_offset)
 
     def _volume(self, place: Incarnation, number: int, mount: MountSpec) -> Volume:
         source = f"{place.directory}/volumes/{number}" if mount.subpath else str(self._paths.volume(mount.volume))
