@@ -13,13 +13,24 @@ from portlayer.rest.client.interaction import RestInteraction
 from portlayer.rest.client.network import RestNetwork
 from portlayer.rest.client.service import RestService
 from portlayer.rest.client.storage import RestStorage
+from portlayer.rest.passport import Passport
 
 
 class RestClient:
-    """The components behind *address*: `unix:///path/of/socket` or `https://host:port`. Connects at the first call."""
+    """The components behind *address*: `unix:///path/of/socket` or `https://host:port`. Connects at the first call.
 
-    def __init__(self, address: str, ssl_context: ssl.SSLContext | None = None) -> None:
-        self._connection = Connection(address, ssl_context)
+    passport, name: see Connection.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        ssl_context: ssl.SSLContext | None = None,
+        *,
+        passport: Passport | None = None,
+        name: str | None = None,
+    ) -> None:
+        self._connection = Connection(address, ssl_context, passport=passport, name=name)
         self.service = RestService(self._connection)
         self.storage = RestStorage(self._connection)
         self.execution = RestExecution(self._connection)

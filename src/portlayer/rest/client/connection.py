@@ -19,6 +19,7 @@ from portlayer.model.errors import InvalidArgument, NotFound, Unavailable
 from portlayer.rest import problems
 from portlayer.rest.calls import Call, Place
 from portlayer.rest.calls.call import JSON
+from portlayer.rest.passport import HEADER, Passport
 from portlayer.rest.query import written
 
 A = TypeVar("A")
@@ -33,11 +34,21 @@ class Connection:
     """Connections to one server, kept open between calls.
 
     address: `unix:///path/of/socket`, `https://host:port`, or `http://host:port` (tests on the loopback only).
-    ssl_context: for https; None means the system's trust.
+    ssl_context: for https; None means the system's trust. passport: where both ends are processes of one port layer;
+    it signs for the callers. name: what errors call the other end.
     """
 
-    def __init__(self, address: str, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        ssl_context: ssl.SSLContext | None = None,
+        *,
+        passport: Passport | None = None,
+        name: str | None = None,
+    ) -> None:
         self.address = address
+        self._passport = passport
+        self._name = name
         self._ssl = ssl_context
         self._path = address.removeprefix("unix://") if address.startswith("unix://") else None
         if self._path is None and not address.startswith(("http://", "https://")):
@@ -78,8 +89,9 @@ class Connection:
     ) -> aiohttp.ClientWebSocketResponse:
         """Make *call* as a WebSocket."""
         with self._translating():
+            url = self._url(call, caller, request)
             return await self._open_session().ws_connect(
-                self._url(call, caller, request), protocols=(protocol,), max_msg_size=_ATTACH_MESSAGE
+                url, headers=self._signed(call, caller, url), protocols=(protocol,), max_msg_size=_ATTACH_MESSAGE
             )
 
     async def close(self) -> None:
@@ -115,7 +127,11 @@ class Connection:
             headers["Content-Type"] = call.consumes
             data = data if data is not None else _body(call, request)
         url = self._url(call, caller, request)
+        headers |= self._signed(call, caller, url)
         return await self._open_session().request(call.verb, url, headers=headers, data=data, allow_redirects=False)
+
+    def _signed(self, call: Call[Q, Any], caller: Caller, url: URL) -> dict[str, str]:
+        return {} if self._passport is None else {HEADER: self._passport.sign(caller, call.verb, url.raw_path_qs)}
 
     def _url(self, call: Call[Q, Any], caller: Caller, request: Q) -> URL:
         segments = {name: _segment(caller.vch if name == "vch" else getattr(request, name)) for name in call.parameters}
@@ -132,11 +148,15 @@ class Connection:
         try:
             yield
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            if self._name:
+                raise Unavailable(f"{self._name} cannot be reached now.", retry_after_seconds=1) from error
             reason = getattr(error, "strerror", None) or str(error)
             raise Unavailable(
                 f"No server answers at {self.address}: {reason}; is 'portlayer serve' running?"
             ) from error
         except (aiohttp.ClientError, ConnectionError) as error:
+            if self._name:
+                raise Unavailable(f"{self._name} went away before its answer.", retry_after_seconds=1) from error
             raise Unavailable(f"The connection to {self.address} was lost before the answer: {error}.") from error
         except UnicodeEncodeError as error:
             raise InvalidArgument(f"The request has text that is not Unicode: {error}.") from error

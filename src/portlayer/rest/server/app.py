@@ -13,6 +13,7 @@ from aiohttp import web
 
 from portlayer.interfaces.components import Components
 from portlayer.model.errors import InUse, InvalidArgument
+from portlayer.rest.passport import Passport
 from portlayer.rest.server.answers import problem_answer
 from portlayer.rest.server.content import MAX_BODY
 from portlayer.rest.server.dispatch import Dispatcher
@@ -24,11 +25,14 @@ _LAST_SECONDS = 1.0
 class Server:
     """The REST API of *components*, on any number of sockets.
 
-    Neither an aiohttp Application nor its routes are used: the table routes, and one handler answers all.
+    here, passport: see Dispatcher. Neither an aiohttp Application nor its routes are used: the table routes, and one
+    handler answers all.
     """
 
-    def __init__(self, components: Components) -> None:
-        self._dispatcher = Dispatcher(components)
+    def __init__(
+        self, components: Components, here: Components | None = None, passport: Passport | None = None
+    ) -> None:
+        self._dispatcher = Dispatcher(components, here, passport)
         self._runner: web.ServerRunner | None = None
         self._paths: dict[Path, int] = {}
 

@@ -11,7 +11,6 @@ import msgspec
 from aiohttp import web
 
 from portlayer.model.base import Value
-from portlayer.model.caller import DEFAULT_VCH, Caller
 from portlayer.model.errors import InvalidArgument, Unsupported
 from portlayer.rest.calls import Call, Place
 from portlayer.rest.calls.call import JSON
@@ -37,23 +36,23 @@ class Decoder:
         self._empty_body = call.body is not None and not any(i.required for i in msgspec.structs.fields(call.body))
         self._content = next((info.encode_name for info in call.at(Place.CONTENT)), None)
 
-    async def decode(self, http: web.BaseRequest, parameters: dict[str, str], query: str) -> tuple[Caller, Value]:
-        """The caller and the request.
+    async def decode(self, http: web.BaseRequest, parameters: dict[str, str], query: str) -> Value:
+        """The request; *parameters* are those of the path, without `vch`.
 
         Raises:
             InvalidArgument: anything unknown, malformed, missing or of another type.
             Unsupported: a condition that the call does not know.
             Refused: 413 or 415.
         """
-        caller = _caller(http, parameters.pop("vch", DEFAULT_VCH))
         self._check_conditions(http)
         values = self._query(query)
         check_encoding(http)
         if self._body is not None:
             body = await self._read_json(http, self._body)
-            if self._whole_body:
-                return caller, body
-            return caller, self._call.request(**parameters, **msgspec.structs.asdict(body))
+            request: Value = (
+                body if self._whole_body else self._call.request(**parameters, **msgspec.structs.asdict(body))
+            )
+            return request
         if self._content:
             values[self._content] = await read(http)
         elif not self._call.consumes and http.body_exists:
@@ -61,7 +60,7 @@ class Decoder:
         for name, header in self._call.headers.items():
             if header in http.headers:
                 values[self._call.fields[name].encode_name] = _entity_tag(header, http.headers[header])
-        return caller, self._converted({**parameters, **values})
+        return self._converted({**parameters, **values})
 
     def _check_conditions(self, http: web.BaseRequest) -> None:
         """Nothing is changed on a condition that is not looked at. Reads may answer in full whatever the condition."""
@@ -106,11 +105,12 @@ class Decoder:
             raise refusal(error) from error
 
 
-def _caller(http: web.BaseRequest, vch: str) -> Caller:
+def idempotency_key(http: web.BaseRequest) -> str | None:
+    """The header's value. Raises InvalidArgument."""
     key = http.headers.get(IDEMPOTENCY_KEY)
     if key is not None and _KEY.fullmatch(key) is None:
         raise InvalidArgument(f"{IDEMPOTENCY_KEY} must be 1 to 255 printable ASCII characters.")
-    return Caller(vch=vch, idempotency_key=key)
+    return key
 
 
 def _entity_tag(header: str, text: str) -> str:

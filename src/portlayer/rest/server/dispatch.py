@@ -11,11 +11,14 @@ from typing import Any
 from aiohttp import web
 
 from portlayer.interfaces.components import Components
-from portlayer.model.errors import InvalidArgument, PortlayerError, Unavailable, Unsupported
+from portlayer.model.caller import DEFAULT_VCH, Caller
+from portlayer.model.errors import InvalidArgument, PortlayerError, Unauthenticated, Unavailable, Unsupported
+from portlayer.rest import passport
 from portlayer.rest.calls import CALLS, Call
+from portlayer.rest.passport import Passport
 from portlayer.rest.server import execution, interaction, service, storage
 from portlayer.rest.server.answers import Refused, json_answer, problem_answer
-from portlayer.rest.server.decode import Decoder
+from portlayer.rest.server.decode import Decoder, idempotency_key
 from portlayer.rest.server.exchange import Exchange, Handler, Shared
 from portlayer.rest.server.router import Router
 
@@ -31,10 +34,19 @@ SPECIAL: dict[Call[Any, Any], Handler] = {
 
 
 class Dispatcher:
-    """The handler of all requests. Whatever goes wrong, the answer is a problem document."""
+    """The handler of all requests. Whatever goes wrong, the answer is a problem document.
 
-    def __init__(self, components: Components) -> None:
-        self.shared = Shared(components)
+    components: some of which may be in other processes. here: the same for what another process has forwarded, whose
+    word on who calls is taken by *passport*: those that are elsewhere refuse, for there is one hop.
+    """
+
+    def __init__(
+        self, components: Components, here: Components | None = None, passport: Passport | None = None
+    ) -> None:
+        self.shared = Shared()
+        self._components = components
+        self._here = here or components
+        self._passport = passport
         self._router = Router(CALLS)
         self._decoders = {call: Decoder(call) for call in CALLS}
 
@@ -64,10 +76,20 @@ class Dispatcher:
         call, parameters = self._router.resolve(http.method, path)
         if call.unsupported:
             raise Unsupported(f"{call.verb} {path[:200]} is not offered: {call.unsupported}.", option=call.name)
-        caller, request = await self._decoders[call].decode(http, parameters, query)
-        exchange = Exchange(self.shared, http, call, caller, request)
+        caller, components = self._identified(http, parameters.pop("vch", DEFAULT_VCH))
+        request = await self._decoders[call].decode(http, parameters, query)
+        exchange = Exchange(self.shared, components, http, call, caller, request)
         handler = SPECIAL.get(call, _plain)
         return await (self._finished(handler, exchange) if call.acts else handler(exchange))
+
+    def _identified(self, http: web.BaseRequest, vch: str) -> tuple[Caller, Components]:
+        """Who calls, and the components for that one."""
+        forwarded = http.headers.get(passport.HEADER)
+        if forwarded is None:
+            return Caller(vch=vch, idempotency_key=idempotency_key(http)), self._components
+        if self._passport is None:
+            raise Unauthenticated(f"This process takes no {passport.HEADER}: its port layer has no other process.")
+        return self._passport.read(forwarded, http.method, http.raw_path), self._here
 
     async def _finished(self, handler: Handler, exchange: Exchange) -> web.StreamResponse:
         """Run *handler* to its end, also where the caller goes away; a drain waits for it."""

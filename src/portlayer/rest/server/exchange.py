@@ -17,9 +17,8 @@ from portlayer.rest.server.content import pieces
 
 @dataclass(frozen=True)
 class Shared:
-    """What outlives a request: the components, and what a drain has to know of."""
+    """What outlives a request: what a drain has to know of."""
 
-    components: Components
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     acting: set[asyncio.Task[web.StreamResponse]] = field(default_factory=set)
     cut_at_drain: set[asyncio.Transport] = field(default_factory=set)
@@ -30,14 +29,11 @@ class Exchange:
     """A decoded request, on its way to its component; `request` has the type that the call's row says."""
 
     shared: Shared
+    components: Components
     http: web.BaseRequest
     call: Call[Any, Any]
     caller: Caller
     request: Any
-
-    @property
-    def components(self) -> Components:
-        return self.shared.components
 
     async def invoke(self) -> Any:
         """What the component answers."""

@@ -1,0 +1,132 @@
+"""The way to a component that may be elsewhere: in this process, in another one, or one on each host.
+
+A caller cannot tell, nor can the component's code. Most calls any process with the component can answer, for they need
+the store alone; what touches a container's process goes to where that container is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, cast
+
+from portlayer.components.handles import Sealer
+from portlayer.components.records import Records
+from portlayer.interfaces.components import Components
+from portlayer.model.caller import Caller
+from portlayer.model.changes import CreateContainer
+from portlayer.model.errors import InvalidArgument, Unavailable
+
+Method = Callable[..., Awaitable[Any]]
+
+AT_THE_CONTAINER = {
+    "execution": frozenset({"commit", "delete_container", "signal"}),
+    "interaction": frozenset({"attach", "output", "write_stdin", "close_stdin", "resize", "logs"}),
+}
+"""The calls that are answered on the container's host alone."""
+
+
+class Directory(Protocol):
+    """Who else runs which component."""
+
+    def find(self, component: str, host: str | None = None) -> Components | None:
+        """Some process that has *component*, on *host* where that is given; None where none is known now."""
+
+
+class Hosts:
+    """Tells on which host a request's container is."""
+
+    def __init__(self, records: Records, sealer: Sealer) -> None:
+        self._records = records
+        self._sealer = sealer
+
+    async def of(self, caller: Caller, request: Any) -> str | None:
+        """The host; None where any will do, for the container is not there any more. Raises what the component would
+        for a reference or a handle that is no good."""
+        reference = getattr(request, "ref", None)
+        if reference is not None:
+            record, _ = await self._records.find_container(caller.vch, reference)
+            return record.spec.host
+        await self._records.check_vch(caller.vch)
+        handles = request.handles if request.handle is None else (request.handle,)
+        found = {host for handle in handles if (host := await self._of_handle(caller.vch, handle)) is not None}
+        if len(found) > 1:
+            raise InvalidArgument(
+                f"These containers are on the hosts {', '.join(sorted(found))}; one commit is for one host.",
+                pointer="/handles",
+            )
+        return next(iter(found), None)
+
+    async def _of_handle(self, vch: str, handle: str) -> str | None:
+        draft = self._sealer.open_draft(vch, handle)
+        created = [change.spec.host for change in draft.changes if isinstance(change, CreateContainer)]
+        if created:
+            return created[0]
+        found = await self._records.container(vch, draft.container)
+        return found[0].spec.host if found else None
+
+
+class Routed:
+    """A component by its name, with the methods of its Protocol, each `(caller, request, ...)`.
+
+    local: the one in this process, on *host*, where there is one.
+    """
+
+    def __init__(self, component: str, local: object | None, host: str, hosts: Hosts, directory: Directory) -> None:
+        self._component = component
+        self._local = local
+        self._host = host
+        self._hosts = hosts
+        self._directory = directory
+        self._bound_to_hosts = AT_THE_CONTAINER.get(component, frozenset())
+
+    def __getattr__(self, method: str) -> Method:
+        async def routed(caller: Caller, request: Any, *more: Any) -> Any:
+            host = await self._hosts.of(caller, request) if method in self._bound_to_hosts else None
+            return await getattr(self._at(host), method)(caller, request, *more)
+
+        return routed
+
+    def _at(self, host: str | None) -> object:
+        if self._local is not None and host in (None, self._host):
+            return self._local
+        there = self._directory.find(self._component, host)
+        if there is None:
+            where = f" on host {host}" if host else ""
+            raise Unavailable(f"No process runs {self._component}{where} now.", retry_after_seconds=1)
+        return getattr(there, self._component)
+
+
+class Elsewhere:
+    """A component that this process does not have, for calls that another one forwarded in vain: there is one hop."""
+
+    def __init__(self, component: str) -> None:
+        self._component = component
+
+    def __getattr__(self, method: str) -> Method:
+        async def refuse(*_: Any) -> Any:
+            raise Unavailable(f"{self._component} has just moved; come again.", retry_after_seconds=1)
+
+        return refuse
+
+
+def routed(local: Components, have: frozenset[str], host: str, hosts: Hosts, directory: Directory) -> Components:
+    """The four components of the whole port layer, as seen from a process that *have* some of them."""
+
+    def way(component: str) -> Any:
+        here = getattr(local, component) if component in have else None
+        if here is not None and component not in AT_THE_CONTAINER:
+            return here
+        return Routed(component, here, host, hosts, directory)
+
+    return Components(
+        service=local.service,
+        storage=way("storage"),
+        execution=way("execution"),
+        network=way("network"),
+        interaction=way("interaction"),
+    )
+
+
+def missing(component: str) -> Any:
+    """Stands for *component* in the bundle of a process that does not have it."""
+    return cast("Any", Elsewhere(component))
