@@ -202,6 +202,9 @@ class InteractionDriver(Protocol):
         """Set the size of the terminal, in characters. Raises InvalidState where there is none."""
 
 
+COMPONENTS = frozenset({"storage", "execution", "network", "interaction"})
+
+
 class Substrate(Protocol):
     """One substrate with its four drivers."""
 
@@ -211,8 +214,9 @@ class Substrate(Protocol):
     network: NetworkDriver
     interaction: InteractionDriver
 
-    async def start(self) -> Mapping[str, str]:
-        """Probe the host and make ready; features as facts for people, such as runtime and cgroup version.
+    async def start(self, components: frozenset[str] = COMPONENTS) -> Mapping[str, str]:
+        """Probe the host and make ready for what *components* of this process need of it; the others may be in other
+        processes on the same host. Answers features as facts for people, such as runtime and cgroup version.
 
         Raises Unavailable with the reason and the way to mend it where this host cannot run containers.
         """

@@ -27,12 +27,17 @@ class _Watch:
 
 
 class Exits:
-    """Without conmon, an incarnation is over when its first process is; its exit code is lost then."""
+    """Without conmon, an incarnation is over when its first process is; its exit code is lost then.
+
+    adopting: this process makes no incarnations, and looks after those of another when it is asked about them.
+    """
 
     def __init__(self, paths: Paths, inotify: Inotify) -> None:
+        self._paths = paths
         self._directory = str(paths.exits)
         self._inotify = inotify
         self._watches: dict[str, _Watch] = {}
+        self.adopting = False
 
     def start(self) -> None:
         """Begin to notice; the directory of exit files is there."""
@@ -50,8 +55,16 @@ class Exits:
 
     def is_over(self, incarnation: str) -> bool:
         """Whether it has ended, or was never watched."""
-        watch = self._watches.get(incarnation)
+        watch = self._find(incarnation)
         return watch is None or watch.over.is_set()
+
+    def _find(self, incarnation: str) -> _Watch | None:
+        if self.adopting and incarnation not in self._watches:
+            place = Incarnation(self._paths, incarnation)
+            record = place.record()
+            if record is not None:
+                self.watch(place, record)
+        return self._watches.get(incarnation)
 
     async def wait(self, incarnation: str) -> None:
         """Until it is over."""
@@ -65,7 +78,7 @@ class Exits:
 
     def subscribe(self, incarnation: str, callback: Callable[[], None]) -> None:
         """Call back once when it is over; soon where it is already."""
-        watch = self._watches.get(incarnation)
+        watch = self._find(incarnation)
         if watch is None or watch.over.is_set():
             self._loop.call_soon(callback)
         else:
@@ -120,6 +133,8 @@ class Exits:
         watch.alone.set()
         if watch.incarnation.exit() is not None or not self._await_death(watch, watch.record.init):
             self._end(watch)
+        if self.adopting and watch.over.is_set():
+            del self._watches[watch.incarnation.id]
 
     def _close(self, watch: _Watch) -> None:
         if watch.pidfd >= 0:

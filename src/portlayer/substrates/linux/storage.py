@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -32,7 +33,7 @@ T = TypeVar("T")
 
 
 class LinuxStorage:
-    """`interfaces.substrate.StorageDriver`. The directories in *paths* belong to one such object at a time.
+    """`interfaces.substrate.StorageDriver`. Several processes may share the directories in *paths*.
 
     What takes a fraction of a millisecond (a mount, a rename) is done in place: a thread would cost more.
     """
@@ -57,7 +58,9 @@ class LinuxStorage:
             overlay.make_skeleton(paths.skeleton)
             await asyncio.to_thread(overlay.probe, paths.staging)
             for path in paths.staging.iterdir():
-                self._trash.throw(path)
+                with _claimed(path) as nobody_works_in_it:
+                    if nobody_works_in_it:
+                        self._trash.throw(path)
             await self._trash.start()
 
     async def close(self) -> None:
@@ -72,16 +75,18 @@ class LinuxStorage:
             return await self._verify_layer(layer, diff_id, tar)
         with _host_errors("storage.putLayer"):
             staging = Path(tempfile.mkdtemp(dir=self._paths.staging))
-            (staging / "fs").mkdir()
-            (staging / "fs").chmod(0o755)
-            unpacker = Unpacker(staging / "fs")
-        try:
-            await self._feed(unpacker.feed, tar)
-            found = await self._run("storage.putLayer", unpacker.finish)
-            _check_digest(diff_id, found)
-            await self._run("storage.putLayer", lambda: _publish(staging, layer, unpacker.size_bytes))
-        finally:
-            await asyncio.shield(self._discard(staging, unpacker))
+        with _claimed(staging):
+            with _host_errors("storage.putLayer"):
+                (staging / "fs").mkdir()
+                (staging / "fs").chmod(0o755)
+                unpacker = Unpacker(staging / "fs")
+            try:
+                await self._feed(unpacker.feed, tar)
+                found = await self._run("storage.putLayer", unpacker.finish)
+                _check_digest(diff_id, found)
+                await self._run("storage.putLayer", lambda: _publish(staging, layer, unpacker.size_bytes))
+            finally:
+                await asyncio.shield(self._discard(staging, unpacker))
         return unpacker.size_bytes
 
     async def has_layer(self, diff_id: str) -> bool:
@@ -214,6 +219,19 @@ def _publish(staging: Path, layer: Path, size_bytes: int) -> None:
         except OSError as error:
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _claimed(directory: Path) -> Iterator[bool]:
+    """Hold *directory* against the sweep of another process on the same state; whether that is so now."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
     finally:
         os.close(descriptor)
 

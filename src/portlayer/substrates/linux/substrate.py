@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Mapping
 
-from portlayer.interfaces.substrate import ExecutionDriver, InteractionDriver, NetworkDriver, StorageDriver
+from portlayer.interfaces.substrate import COMPONENTS, ExecutionDriver, InteractionDriver, NetworkDriver, StorageDriver
 from portlayer.model.errors import PortlayerError, Unavailable
 from portlayer.substrates.linux.execution import LinuxExecution
 from portlayer.substrates.linux.exits import Exits
@@ -25,7 +25,8 @@ class LinuxSubstrate:
 
     def __init__(self, paths: Paths, runtime: str | None = None) -> None:
         self._paths = paths
-        self._features: Mapping[str, str] = {}
+        self._features: dict[str, str] = {}
+        self._components = COMPONENTS
         self._inotify = Inotify()
         self._exits = Exits(paths, self._inotify)
         self._storage = LinuxStorage(paths)
@@ -37,17 +38,23 @@ class LinuxSubstrate:
         self.network: NetworkDriver = self._network
         self.interaction: InteractionDriver = self._interaction
 
-    async def start(self) -> Mapping[str, str]:
+    async def start(self, components: frozenset[str] = COMPONENTS) -> Mapping[str, str]:
         if self._features:
             return self._features
         if os.geteuid() != 0:
             raise Unavailable("The Linux substrate needs root: mounts, namespaces and control groups. Run it as root.")
+        self._components = components
         try:
-            _open_live(self._paths)
-            await self._storage.start()
-            self._inotify.start()
-            self._exits.start()
-            self._features = {**await self._execution.start(), **await self._network.start()}
+            if components & {"execution", "interaction"}:
+                _open_live(self._paths)
+                self._inotify.start()
+                self._exits.adopting = "execution" not in components
+                self._exits.start()
+            if components & {"execution", "storage"}:
+                await self._storage.start()
+            self._features = {"linux": os.uname().release}
+            if "execution" in components:
+                self._features |= {**await self._execution.start(), **await self._network.start()}
         except BaseException:
             with contextlib.suppress(OSError, PortlayerError):  # why it does not start says more
                 await self._let_go()
@@ -72,8 +79,8 @@ class LinuxSubstrate:
         await self._storage.close()
 
     async def _let_go(self) -> None:
-        """Where no process is left, nothing has to stay on the host."""
-        if not await self._execution.present():
+        """Where no process is left, nothing has to stay on the host: unless somebody else looks after what it does."""
+        if {"execution", "interaction"} <= self._components and not await self._execution.present():
             await self._execution.purge()
             await self._storage.let_go()
 

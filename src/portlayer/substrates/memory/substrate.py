@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from portlayer.interfaces.substrate import Substrate
+from portlayer.interfaces.substrate import COMPONENTS, Substrate
 from portlayer.substrates.memory.execution import MemoryExecution
 from portlayer.substrates.memory.interaction import MemoryInteraction
 from portlayer.substrates.memory.network import MemoryNetwork
@@ -28,7 +28,7 @@ class MemorySubstrate(Substrate):
         self.network = MemoryNetwork(world)
         self.interaction = MemoryInteraction(world)
 
-    async def start(self) -> Mapping[str, str]:
+    async def start(self, components: frozenset[str] = COMPONENTS) -> Mapping[str, str]:  # noqa: ARG002
         return {"runtime": "coroutines", "persistence": "none"}
 
     async def close(self) -> None:
