@@ -1,0 +1,66 @@
+"""The components of one process, over any store and substrate."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+from portlayer.components.addresses import Pool
+from portlayer.components.commit.engine import Engine
+from portlayer.components.drafts import Drafts
+from portlayer.components.execution import LocalExecution
+from portlayer.components.handles import Sealer
+from portlayer.components.interaction import LocalInteraction
+from portlayer.components.network import LocalNetwork
+from portlayer.components.observer import Observer
+from portlayer.components.ports import Ports
+from portlayer.components.records import Records
+from portlayer.components.replays import Replays
+from portlayer.components.service import LocalService, ensure_vch
+from portlayer.components.storage import LocalStorage
+from portlayer.compose.settings import Settings
+from portlayer.failpoints import Failpoints
+from portlayer.interfaces.components import Components
+from portlayer.interfaces.store import Store
+from portlayer.interfaces.substrate import Substrate
+from portlayer.model.base import now
+from portlayer.model.caller import DEFAULT_VCH
+from portlayer.model.topology import LOCAL_HOST
+
+
+@contextlib.asynccontextmanager
+async def assemble(
+    store: Store,
+    substrate: Substrate,
+    features: Mapping[str, str],
+    state: Path,
+    instance: str,
+    settings: Settings,
+    failpoints: Failpoints | None = None,
+) -> AsyncIterator[Components]:
+    """The components over any store and substrate. state: directory for the host's key and for uploads."""
+    records = Records(store)
+    await ensure_vch(records, DEFAULT_VCH, now())
+    sealer = await Sealer.open(store, state / "host.key")
+    failpoints = failpoints or Failpoints.from_text(settings.failpoints)
+    drafts = Drafts(records, sealer)
+    pool = Pool(store, settings.lease_seconds)
+    replays = Replays(store, failpoints)
+    engine = Engine(records, substrate, LOCAL_HOST, failpoints, settings.lease_seconds)
+    execution = LocalExecution(drafts, pool, engine, Observer(records, engine, LOCAL_HOST))
+    storage = LocalStorage(drafts, replays, substrate.storage, state / "uploads", failpoints)
+    await execution.start()
+    await storage.start()
+    try:
+        yield Components(
+            service=LocalService(
+                records, instance, {substrate.name: features}, substrate.execution.present, engine.stuck_commits
+            ),
+            storage=storage,
+            execution=execution,
+            network=LocalNetwork(drafts, pool, Ports(store, LOCAL_HOST), replays, substrate.network, failpoints),
+            interaction=LocalInteraction(drafts, substrate.interaction),
+        )
+    finally:
+        await execution.close()

@@ -1,0 +1,64 @@
+"""Real port layers: a store and the Linux substrate, wired as the settings say."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from portlayer.compose.assembly import assemble
+from portlayer.compose.settings import Settings
+from portlayer.interfaces.components import Components
+from portlayer.interfaces.substrate import Substrate
+from portlayer.model.errors import Unavailable
+from portlayer.stores.sqlite import SqliteStore
+from portlayer.substrates.linux.paths import Paths
+from portlayer.substrates.linux.substrate import LinuxSubstrate
+
+
+def make_paths(settings: Settings) -> Paths:
+    """The directories of this port layer; made, with the id of the instance kept in the first."""
+    state, run = Path(settings.state).absolute(), Path(settings.run).absolute()
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o711)
+        run.mkdir(parents=True, exist_ok=True, mode=0o711)
+    except OSError as error:
+        raise Unavailable(
+            f"{error.filename} cannot be made: {error.strerror}; choose PORTLAYER_STATE and _RUN."
+        ) from None
+    file = state / "instance"
+    with contextlib.suppress(FileExistsError), file.open("x") as stream:
+        stream.write(secrets.token_hex(4))
+    return Paths(state=state, run=run, instance=file.read_text().strip())
+
+
+@contextlib.asynccontextmanager
+async def open_local(settings: Settings) -> AsyncIterator[Components]:
+    """All four components in this process: SQLite and the Linux substrate.
+
+    Raises:
+        Unavailable: the store or the host is not fit; the reason says how to mend it.
+    """
+    paths = make_paths(settings)
+    store = await SqliteStore.open(paths.state / "portlayer.db")
+    try:
+        substrate = LinuxSubstrate(paths, runtime=settings.runtime or None)
+        features = await substrate.start()
+        try:
+            async with assemble(store, substrate, features, paths.state, paths.instance, settings) as components:
+                yield components
+        finally:
+            await substrate.close()
+    finally:
+        await store.close()
+
+
+@contextlib.asynccontextmanager
+async def open_host(settings: Settings) -> AsyncIterator[Substrate]:
+    """The substrate of this instance, for looking and removing alone: it is not started, so it makes nothing new."""
+    substrate = LinuxSubstrate(make_paths(settings))
+    try:
+        yield substrate
+    finally:
+        await substrate.close()
