@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli.conftest import SECONDS, Cli, serving, stop
+from cli.conftest import COMMAND, SECONDS, Cli, serving, stop
 
 from portlayer.client import Steps, connect_sync
 
@@ -104,3 +104,37 @@ def test_settings_that_cannot_be(fresh: Cli) -> None:
     assert done.code == 1
     assert "bogus" in done.err
     assert len(done.err.splitlines()) == 1
+
+
+def test_a_socket_of_the_service_manager_is_served_and_left_to_it(fresh: Cli) -> None:
+    run = fresh.directory / "run"
+    run.mkdir()
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as early:
+        listening.bind(str(run / "portlayer.sock"))
+        listening.listen()
+        early.connect(str(run / "portlayer.sock"))
+        early.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        script = f'exec 3<&{listening.fileno()}; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$0" serve'
+        with (fresh.directory / "log").open("wb") as log:
+            server = subprocess.Popen(
+                ["bash", "-c", script, COMMAND],
+                env=fresh.environment,
+                pass_fds=[listening.fileno()],
+                stdout=log,
+                stderr=log,
+            )
+        early.settimeout(SECONDS)
+        assert early.recv(100).split()[1] == b"200", "who came before the server did is answered"
+        assert stop(server) == 0
+        assert (run / "portlayer.sock").exists()
+
+
+def test_the_watchdog_is_fed_while_it_serves(fresh: Cli) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(fresh.directory / "notify"))
+        manager.settimeout(SECONDS)
+        told = {"NOTIFY_SOCKET": str(fresh.directory / "notify"), "WATCHDOG_USEC": "20000"}
+        server = serving(fresh, told)
+        words = [manager.recv(100) for _ in range(5)]
+        assert words.count(b"WATCHDOG=1") >= 3
+        assert stop(server) == 0

@@ -15,7 +15,7 @@ import typer
 from portlayer import __version__
 from portlayer.cli.lock import holding
 from portlayer.cli.logs import set_up_logging
-from portlayer.cli.notify import notify
+from portlayer.cli.manager import feed_watchdog, inherited_sockets, notify
 from portlayer.compose import Settings, make_paths, open_local, read_settings
 from portlayer.rest.server import Server
 
@@ -43,7 +43,12 @@ async def _serve(settings: Settings) -> None:
     with holding(paths.state, paths.run):
         async with open_local(settings) as components:
             server = Server(components)
-            await server.listen_unix(settings.socket, mode=0o600)
+            inherited = inherited_sockets(os.environ)
+            for listening in inherited:
+                await server.listen_socket(listening)
+            if not any(str(listening.getsockname()) == str(settings.socket.absolute()) for listening in inherited):
+                await server.listen_unix(settings.socket, mode=0o600)
+            watchdog = asyncio.create_task(feed_watchdog(os.environ))
             try:
                 typer.echo(f"portlayer {__version__} serves unix://{settings.socket.absolute()}")
                 _log.info("ready", extra={"socket": str(settings.socket), "instance": paths.instance})
@@ -54,6 +59,7 @@ async def _serve(settings: Settings) -> None:
                 _log.info("draining")
             finally:
                 await server.drain()
+                watchdog.cancel()
     _log.info("stopped; containers run on")
 
 

@@ -48,6 +48,10 @@ class Server:
         self._paths[path] = path.stat().st_ino
         await web.SockSite(await self._running(), listening, backlog=_BACKLOG).start()
 
+    async def listen_socket(self, listening: socket.socket) -> None:
+        """Serve a socket that somebody else has bound, and keeps for whoever comes after us."""
+        await web.SockSite(await self._running(), listening, backlog=_BACKLOG).start()
+
     async def listen_tcp(self, host: str, port: int, ssl_context: ssl.SSLContext | None = None) -> int:
         """Listen at *host*; the port, which is chosen where *port* is 0."""
         runner = await self._running()
