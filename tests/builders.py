@@ -88,23 +88,32 @@ def container(
     )
 
 
-def network(subnet: str = "10.213.1.0/24", **fields: Any) -> NetworkSpec:
-    """A bridge network on *subnet*, whose first address is the gateway."""
+def network(*subnets: str, **fields: Any) -> NetworkSpec:
+    """A bridge network on *subnets*, by default one, whose first addresses are the gateways."""
     ident = new_id()
-    gateway = str(ipaddress.ip_network(subnet)[1])
     return NetworkSpec(
         id=ident,
         name=fields.pop("name", f"n-{ident[:8]}"),
         type="bridge",
-        subnets=(Subnet(subnet=subnet, gateway=gateway),),
+        subnets=tuple(
+            Subnet(subnet=subnet, gateway=str(ipaddress.ip_network(subnet)[1]))
+            for subnet in subnets or ("10.213.1.0/24",)
+        ),
         created_at=now(),
         **fields,
     )
 
 
 def endpoint(of: NetworkSpec, host: int, **fields: Any) -> EndpointSpec:
-    """A bound endpoint in network *of* with the address number *host* of its first subnet."""
-    subnet = ipaddress.ip_network(of.subnets[0].subnet)
+    """A bound endpoint in network *of* with the address number *host* of its first subnet, and of its second, which is
+    IPv6, where it has one."""
+    subnet, *more = (ipaddress.ip_network(one.subnet) for one in of.subnets)
+    if more:
+        fields |= {
+            "address6": str(more[0][host]),
+            "prefix_length6": more[0].prefixlen,
+            "gateway6": of.subnets[1].gateway or "",
+        }
     return EndpointSpec(
         id=new_id(),
         network=of.id,

@@ -115,6 +115,18 @@ async def several(driver: Driver) -> Retry:
     return lambda: driver.pl.execution.commit(ME, e.Commit(handles=handles))
 
 
+async def dual(driver: Driver) -> Retry:
+    await driver.network("dual", ipv6=True)
+    handle = await driver.set_state(await driver.draft(network="dual", name="cookie"), "running")
+    return lambda: driver.commit(handle)
+
+
+async def unbind_dual(driver: Driver) -> Retry:
+    await (await dual(driver))()
+    handle = (await driver.pl.network.unbind(ME, n.BindNetwork(handle=await driver.handle("cookie")))).handle
+    return lambda: driver.commit(handle)
+
+
 async def import_image(driver: Driver) -> Retry:
     tar = images.tar([images.directory("etc"), images.file("etc/motd", b"another\n")])
 
@@ -171,6 +183,8 @@ async def delete_image(driver: Driver) -> Retry:
 KINDS: dict[str, Kind] = {
     "create": create,
     "create and start": create_and_start,
+    "create with both addresses": dual,
+    "unbind both addresses": unbind_dual,
     "several": several,
     "remove with its volume": remove_with_volume,
     "import an image": import_image,
@@ -201,6 +215,10 @@ async def points(harness: Harness, kind: Kind) -> tuple[list[str], Picture]:
     return seen, await picture(harness)
 
 
+def addresses(endpoint: n.Endpoint) -> tuple[str, ...]:
+    return tuple(address for address in (endpoint.address, endpoint.address6) if address)
+
+
 async def check(harness: Harness) -> None:
     """Record and substrate agree, and nothing is there that no record explains."""
     store, world = harness.store, harness.world
@@ -211,9 +229,9 @@ async def check(harness: Harness) -> None:
     for container in listed:
         live = [one for one in world.live(container.id) if one.state == "running"]
         assert bool(live) == (container.state in ("running", "paused")), container.state
-        bound = {endpoint.address for endpoint in container.endpoints if endpoint.state == "bound"}
+        bound = {addresses(endpoint) for endpoint in container.endpoints if endpoint.state == "bound"}
         for one in live:
-            assert {link.address for link in one.links.values()} == bound
+            assert {link.addresses for link in one.links.values()} == bound
     known = {container.id for container in listed}
     volumes = {volume.id for volume in (await harness.pl.storage.list_volumes(ME, s.ListVolumes())).volumes}
     assert set(world.volumes) <= volumes
@@ -228,13 +246,18 @@ async def check(harness: Harness) -> None:
     assert {row.key.rpartition("/")[2] for row in await store.range("/v/default/observed/")} == known
     uses = {row.key.rpartition("/")[2] for row in await store.range("/v/default/uses/")}
     assert uses <= known
-    addresses = {row.key.rpartition("/")[2] for row in await store.range("/v/default/addresses/")}
-    committed = {
-        endpoint.address for container in listed for endpoint in container.endpoints if endpoint.state == "bound"
-    }
     leased = {row.value for row in await store.range("/v/default/leases/")}
-    assert committed <= addresses
-    assert len(addresses - committed) <= len(leased)
+    for kind in ("addresses", "addresses6"):
+        taken = {row.key.rpartition("/")[2] for row in await store.range(f"/v/default/{kind}/")}
+        committed = {
+            address
+            for container in listed
+            for endpoint in container.endpoints
+            for address in addresses(endpoint)
+            if (":" in address) == kind.endswith("6")
+        }
+        assert committed <= taken
+        assert len(taken - committed) <= len(leased)
 
 
 async def picture(driver: Driver) -> Picture:
@@ -248,7 +271,7 @@ async def picture(driver: Driver) -> Picture:
             container.name: (
                 container.revision,
                 container.state,
-                sorted((endpoint.network, endpoint.state) for endpoint in container.endpoints),
+                sorted((end.network, end.state, len(addresses(end))) for end in container.endpoints),
                 [mount.volume for mount in container.mounts],
                 container.resources.pids,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,27 @@ def test_networks(cli: Cli, pl: SyncPortLayer) -> None:
     pl.execution.remove("web", force=True)
     cli.ok("network", "rm", "lan")
     assert pl.network.list() == ()
+
+
+def test_networks_with_ipv6(cli: Cli, pl: SyncPortLayer) -> None:
+    asked = ("--ipv6", "--subnet", "fd00:99:7::/64", "--gateway", "fd00:99:7::9")
+    cli.ok("network", "create", "lan", "--subnet", "10.199.7.0/24", *asked)
+    (network,) = cli.json("network", "inspect", "lan")
+    assert network["subnets"][1] == {"subnet": "fd00:99:7::/64", "gateway": "fd00:99:7::9"}
+    assert "10.199.7.0/24, fd00:99:7::/64" in cli.ok("network", "ls")
+    served = ("busybox", "httpd", "-f", "-p", "80", "-h", "/etc")
+    cli.ok("run", "-d", "--name", "web", "--network", "lan", "-p", "[::]::80", *served)
+    (endpoint,) = pl.execution.inspect_container("web").endpoints
+    assert endpoint.address6 in cli.ok("ps")
+    fetch = f"until wget -qO- http://[{endpoint.address6}]/group; do :; done"
+    assert "nogroup" in cli.ok("run", "--rm", "--network", "lan", "busybox", "sh", "-c", fetch)
+    socket.create_connection((endpoint.gateway6, endpoint.ports[0].host_port), timeout=10).close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((endpoint.gateway, endpoint.ports[0].host_port), timeout=10)
+    cli.ok("network", "disconnect", "lan", "web")
+    assert cli.ok("network", "connect", "--ip6", "fd00:99:7::77", "lan", "web").split()[1] == "fd00:99:7::77"
+    pl.execution.remove("web", force=True)
+    cli.ok("network", "rm", "lan")
 
 
 def test_images_from_a_pipe_and_their_removal(cli: Cli, archive: bytes) -> None:

@@ -10,8 +10,9 @@ import typer
 
 import portlayer.cli
 from portlayer.cli.main import COMMANDS
-from portlayer.cli.values import VolumeOption, parse_bytes, parse_port, parse_restart, parse_volume
+from portlayer.cli.values import VolumeOption, parse_bytes, parse_port, parse_restart, parse_subnets, parse_volume
 from portlayer.model.errors import InvalidArgument
+from portlayer.model.network import Subnet
 
 
 def test_every_command_is_in_its_module_and_every_module_in_the_table() -> None:
@@ -42,7 +43,18 @@ def test_volumes_ports_and_restarts() -> None:
     assert (parse_port("80").container_port, parse_port("80").host_port) == (80, 0)
     full = parse_port("127.0.0.1:8080:80/udp")
     assert (full.host_address, full.host_port, full.container_port, full.protocol) == ("127.0.0.1", 8080, 80, "udp")
+    assert parse_port("[fd00::1]:8080:80").host_address == "fd00::1"
     assert parse_restart("on-failure:3").maximum_retry_count == 3
+
+
+def test_gateways_go_to_their_subnets() -> None:
+    assert parse_subnets(["10.1.2.0/24", "fd00:1::/64"], ["fd00:1::9", "10.1.2.9"]) == [
+        Subnet(subnet="10.1.2.0/24", gateway="10.1.2.9"),
+        Subnet(subnet="fd00:1::/64", gateway="fd00:1::9"),
+    ]
+    for gateways in (["10.1.3.9"], ["10.1.2.9", "10.1.2.8"], ["x"]):
+        with pytest.raises(InvalidArgument, match=f"^{gateways[-1]} is no gateway"):
+            parse_subnets(["10.1.2.0/24"], gateways)
 
 
 @pytest.mark.parametrize(

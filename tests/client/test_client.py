@@ -245,6 +245,12 @@ async def test_volumes_and_networks(pl: PortLayer) -> None:
     assert [each.address for each in await pl.network.network_endpoints("lan")] == [handle.endpoints[0].address]
     await pl.execution.commit(await pl.network.leave(await pl.execution.get_container(handle), "lan"))
     await pl.network.remove("lan")
+    dual = await pl.network.create_network("dual", subnets=["fd00:9:8::/64"], ipv6=True)
+    assert (dual.ipv6, dual.subnets[1].gateway, dual.free_addresses6) == (True, "fd00:9:8::1", 2**53 - 1)
+    joined = await pl.network.join(await pl.execution.create("busybox", "true"), "dual", address6="fd00:9:8::77")
+    (endpoint,) = (await pl.network.bind(joined)).endpoints
+    assert (endpoint.address6, endpoint.prefix_length6, endpoint.gateway6) == ("fd00:9:8::77", 64, "fd00:9:8::1")
+    await pl.network.remove("dual")
     assert [each.name for each in await pl.network.list()] == ["gibson_network"]
 
 

@@ -16,6 +16,7 @@ from portlayer.model.errors import Conflict, ResourceExhausted
 from portlayer.stores.sqlite import SqliteStore
 
 LEASE = 60.0
+ONLY, ONLY6 = "10.99.0.2", "fd00:99::2"
 
 
 @pytest.fixture
@@ -23,9 +24,9 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture
-async def leasing(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Harness]:
-    """A port layer over SQLite whose lease clock is *clock*."""
+@pytest.fixture(params=["IPv4", "dual"])
+async def leasing(tmp_path: Path, clock: FakeClock, request: pytest.FixtureRequest) -> AsyncIterator[Harness]:
+    """A port layer over SQLite whose lease clock is *clock*, with a network of one address, or one of each kind."""
     opened: list[SqliteStore] = []
 
     async def open_store() -> Store:
@@ -35,18 +36,24 @@ async def leasing(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Harness]:
     harness = Harness(open_store, tmp_path, Settings(lease_seconds=LEASE))
     await harness.start()
     await harness.image()
-    await harness.network(subnets=(n.Subnet(subnet="10.99.0.0/29", ranges=("10.99.0.2-10.99.0.2",)),))
+    subnets = n.Subnet(subnet="10.99.0.0/29", ranges=(ONLY,)), n.Subnet(subnet="fd00:99::/64", ranges=(ONLY6,))
+    await harness.network(subnets=subnets if request.param == "dual" else subnets[:1])
     yield harness
     await harness.close()
     for store in opened:
         await store.close()
 
 
+def owns(endpoint: n.Endpoint) -> bool:
+    """Whether it has all that there is in the network."""
+    return endpoint.address == ONLY and endpoint.address6 in ("", ONLY6)
+
+
 async def test_an_abandoned_handle_gives_its_address_back(leasing: Harness, clock: FakeClock) -> None:
     abandoned = await leasing.draft(network="gibson_network")
     clock.advance(LEASE + 1)
     committed = await leasing.commit(await leasing.draft(network="gibson_network"))
-    assert committed.endpoints[0].address == "10.99.0.2"
+    assert owns(committed.endpoints[0])
     with pytest.raises(Conflict, match="run out"):
         await leasing.commit(abandoned)
 
@@ -55,16 +62,18 @@ async def test_also_across_a_restart(leasing: Harness, clock: FakeClock) -> None
     await leasing.draft(network="gibson_network")
     await leasing.crash()
     clock.advance(LEASE + 1)
-    assert (await leasing.commit(await leasing.draft(network="gibson_network"))).endpoints[0].address == "10.99.0.2"
+    assert owns((await leasing.commit(await leasing.draft(network="gibson_network"))).endpoints[0])
 
 
 async def test_a_commit_in_time_keeps_it_for_good(leasing: Harness, clock: FakeClock) -> None:
     clock.advance(LEASE / 2)
     committed = await leasing.commit(await leasing.draft(network="gibson_network"))
     clock.advance(10 * LEASE)
-    assert (await leasing.inspect(committed.id)).endpoints[0].address == "10.99.0.2"
+    assert owns((await leasing.inspect(committed.id)).endpoints[0])
     network = await leasing.pl.network.get_network(ME, n.NetworkRef(ref="gibson_network"))
     assert (network.allocated_addresses, network.free_addresses) == (1, 0)
+    if network.ipv6:
+        assert (network.allocated_addresses6, network.free_addresses6) == (1, 0)
 
 
 async def test_binding_again_prolongs(leasing: Harness, clock: FakeClock) -> None:
@@ -75,7 +84,7 @@ async def test_binding_again_prolongs(leasing: Harness, clock: FakeClock) -> Non
     clock.advance(LEASE * 0.8)
     again = await leasing.pl.network.bind(ME, n.BindNetwork(handle=joined))
     clock.advance(LEASE * 0.8)
-    assert (await leasing.commit(again.handle)).endpoints[0].address == "10.99.0.2"
+    assert owns((await leasing.commit(again.handle)).endpoints[0])
 
 
 async def test_a_commit_that_races_the_expiry_never_makes_two_owners(leasing: Harness, clock: FakeClock) -> None:
@@ -85,7 +94,7 @@ async def test_a_commit_that_races_the_expiry_never_makes_two_owners(leasing: Ha
     await leasing.crash()
     with pytest.raises(ResourceExhausted):
         await leasing.draft(network="gibson_network")
-    assert (await leasing.commit(late)).endpoints[0].address == "10.99.0.2"
+    assert owns((await leasing.commit(late)).endpoints[0])
     clock.advance(10 * LEASE)
     with pytest.raises(ResourceExhausted):
         await leasing.draft(network="gibson_network")
@@ -107,4 +116,4 @@ async def test_after_a_reboot_a_lease_has_its_whole_time_again(leasing: Harness,
     clock.reboot()
     await leasing.crash()
     clock.advance(LEASE - 1)
-    assert (await leasing.commit(handle)).endpoints[0].address == "10.99.0.2"
+    assert owns((await leasing.commit(handle)).endpoints[0])

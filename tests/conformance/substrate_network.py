@@ -57,6 +57,40 @@ class NetworkSuite:
         assert await bench.reaches(running, endpoint.address)
         assert (await prepared.observe()).state == "prepared"
 
+    async def test_both_kinds_of_address_are_reached(self, bench: Bench) -> None:
+        network = builders.network("10.213.1.0/24", "fd00:213:1::/64")
+        (first, one), (second, other) = await plugged(bench, network, 2, 3)
+        assert (one.address6, one.gateway6) == ("fd00:213:1::2", "fd00:213:1::1")
+        for address in (other.address6, other.address, one.gateway6, one.gateway):
+            assert await bench.reaches(first, address)
+        assert await bench.reaches(second, one.address6)
+        assert not await bench.reaches(first, "fd00:213:1::9")
+
+    async def test_an_ipv6_address_comes_and_goes_with_its_link(self, bench: Bench) -> None:
+        network = builders.network("10.213.1.0/24", "fd00:213:1::/64")
+        (first, _), (second, other) = await plugged(bench, network, 2, 3)
+        driver = bench.substrate.network
+        await driver.unplug(*second.ids, other.id)
+        assert not await bench.reaches(first, other.address6)
+        for _ in range(2):
+            await driver.plug(*second.ids, other, network)
+        assert await bench.reaches(first, other.address6)
+        await bench.restart()
+        assert await bench.reaches(first, other.address6)
+        moved = replace(other, address6="fd00:213:1:0:dead::1")
+        await bench.substrate.network.plug(*second.ids, moved, network)
+        assert await bench.reaches(first, moved.address6)
+        assert not await bench.reaches(first, other.address6)
+
+    async def test_a_link_without_ipv6_reaches_none(self, bench: Bench) -> None:
+        plain, dual = builders.network("10.213.1.0/24"), builders.network("10.213.2.0/24", "fd00:213:2::/64")
+        ((alone, _),) = await plugged(bench, plain, 2)
+        ((_, other),) = await plugged(bench, dual, 2)
+        assert not await bench.reaches(alone, other.address6)
+        assert not await bench.reaches(alone, other.gateway6)
+        await bench.substrate.network.plug(*alone.ids, builders.endpoint(dual, 9), dual)
+        assert await bench.reaches(alone, other.address6)
+
     async def test_without_a_link_nothing_is_reached(self, bench: Bench) -> None:
         network = builders.network()
         ((_, endpoint),) = await plugged(bench, network, 2)
@@ -92,10 +126,11 @@ class NetworkSuite:
         assert (await second.observe()).state == "paused"
 
     async def test_networks_are_apart(self, bench: Bench) -> None:
-        ((first, one),) = await plugged(bench, builders.network("10.213.1.0/24"), 2)
-        ((second, other),) = await plugged(bench, builders.network("10.213.2.0/24"), 2)
-        assert not await bench.reaches(first, other.address)
-        assert not await bench.reaches(second, one.address)
+        ((first, one),) = await plugged(bench, builders.network("10.213.1.0/24", "fd00:213:1::/64"), 2)
+        ((second, other),) = await plugged(bench, builders.network("10.213.2.0/24", "fd00:213:2::/64"), 2)
+        for address, stranger in zip(one.addresses, other.addresses, strict=True):
+            assert not await bench.reaches(first, stranger)
+            assert not await bench.reaches(second, address)
 
     async def test_one_container_in_two_networks(self, bench: Bench) -> None:
         left, right = builders.network("10.213.1.0/24"), builders.network("10.213.2.0/24")
@@ -152,7 +187,7 @@ class NetworkSuite:
             await bench.substrate.network.plug(new_id(), new_id(), endpoint, network)
 
     async def test_the_files_that_name_the_network(self, bench: Bench) -> None:
-        network = builders.network(dns=("192.0.2.53",))
+        network = builders.network("10.213.1.0/24", "fd00:213:1::/64", dns=("192.0.2.53",))
         endpoint = builders.endpoint(network, 2)
         script = "cat; cat /etc/hosts; echo ---; cat /etc/resolv.conf; echo ---; cat /etc/hostname"
         started = await bench.started(
@@ -162,7 +197,8 @@ class NetworkSuite:
         hosts, resolv, hostname = (await bench.ended(started)).stdout.decode().split("---\n")
         entries = [line.split() for line in hosts.splitlines() if line and not line.startswith("#")]
         assert any(address == "127.0.0.1" and "localhost" in names for address, *names in entries)
-        assert any(address == endpoint.address and "gibson" in names for address, *names in entries)
+        for own in endpoint.addresses:
+            assert any(address == own and "gibson" in names for address, *names in entries)
         assert "nameserver 192.0.2.53" in resolv.splitlines()
         assert hostname == "gibson\n"
 
@@ -184,3 +220,6 @@ class NetworkSuite:
     async def test_reserved_subnets_are_subnets(self, bench: Bench) -> None:
         for subnet in await bench.substrate.network.reserved_subnets():
             ipaddress.ip_network(subnet)
+
+    async def test_a_host_says_whether_it_has_ipv6(self, bench: Bench) -> None:
+        assert await bench.substrate.network.has_ipv6()

@@ -11,16 +11,18 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from portlayer.model.addresses import mac_of
+from portlayer.model.execution import replace
 from portlayer.model.names import new_id
 from portlayer.model.network import EndpointSpec, NetworkSpec, Port, Subnet
 from portlayer.substrates.linux.netns import HomeNamespace
+from portlayer.substrates.linux.network import LinuxNetwork
 from portlayer.substrates.linux.paths import Paths
 
 R = TypeVar("R")
@@ -103,25 +105,30 @@ class Machine:
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(there).result()
 
-    def listen(self, port: int) -> socket.socket:
-        return self.inside(lambda: listen(port))
+    def listen(self, port: int, address: str = "0.0.0.0") -> socket.socket:
+        return self.inside(lambda: listen(port, address))
 
     def reach(self, server: socket.socket, address: str, port: int) -> str:
         """Connect to *address* and exchange a byte with what listens on *server*; the client's address it saw."""
-        return reach(server, self.inside(client), address, port)
+        return reach(server, self.inside(lambda: client(PATIENCE, address)), address, port)
 
     def fails_to_reach(self, address: str, port: int) -> bool:
-        return fails_to_reach(self.inside(lambda: client(IMPATIENCE)), address, port)
+        return fails_to_reach(self.inside(lambda: client(IMPATIENCE, address)), address, port)
 
 
-def client(patience: float = PATIENCE) -> socket.socket:
-    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+def family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def client(patience: float = PATIENCE, address: str = "") -> socket.socket:
+    """One that can connect to what is like *address*."""
+    made = socket.socket(family(address), socket.SOCK_STREAM)
     made.settimeout(patience)
     return made
 
 
 def listen(port: int, address: str = "0.0.0.0") -> socket.socket:
-    server = socket.create_server((address, port))
+    server = socket.create_server((address, port), family=family(address))
     server.settimeout(PATIENCE)
     return server
 
@@ -129,7 +136,7 @@ def listen(port: int, address: str = "0.0.0.0") -> socket.socket:
 def reach(server: socket.socket, connecting: socket.socket, address: str, port: int) -> str:
     with connecting:
         connecting.connect((address, port))
-        accepted, (peer, _) = server.accept()
+        accepted, (peer, *_) = server.accept()
         with accepted:
             connecting.sendall(b"!")
             assert accepted.recv(1) == b"!"
@@ -166,26 +173,66 @@ class Lab:
         return machine
 
     def outside(self) -> Machine:
-        """A machine beyond the host, at 198.51.100.2; the host is 198.51.100.1 there. It knows no way to containers."""
+        """A machine beyond the host, at 198.51.100.2 and 2001:db8::2; the host is 198.51.100.1 and 2001:db8::1 there.
+
+        It knows no way to containers.
+        """
         machine = Machine()
         self.machines.append(machine)
         ip("link", "add", "uplink", "type", "veth", "peer", "name", "up0", "netns", str(machine.pid))
         ip("addr", "add", "198.51.100.1/30", "dev", "uplink")
+        ip("addr", "add", "2001:db8::1/64", "dev", "uplink", "nodad")
         ip("link", "set", "uplink", "up")
         machine.ip("addr", "add", "198.51.100.2/30", "dev", "up0")
+        machine.ip("addr", "add", "2001:db8::2/64", "dev", "up0", "nodad")
         machine.ip("link", "set", "up0", "up")
         return machine
 
 
-def network(third: int = 1, **fields: Any) -> NetworkSpec:
-    """A network 10.210.<third>.0/24."""
-    subnet = Subnet(subnet=f"10.210.{third}.0/24", gateway=f"10.210.{third}.1")
-    return NetworkSpec(id=new_id(), name=f"n{third}", type="bridge", subnets=(subnet,), created_at="", **fields)
+@contextmanager
+def lab_in(directory: Path) -> Iterator[Lab]:
+    """A lab on a fresh host, on which nothing is left behind."""
+    with fresh_host():
+        lab = Lab(directory)
+        before = links()
+        yield lab
+        lab.close()
+        until(lambda: links() == before)
+        assert nft("list tables") == ""
+
+
+@asynccontextmanager
+async def driver_of(lab: Lab, instance: str = "") -> AsyncIterator[LinuxNetwork]:
+    """A driver that is started, and leaves nothing behind: of the lab's own port layer, or of another *instance*."""
+    driver = LinuxNetwork(replace(lab.paths, instance=instance or lab.paths.instance))
+    features = await driver.start()
+    assert features["nftables"]
+    yield driver
+    await driver.purge()
+    assert await driver.leftovers() == []
+    await driver.close()
+
+
+async def plug(driver: LinuxNetwork, machine: Machine, net: NetworkSpec, last: int, *ports: Port) -> EndpointSpec:
+    """Make *net* where it is not there, and give *machine* an endpoint in it."""
+    made = endpoint(net, last, *ports)
+    await driver.make_network(net)
+    await driver.plug(machine.id, machine.incarnation, made, net)
+    return made
+
+
+def network(third: int = 1, *, ipv6: bool = False, **fields: Any) -> NetworkSpec:
+    """A network 10.210.<third>.0/24, and fd00:210:<third>::/64."""
+    subnets = [Subnet(subnet=f"10.210.{third}.0/24", gateway=f"10.210.{third}.1")]
+    if ipv6:
+        subnets.append(Subnet(subnet=f"fd00:210:{third}::/64", gateway=f"fd00:210:{third}::1"))
+    return NetworkSpec(id=new_id(), name=f"n{third}", type="bridge", subnets=tuple(subnets), created_at="", **fields)
 
 
 def endpoint(net: NetworkSpec, last: int, *ports: Port) -> EndpointSpec:
-    """A bound endpoint with address <last> of *net*."""
+    """A bound endpoint with address <last> of each subnet of *net*."""
     identity, gateway = new_id(), str(net.subnets[0].gateway)
+    gateway6 = str(net.subnets[1].gateway) if net.ipv6 else ""
     return EndpointSpec(
         id=identity,
         network=net.id,
@@ -196,4 +243,7 @@ def endpoint(net: NetworkSpec, last: int, *ports: Port) -> EndpointSpec:
         address=gateway.removesuffix("1") + str(last),
         prefix_length=24,
         gateway=gateway,
+        address6=f"{gateway6.removesuffix('1')}{last}" if gateway6 else "",
+        prefix_length6=64 if gateway6 else 0,
+        gateway6=gateway6,
     )

@@ -75,7 +75,7 @@ def _reaches(pid: int, address: str) -> bool:
     def connect() -> None:
         with Path(f"/proc/{pid}/ns/net").open() as namespace:
             assert ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET) == 0
-        with socket.socket() as connection:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as connection:
             connection.settimeout(REACH_SECONDS)
             try:
                 connection.connect((address, 9))

@@ -41,6 +41,11 @@ def test_hosts_names_the_bound_endpoints_only():
     assert not any("10.210.2" in line for line in lines)
 
 
+def test_both_addresses_lead_to_its_names():
+    lines = hostfiles.hosts_file(container(endpoint(network(1, ipv6=True), 2))).splitlines()
+    assert lines[-2:] == ["10.210.1.2\tcookie monster", "fd00:210:1::2\tcookie monster"]
+
+
 def test_a_name_like_the_hostname_stands_once():
     assert hostfiles.hosts_file(replace(container(endpoint(network(1), 2)), name="cookie")).endswith(".2\tcookie\n")
 

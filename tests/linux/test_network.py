@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from linux import netlab
-from linux.netlab import Lab, Machine, endpoint, network, until
+from linux.netlab import Lab, endpoint, network, plug, until
 
 from portlayer.model.errors import SubstrateFailed, Unavailable, Unsupported
 from portlayer.model.execution import ContainerImage, ContainerSpec, Process, replace
@@ -19,32 +19,14 @@ from portlayer.substrates.linux.network import LinuxNetwork
 
 @pytest.fixture
 def lab(tmp_path) -> Iterator[Lab]:
-    with netlab.fresh_host():
-        lab = Lab(tmp_path)
-        before = netlab.links()
+    with netlab.lab_in(tmp_path) as lab:
         yield lab
-        lab.close()
-        until(lambda: netlab.links() == before)
-        assert netlab.nft("list tables") == ""
 
 
 @pytest.fixture
 async def driver(lab) -> AsyncIterator[LinuxNetwork]:
-    driver = LinuxNetwork(lab.paths)
-    features = await driver.start()
-    assert features["nftables"]
-    yield driver
-    await driver.purge()
-    assert await driver.leftovers() == []
-    await driver.close()
-
-
-async def plug(driver: LinuxNetwork, machine: Machine, net, last: int, *ports: Port):
-    """Make *net* where it is not there, and give *machine* an endpoint in it."""
-    made = endpoint(net, last, *ports)
-    await driver.make_network(net)
-    await driver.plug(machine.id, machine.incarnation, made, net)
-    return made
+    async with netlab.driver_of(lab) as driver:
+        yield driver
 
 
 async def test_a_firewall_in_the_way_is_told(lab):
@@ -243,7 +225,14 @@ class TestNetworks:
         netlab.ip("route", "add", "default", "via", "198.51.100.2")
         await driver.make_network(network())
         reserved = await driver.reserved_subnets()
-        assert reserved == ["10.210.1.0/24", "127.0.0.0/8", "198.51.100.0/30", "203.0.113.0/24"]
+        assert reserved == [
+            "10.210.1.0/24",
+            "127.0.0.0/8",
+            "198.51.100.0/30",
+            "203.0.113.0/24",
+            "::1/128",
+            "2001:db8::/64",
+        ]
         netlab.ip("link", "del", "uplink")
 
 
@@ -317,7 +306,7 @@ class TestPublishedPorts:
         closed, a = network(internal=True), lab.machine()
         with pytest.raises(Unsupported, match="internal"):
             await plug(driver, a, closed, 2, Port(container_port=80, host_port=8080))
-        with pytest.raises(Unsupported, match="IPv4"):
+        with pytest.raises(Unsupported, match="no IPv6"):
             await plug(driver, a, network(2), 2, Port(container_port=80, host_port=8080, host_address="::1"))
 
 

@@ -91,5 +91,7 @@ _COLUMNS: Columns[Container] = {
     "COMMAND": lambda each: " ".join(each.process.args),
     "CREATED": lambda each: f"{age(each.created_at)} ago",
     "STATUS": _status,
-    "ADDRESSES": lambda each: ", ".join(endpoint.address for endpoint in each.endpoints if endpoint.address),
+    "ADDRESSES": lambda each: ", ".join(
+        address for endpoint in each.endpoints for address in (endpoint.address, endpoint.address6) if address
+    ),
 }

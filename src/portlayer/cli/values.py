@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import get_args
 
@@ -16,7 +17,7 @@ from portlayer.client.options import RestartName
 from portlayer.model.base import rfc3339
 from portlayer.model.errors import InvalidArgument
 from portlayer.model.execution import RestartPolicy
-from portlayer.model.network import Port
+from portlayer.model.network import Port, Subnet
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([bkmgt]?)i?b?", re.IGNORECASE)
 _POWERS = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -100,7 +101,7 @@ def parse_volume(text: str) -> VolumeOption:
 def parse_port(text: str) -> Port:
     """`containerPort`, `hostPort:containerPort` or `hostAddress:hostPort:containerPort`, with `/tcp` or `/udp` behind.
 
-    Without a host port, one is chosen.
+    Without a host port, one is chosen. An IPv6 address stands in brackets.
     """
     match = _PORT.fullmatch(text)
     if match is None:
@@ -110,11 +111,31 @@ def parse_port(text: str) -> Port:
         {
             "containerPort": int(container),
             "hostPort": int(host or 0),
-            "hostAddress": address or "",
+            "hostAddress": (address or "").strip("[]"),
             "protocol": protocol or "tcp",
         },
         Port,
     )
+
+
+def parse_subnets(subnets: Iterable[str], gateways: Iterable[str]) -> list[Subnet]:
+    """*subnets*, each with the one of *gateways* that it holds."""
+    found = [Subnet(subnet=subnet) for subnet in subnets]
+    for gateway in gateways:
+        place = next((place for place, one in enumerate(found) if _holds(one.subnet, gateway)), None)
+        if place is None or found[place].gateway is not None:
+            raise InvalidArgument(
+                f"{gateway} is no gateway of a --subnet, or a second one; name the subnet that it is in."
+            )
+        found[place] = Subnet(subnet=found[place].subnet, gateway=gateway)
+    return found
+
+
+def _holds(subnet: str, address: str) -> bool:
+    try:
+        return ip_address(address) in ip_network(subnet)
+    except ValueError:
+        return False
 
 
 def parse_restart(text: str) -> RestartPolicy:

@@ -51,16 +51,19 @@ class Network(Component):
         subnets: Sequence[str | m.Subnet] = (),
         dns: Sequence[str] = (),
         internal: bool = False,
+        ipv6: bool = False,
         mtu: int = 1500,
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> m.Network:
-        """A bridge network, at once. subnets: as `10.1.2.0/24`; without, a free one is chosen. internal: no way out."""
+        """A bridge network, at once. subnets: as `10.1.2.0/24`; without, a free one is chosen. internal: no way out.
+        ipv6: containers get an IPv6 address as well; without an IPv6 subnet, a free one is chosen of that too."""
         request = m.CreateNetwork(
             name=name,
             subnets=tuple(m.Subnet(subnet=each) if isinstance(each, str) else each for each in subnets),
             dns=tuple(dns),
             internal=internal,
+            ipv6=ipv6,
             mtu=mtu,
             labels=dict(labels or {}),
         )

@@ -46,10 +46,11 @@ class CreateOptions(TypedDict, total=False):
 
 
 class JoinOptions(TypedDict, total=False):
-    """How a container joins a network. address: the one that it must get; without, bind chooses."""
+    """How a container joins a network. address, address6: those that it must get; without, bind chooses."""
 
     aliases: Sequence[str]
     address: str
+    address6: str
     mac_address: str
     ports: Sequence[n.Port]
 

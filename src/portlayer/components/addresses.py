@@ -1,19 +1,19 @@
 """Addresses in the store: leased by a bind, allocated by a commit, given back by discard or in time.
 
 Two records stand for a lease, and expire together: who has the address, and what the endpoint has reserved. The
-second is keyed by the endpoint, minted at join, so that binding twice gives the same address.
+second is keyed by the endpoint, minted at join, so that binding twice gives the same address. In a network with IPv6
+there is a third, who has that address: all or none of them are made, in one transaction.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 
 from portlayer.components import keys
 from portlayer.components.handles import Draft
 from portlayer.components.records import decode, put
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Put, Store, Transaction
-from portlayer.model.addresses import candidates
+from portlayer.model.addresses import after, candidates, of_version, prefix_length, subnet_of
 from portlayer.model.base import Value
 from portlayer.model.changes import ActivateEndpoint
 from portlayer.model.errors import AlreadyExists, ResourceExhausted
@@ -34,13 +34,21 @@ class Address(Value):
 
 
 class Lease(Value):
-    """What the binds of one endpoint have reserved; claims are the handles that may commit it."""
+    """What the binds of one endpoint have reserved; claims are the handles that may commit it. What ends in 6 is empty
+    in a network without IPv6."""
 
     network: str
     address: str
     prefix_length: int
     gateway: str
     claims: tuple[str, ...]
+    address6: str = ""
+    prefix_length6: int = 0
+    gateway6: str = ""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(address for address in (self.address, self.address6) if address)
 
 
 class Pool:
@@ -49,13 +57,15 @@ class Pool:
     def __init__(self, store: Store, lease_seconds: float = LEASE_SECONDS) -> None:
         self._store = store
         self._seconds = lease_seconds
-        self._next: dict[str, str] = {}
+        self._next: dict[tuple[str, int], str] = {}
 
     async def lease(self, vch: str, network: NetworkSpec, endpoint: EndpointSpec, container: str, claim: str) -> Lease:
-        """Reserve an address for *endpoint*, or prolong what it has, in the name of handle *claim*.
+        """Reserve an address for *endpoint* and, where *network* has IPv6, one of each kind; or prolong what it has. In
+        the name of handle *claim*.
 
         Raises:
-            ResourceExhausted: the network has no free address. AlreadyExists: the one asked for is taken.
+            ResourceExhausted: the network has no free address. AlreadyExists: the one asked for is taken. Nothing is
+            reserved then, of either kind.
         """
         key = keys.entity(vch, "leases", endpoint.id)
         while True:
@@ -70,7 +80,7 @@ class Pool:
             address = Address(endpoint=endpoint.id, container=container)
             ops = (
                 put(key, lease, self._seconds),
-                put(keys.address(vch, network.id, lease.address), address, self._seconds),
+                *(put(keys.address(vch, network.id, text), address, self._seconds) for text in lease.addresses),
             )
             try:
                 await self._store.apply(Transaction((Check(key, held.revision),), ops, durable=False))
@@ -83,48 +93,30 @@ class Pool:
     ) -> Lease | None:
         """A first lease; None where another bind of the same endpoint came first."""
         lease_key = keys.entity(vch, "leases", endpoint.id)
-        taken: frozenset[str] = frozenset()
-        for tries, (address, subnet) in enumerate(self._candidates(network, endpoint)):
-            if tries == PROBES:
-                prefix = keys.addresses(vch, network.id)
-                taken = frozenset(keys.last(row.key) for row in await self._store.range(prefix))
-            if address in taken:
-                continue
-            lease = Lease(
-                network=network.id,
-                address=address,
-                prefix_length=int(subnet.subnet.rpartition("/")[2]),
-                gateway="" if network.internal else subnet.gateway or "",
-                claims=(claim,),
-            )
-            key = keys.address(vch, network.id, address)
-            ops = (
-                put(key, Address(endpoint=endpoint.id, container=container), self._seconds),
-                put(lease_key, lease, self._seconds),
-            )
+        versions = (4, 6) if network.ipv6 else (4,)
+        searches = [
+            _Search(self._store, vch, network, endpoint, version, self._next.get((network.id, version)))
+            for version in versions
+        ]
+        picks = [await search.next() for search in searches]
+        while True:
+            lease = _lease(network, claim, *picks)
+            address_keys = [keys.address(vch, network.id, address) for address in lease.addresses]
+            address = Address(endpoint=endpoint.id, container=container)
+            ops = (*(put(key, address, self._seconds) for key in address_keys), put(lease_key, lease, self._seconds))
+            checks = [Check(key, 0) for key in (*address_keys, lease_key)]
             try:
-                await self._store.apply(Transaction((Check(key, 0), Check(lease_key, 0)), ops, durable=False))
+                await self._store.apply(Transaction(checks, ops, durable=False))
             except CheckFailed as failure:
                 if lease_key in failure.keys:
                     return None
+                for place, key in enumerate(address_keys):
+                    if key in failure.keys:
+                        picks[place] = await searches[place].next()
                 continue
-            self._next[network.id] = str(ipaddress.ip_address(address) + 1)
+            for version, (text, _) in zip(versions, picks, strict=True):
+                self._next[network.id, version] = after(text)
             return lease
-        if endpoint.requested_address:
-            taken_one = endpoint.requested_address
-            raise AlreadyExists(f"Address {taken_one} of {network.name} is taken.", kind="address", id=taken_one)
-        raise ResourceExhausted(f"Network {network.name} has no free address left.", resource="addresses")
-
-    def _candidates(self, network: NetworkSpec, endpoint: EndpointSpec) -> Iterator[tuple[str, Subnet]]:
-        if endpoint.requested_address:
-            wanted = ipaddress.ip_address(endpoint.requested_address)
-            for subnet in network.subnets:
-                if wanted in ipaddress.ip_network(subnet.subnet):
-                    yield endpoint.requested_address, subnet
-            return
-        for subnet in network.subnets:
-            for address in candidates(subnet, self._next.get(network.id)):
-                yield address, subnet
 
     async def give_back(self, vch: str, draft: Draft) -> None:
         """Drop the claims of *draft*; a lease ends with its last one."""
@@ -134,9 +126,9 @@ class Pool:
 
     async def _drop(self, vch: str, change: ActivateEndpoint) -> None:
         key = keys.entity(vch, "leases", change.endpoint)
-        address_key = keys.address(vch, change.network, change.address)
+        reserved = [keys.address(vch, change.network, text) for text in (change.address, change.address6) if text]
         while True:
-            held, address = await self._store.get_many([key, address_key])
+            held, *rows = await self._store.get_many([key, *reserved])
             if held is None or change.claim not in (lease := decode(Lease, held.value)).claims:
                 return
             left = tuple(claim for claim in lease.claims if claim != change.claim)
@@ -144,11 +136,67 @@ class Pool:
             ops: list[Put | Delete] = [put(key, replace(lease, claims=left), self._seconds)]
             if not left:
                 ops = [Delete(key)]
-                if address is not None and decode(Address, address.value).endpoint == change.endpoint:
-                    checks.append(Check(address_key, address.revision))
-                    ops.append(Delete(address_key))
+                for row in rows:
+                    if row is not None and decode(Address, row.value).endpoint == change.endpoint:
+                        checks.append(Check(row.key, row.revision))
+                        ops.append(Delete(row.key))
             try:
                 await self._store.apply(Transaction(checks, ops, durable=False))
             except CheckFailed:
                 continue
             return
+
+
+class _Search:
+    """Looks for an address of one kind, from *start* on and around: each `next` is one that may be free."""
+
+    def __init__(
+        self, store: Store, vch: str, network: NetworkSpec, endpoint: EndpointSpec, version: int, start: str | None
+    ) -> None:
+        self._store = store
+        self._network = network
+        self._prefix = keys.addresses(vch, network.id, version)
+        self._kind = "IPv6 address" if version == 6 else "address"
+        self._asked = endpoint.requested_address6 if version == 6 else endpoint.requested_address
+        self._tries = 0
+        self._taken: frozenset[str] = frozenset()
+        subnets = of_version(network.subnets, version)
+        if self._asked:
+            self._left: Iterator[tuple[str, Subnet]] = iter([(self._asked, subnet_of(self._asked, subnets))])
+        else:
+            self._left = ((address, subnet) for subnet in subnets for address in candidates(subnet, start))
+
+    async def next(self) -> tuple[str, Subnet]:
+        """It and its subnet. Raises ResourceExhausted, or AlreadyExists where one was asked for."""
+        for address, subnet in self._left:
+            if self._tries == PROBES:
+                self._taken = frozenset(keys.last(row.key) for row in await self._store.range(self._prefix))
+            self._tries += 1
+            if address not in self._taken:
+                return address, subnet
+        name = self._network.name
+        if self._asked:
+            raise AlreadyExists(f"Address {self._asked} of {name} is taken.", kind="address", id=self._asked)
+        raise ResourceExhausted(f"Network {name} has no free {self._kind} left.", resource="addresses")
+
+
+def _lease(
+    network: NetworkSpec, claim: str, pick: tuple[str, Subnet], pick6: tuple[str, Subnet] | None = None
+) -> Lease:
+    """The lease of an address, or of two, each with its subnet."""
+
+    def gateway(subnet: Subnet) -> str:
+        return "" if network.internal else subnet.gateway or ""
+
+    address, subnet = pick
+    lease = Lease(
+        network=network.id,
+        address=address,
+        prefix_length=prefix_length(subnet),
+        gateway=gateway(subnet),
+        claims=(claim,),
+    )
+    if pick6 is None:
+        return lease
+    address6, subnet6 = pick6
+    return replace(lease, address6=address6, prefix_length6=prefix_length(subnet6), gateway6=gateway(subnet6))

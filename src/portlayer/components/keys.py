@@ -2,7 +2,7 @@
 
 /meta/instance                                   Instance: who we are, the epoch of handles
 /meta/keys                                       KeyRing: sealing keys, wrapped by the host's key
-/subnets                                         Subnets: CIDR -> network, of all tenants on this substrate
+/subnets                                         Subnets: CIDR -> network, of all tenants on this substrate; our /48
 /gone/networks/<host>/<network>                  network deleted, still to be removed from that host
 /layers/<diffID>/<vch>/<image>                   empty: this image has the layer
 /ports/<host>/<protocol>/<port>                  the endpoint that publishes it
@@ -13,6 +13,7 @@
 /v/<vch>/receipts/<handle id>                    Committed (lease: outlives the handle)
 /v/<vch>/networks/<id>                           NetworkSpec
 /v/<vch>/addresses/<network>/<address>           Address (lease until committed)
+/v/<vch>/addresses6/<network>/<address>          the same of IPv6
 /v/<vch>/leases/<endpoint>                       Lease: what a bind has reserved (lease)
 /v/<vch>/images/<id>                             Image
 /v/<vch>/volumes/<id>                            Volume
@@ -49,12 +50,13 @@ def name(vch: str, kind: str, text: str) -> str:
     return f"/v/{vch}/names/{kind}/{text}"
 
 
-def addresses(vch: str, network: str) -> str:
-    return f"/v/{vch}/addresses/{network}/"
+def addresses(vch: str, network: str, version: int = 4) -> str:
+    return f"/v/{vch}/addresses{'6' if version == 6 else ''}/{network}/"
 
 
 def address(vch: str, network: str, text: str) -> str:
-    return f"/v/{vch}/addresses/{network}/{text}"
+    """Of IPv4 or IPv6."""
+    return f"{addresses(vch, network, 6 if ':' in text else 4)}{text}"
 
 
 def uses(vch: str, kind: str, ident: str) -> str:

@@ -14,6 +14,7 @@ from portlayer.components.handles import NetworkPin
 from portlayer.components.ports import Ports
 from portlayer.components.records import cut, decode, event, event_puts, label_filter, put
 from portlayer.components.replays import Replays
+from portlayer.components.subnets import Subnets, choose, wants_ipv6
 from portlayer.failpoints import Failpoints
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
 from portlayer.interfaces.substrate import NetworkDriver
@@ -21,7 +22,7 @@ from portlayer.model import addresses as pure
 from portlayer.model import changes as c
 from portlayer.model import names
 from portlayer.model import network as m
-from portlayer.model.base import Value, now
+from portlayer.model.base import now
 from portlayer.model.caller import Caller
 from portlayer.model.errors import (
     AlreadyExists,
@@ -37,13 +38,6 @@ from portlayer.model.storage import HandleAnswer
 from portlayer.model.views import endpoint_view, endpoint_views
 
 GONE_SECONDS = 20.0
-MIN_MTU, MAX_MTU = 576, 65535
-
-
-class Subnets(Value):
-    """Which CIDR belongs to which network, over all tenants of the substrate."""
-
-    taken: dict[str, str] = {}
 
 
 class LocalNetwork:
@@ -73,6 +67,7 @@ class LocalNetwork:
             network_name=network.name,
             mac_address=pure.check_mac(request.mac_address) if request.mac_address else pure.mac_of(ident),
             requested_address=_check_address(network, request),
+            requested_address6=_check_address6(network, request),
             aliases=_check_aliases(request.aliases),
             ports=await self._ports.choose(network, request.ports),
         )
@@ -96,6 +91,9 @@ class LocalNetwork:
                     prefix_length=lease.prefix_length,
                     gateway=lease.gateway,
                     claim=claim,
+                    address6=lease.address6,
+                    prefix_length6=lease.prefix_length6,
+                    gateway6=lease.gateway6,
                 )
             )
         return self._answer(preview, changes, claim)
@@ -138,9 +136,16 @@ class LocalNetwork:
     async def _create(self, caller: Caller, request: m.CreateNetwork) -> tuple[m.Network, list[Check], list[Put]]:
         """What to write for a new network; its subnets are reserved by the transaction that the caller runs."""
         _refuse_unsupported(request)
+        asking = wants_ipv6(request)
+        if asking and not await self._driver.has_ipv6():
+            raise Unsupported(
+                "The host has no IPv6 (it is off in its kernel); leave ipv6 and IPv6 subnets out.",
+                option="ipv6",
+                pointer=asking,
+            )
         record = await self._store.get(keys.SUBNETS)
-        taken = decode(Subnets, record.value).taken if record else {}
-        subnets = await self._subnets(request, taken)
+        known = decode(Subnets, record.value) if record else Subnets()
+        subnets, site = choose(request, known, await self._driver.reserved_subnets())
         spec = m.NetworkSpec(
             id=names.new_id(),
             name=names.check_name(request.name),
@@ -155,7 +160,7 @@ class LocalNetwork:
         name_key = keys.name(caller.vch, "networks", spec.name)
         if await self._store.get(name_key) is not None:
             raise AlreadyExists(f"A network called {spec.name} is there already.", kind="network", id=spec.name)
-        now_taken = Subnets(taken={**taken, **{subnet.subnet: spec.id for subnet in subnets}})
+        now_taken = Subnets(taken={**known.taken, **{subnet.subnet: spec.id for subnet in subnets}}, site=site)
         checks = [Check(name_key, 0), Check(keys.SUBNETS, record.revision if record else 0)]
         puts = [
             put(keys.SUBNETS, now_taken),
@@ -163,25 +168,7 @@ class LocalNetwork:
             Put(name_key, spec.id.encode()),
             *event_puts(caller.vch, event("network", "created", spec.id, spec.name)),
         ]
-        return _view(spec, 0), checks, puts
-
-    async def _subnets(self, request: m.CreateNetwork, taken: dict[str, str]) -> tuple[m.Subnet, ...]:
-        reserved = await self._driver.reserved_subnets()
-        if not request.subnets:
-            chosen = pure.choose_subnet([*taken, *reserved])
-            return (pure.complete(m.Subnet(subnet=chosen)),)
-        checked: list[m.Subnet] = []
-        for index, asked in enumerate(request.subnets):
-            subnet = pure.complete(asked, f"/subnets/{index}")
-            for other in (*taken, *reserved, *(earlier.subnet for earlier in checked)):
-                if pure.overlaps(subnet.subnet, other):
-                    raise AlreadyExists(
-                        f"Subnet {subnet.subnet} overlaps {other}, which is in use; choose another, or none.",
-                        kind="subnet",
-                        id=other,
-                    )
-            checked.append(subnet)
-        return tuple(checked)
+        return _view(spec, 0, 0), checks, puts
 
     async def list_networks(self, caller: Caller, request: m.ListNetworks) -> m.Networks:
         labels = label_filter(request.label)
@@ -193,13 +180,16 @@ class LocalNetwork:
             request.limit,
             request.after,
         )
-        counts = [await self._store.count(keys.addresses(caller.vch, spec.id)) for spec in found]
-        views = tuple(_view(spec, count) for spec, count in zip(found, counts, strict=True))
-        return m.Networks(networks=views, next=after)
+        return m.Networks(networks=tuple([await self._counted(caller, spec) for spec in found]), next=after)
 
     async def get_network(self, caller: Caller, request: m.NetworkRef) -> m.Network:
         spec = await self._find(caller, request.ref)
-        return _view(spec, await self._store.count(keys.addresses(caller.vch, spec.id)))
+        return await self._counted(caller, spec)
+
+    async def _counted(self, caller: Caller, spec: m.NetworkSpec) -> m.Network:
+        allocated = await self._store.count(keys.addresses(caller.vch, spec.id))
+        allocated6 = await self._store.count(keys.addresses(caller.vch, spec.id, 6)) if spec.ipv6 else 0
+        return _view(spec, allocated, allocated6)
 
     async def delete_network(self, caller: Caller, request: m.NetworkRef) -> None:
         spec = await self._find(caller, request.ref)
@@ -213,7 +203,8 @@ class LocalNetwork:
             subnets = await self._store.get(keys.SUBNETS)
             if subnets is None:
                 return
-            left = {cidr: owner for cidr, owner in decode(Subnets, subnets.value).taken.items() if owner != spec.id}
+            known = decode(Subnets, subnets.value)
+            left = {cidr: owner for cidr, owner in known.taken.items() if owner != spec.id}
             network_key = keys.entity(caller.vch, "networks", spec.id)
             try:
                 await self._store.apply(
@@ -222,7 +213,7 @@ class LocalNetwork:
                         (
                             Delete(network_key),
                             Delete(keys.name(caller.vch, "networks", spec.name)),
-                            put(keys.SUBNETS, Subnets(taken=left)),
+                            put(keys.SUBNETS, Subnets(taken=left, site=known.site)),
                             *(Put(key, b"") for key in gone),
                             *(Delete(row.key) for row in hosts),
                             *event_puts(caller.vch, event("network", "removed", spec.id, spec.name)),
@@ -284,7 +275,11 @@ class LocalNetwork:
         return await self._find(caller, ref, "/network")
 
 
-def _view(spec: m.NetworkSpec, allocated: int) -> m.Network:
+def _view(spec: m.NetworkSpec, allocated: int, allocated6: int) -> m.Network:
+    free, free6 = (
+        max(0, pure.capacity(pure.of_version(spec.subnets, version)) - count)
+        for version, count in ((4, allocated), (6, allocated6))
+    )
     return m.Network(
         id=spec.id,
         name=spec.name,
@@ -296,7 +291,10 @@ def _view(spec: m.NetworkSpec, allocated: int) -> m.Network:
         labels=spec.labels,
         created_at=spec.created_at,
         allocated_addresses=allocated,
-        free_addresses=max(0, pure.capacity(spec.subnets) - allocated),
+        free_addresses=free,
+        ipv6=spec.ipv6,
+        allocated_addresses6=allocated6 if spec.ipv6 else None,
+        free_addresses6=min(free6, m.COUNTABLE) if spec.ipv6 else None,
     )
 
 
@@ -305,13 +303,9 @@ def _refuse_unsupported(request: m.CreateNetwork) -> None:
         raise Unsupported(
             f"Networks of type {request.type} are not offered; use bridge.", option="type", pointer="/type"
         )
-    if request.ipv6:
-        raise Unsupported("IPv6 networks are not offered.", option="ipv6", pointer="/ipv6")
     if request.options:
         option = next(iter(request.options))
         raise Unsupported(f"There is no network option {option!r}.", option=option, pointer="/options")
-    if not MIN_MTU <= request.mtu <= MAX_MTU:
-        raise InvalidArgument(f"mtu must be between {MIN_MTU} and {MAX_MTU}.", pointer="/mtu")
 
 
 def _check_server(text: str, pointer: str) -> str:
@@ -322,11 +316,17 @@ def _check_server(text: str, pointer: str) -> str:
 
 
 def _check_address(network: m.NetworkSpec, request: m.JoinNetwork) -> str:
-    if request.address6 is not None:
-        raise Unsupported("IPv6 addresses are not offered.", option="address6", pointer="/address6")
     if request.address is None:
         return ""
-    return pure.check_address(request.address, network.subnets)[0]
+    return pure.check_address(request.address, pure.of_version(network.subnets, 4))[0]
+
+
+def _check_address6(network: m.NetworkSpec, request: m.JoinNetwork) -> str:
+    if request.address6 is None:
+        return ""
+    if not network.ipv6:
+        raise InvalidArgument(f"Network {network.name} has no IPv6; leave address6 out.", pointer="/address6")
+    return pure.check_address(request.address6, pure.of_version(network.subnets, 6), "/address6")[0]
 
 
 def _check_aliases(aliases: tuple[str, ...]) -> tuple[str, ...]:

@@ -27,7 +27,8 @@ class Ports:
         """*ports*, each with a host port: the one asked for, or one that is free at this time.
 
         Raises:
-            InvalidArgument: no port, one twice, or in an internal network. Unsupported: an IPv6 host address.
+            InvalidArgument: no port, one twice, in an internal network, or on an IPv6 address for one without IPv6.
+            Unsupported: on ::1.
             ResourceExhausted: no free one was found.
         """
         if ports and network.internal:
@@ -36,7 +37,7 @@ class Ports:
             raise InvalidArgument(f"At most {MAX_PORTS} ports.", pointer="/ports")
         chosen: dict[tuple[str, int], Port] = {}
         for index, port in enumerate(ports):
-            _check(port, f"/ports/{index}")
+            _check(port, network, f"/ports/{index}")
             number = port.host_port or await self._free(port.protocol, chosen)
             if (port.protocol, number) in chosen:
                 raise InvalidArgument(f"Port {number} is published twice.", pointer=f"/ports/{index}/hostPort")
@@ -52,15 +53,24 @@ class Ports:
         raise ResourceExhausted("No free host port was found; name one.", resource="ports")
 
 
-def _check(port: Port, pointer: str) -> None:
+def _check(port: Port, network: NetworkSpec, pointer: str) -> None:
     if not 1 <= port.container_port <= 65535 or not 0 <= port.host_port <= 65535:
         raise InvalidArgument("A port is between 1 and 65535.", pointer=pointer)
     if port.host_address:
+        pointer = f"{pointer}/hostAddress"
         try:
             address = ipaddress.ip_address(port.host_address)
         except ValueError:
+            raise InvalidArgument(f"{port.host_address[:60]!r} is no address.", pointer=pointer) from None
+        if "%" in port.host_address or getattr(address, "ipv4_mapped", None):
+            raise InvalidArgument(f"{port.host_address[:60]!r} is no address that a port can be on.", pointer=pointer)
+        if address.version == 6 and not network.ipv6:
             raise InvalidArgument(
-                f"{port.host_address[:60]!r} is no address.", pointer=f"{pointer}/hostAddress"
-            ) from None
-        if address.version != 4:
-            raise Unsupported("Ports are published on IPv4 addresses.", option="hostAddress", pointer=pointer)
+                f"Network {network.name} has no IPv6: its ports cannot be published on {address}.", pointer=pointer
+            )
+        if address.version == 6 and address.is_loopback:
+            raise Unsupported(
+                "Kernels let nothing come back to ::1 from a container; publish on 127.0.0.1 instead.",
+                option="hostAddress",
+                pointer=pointer,
+            )

@@ -14,7 +14,8 @@ class Network(Protocol):
         """Record an endpoint. Raises NotFound, AlreadyExists (one endpoint in a network), InvalidArgument."""
 
     async def bind(self, caller: Caller, request: m.BindNetwork) -> m.BoundNetwork:
-        """Lease addresses for joined endpoints. Binding the same handle twice gives the same addresses.
+        """Lease addresses for joined endpoints: one each, and one of IPv6 more in networks that have it, both or none.
+        Binding the same handle twice gives the same addresses.
 
         Raises ResourceExhausted (out of addresses), AlreadyExists (the address asked for is taken).
         """
@@ -26,7 +27,8 @@ class Network(Protocol):
         """Take the endpoint away."""
 
     async def create_network(self, caller: Caller, request: m.CreateNetwork) -> m.Network:
-        """Raises InvalidArgument (subnet), AlreadyExists (name, overlapping subnet), ResourceExhausted."""
+        """Raises InvalidArgument (subnet), AlreadyExists (name, overlapping subnet), ResourceExhausted, Unsupported
+        (for one, IPv6 on a host that has none)."""
 
     async def list_networks(self, caller: Caller, request: m.ListNetworks) -> m.Networks:
         """By id."""

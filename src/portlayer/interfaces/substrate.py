@@ -151,7 +151,10 @@ class NetworkDriver(Protocol):
     """Networks and the links of incarnations."""
 
     async def make_network(self, network: NetworkSpec) -> None:
-        """The network exists on this host: bridge, gateway addresses, NAT out (not where `internal`)."""
+        """The network exists on this host: bridge, gateway addresses, NAT out (not where `internal`).
+
+        Raises Unsupported for one with IPv6 on a host without.
+        """
 
     async def remove_network(self, network: str) -> None:
         """Remove it with all that belongs to it."""
@@ -160,8 +163,9 @@ class NetworkDriver(Protocol):
         """The ids of networks that are on this host."""
 
     async def plug(self, container: str, incarnation: str, endpoint: EndpointSpec, network: NetworkSpec) -> None:
-        """Give a prepared, running or paused incarnation the link of a bound *endpoint*: up, with address, default
-        route by the first endpoint that has a gateway, reachable by others on the network when this returns."""
+        """Give a prepared, running or paused incarnation the link of a bound *endpoint*: up, with address (both of them
+        where it has two), default route by the first endpoint that has a gateway, reachable by others on the network
+        when this returns."""
 
     async def unplug(self, container: str, incarnation: str, endpoint: str) -> None:
         """Take the link of endpoint id *endpoint* away. The end of an incarnation takes its links with it."""
@@ -172,7 +176,10 @@ class NetworkDriver(Protocol):
         """Bring the hosts and resolv.conf files of a live incarnation in line with its bound endpoints."""
 
     async def reserved_subnets(self) -> Sequence[str]:
-        """CIDRs that this host uses already, so that no new network takes them."""
+        """CIDRs that this host uses already, of IPv4 and IPv6, so that no new network takes them."""
+
+    async def has_ipv6(self) -> bool:
+        """Whether networks with IPv6 can be made on this host."""
 
 
 class InteractionDriver(Protocol):

@@ -68,7 +68,8 @@ class AddEndpoint(Change, tag="network.join"):
 
 
 class ActivateEndpoint(Change, tag="network.bind"):
-    """The address was leased under `claim`; commit turns that lease into an allocation."""
+    """The address, and in a network with IPv6 both of them, were leased under `claim`; commit turns that lease into an
+    allocation."""
 
     network: str
     endpoint: str
@@ -76,6 +77,9 @@ class ActivateEndpoint(Change, tag="network.bind"):
     prefix_length: int
     gateway: str
     claim: str
+    address6: str = ""
+    prefix_length6: int = 0
+    gateway6: str = ""
 
 
 class DeactivateEndpoint(Change, tag="network.unbind"):
@@ -208,16 +212,25 @@ def _apply_endpoint(
             old = _joined(spec, change.network)
             if old.id != change.endpoint:
                 raise NotFound("This endpoint has left the network.", kind="endpoint", id=change.endpoint)
-            if old.bound and old.address != change.address:
+            if old.bound and (old.address, old.address6) != (change.address, change.address6):
                 raise InvalidState(
                     f"The endpoint in {old.network_name} is bound already.", kind="endpoint", id=old.id, state="bound"
                 )
             endpoints[change.network] = replace(
-                old, bound=True, address=change.address, prefix_length=change.prefix_length, gateway=change.gateway
+                old,
+                bound=True,
+                address=change.address,
+                prefix_length=change.prefix_length,
+                gateway=change.gateway,
+                address6=change.address6,
+                prefix_length6=change.prefix_length6,
+                gateway6=change.gateway6,
             )
         case DeactivateEndpoint(network=network):
             old = _joined(spec, network)
-            endpoints[network] = replace(old, bound=False, address="", prefix_length=0, gateway="")
+            endpoints[network] = replace(
+                old, bound=False, address="", prefix_length=0, gateway="", address6="", prefix_length6=0, gateway6=""
+            )
         case RemoveEndpoint(network=network):
             _joined(spec, network)
             del endpoints[network]

@@ -9,8 +9,12 @@ from portlayer.model.base import Value
 MAX_ALIASES = 32
 
 
+COUNTABLE = 2**53 - 1
+"""The largest number that every reader of JSON takes as it is written."""
+
+
 class Subnet(Value):
-    """An IPv4 range of a network. `ranges` limits what is handed out, each "first-last" or CIDR."""
+    """An IPv4 or IPv6 range of a network. `ranges` limits what is handed out, each "first-last" or CIDR."""
 
     subnet: str
     gateway: str | None = None
@@ -18,7 +22,7 @@ class Subnet(Value):
 
 
 class NetworkSpec(Value):
-    """A committed network. `subnets` have their gateways filled in."""
+    """A committed network. `subnets` have their gateways filled in; at least one is IPv4, and those come first."""
 
     id: str
     name: str
@@ -30,9 +34,17 @@ class NetworkSpec(Value):
     labels: dict[str, str] = {}
     created_at: str
 
+    @property
+    def ipv6(self) -> bool:
+        """Whether its endpoints get an IPv6 address as well."""
+        return any(":" in subnet.subnet for subnet in self.subnets)
+
 
 class Port(Value, omit_defaults=False):
-    """A published port. `host_port` 0 or absent means: choose one."""
+    """A published port. `host_port` 0 or absent means: choose one.
+
+    host_address: empty for all of the host's addresses, `0.0.0.0` for those of IPv4, `::` for those of IPv6.
+    """
 
     container_port: int
     host_port: int = 0
@@ -43,9 +55,8 @@ class Port(Value, omit_defaults=False):
 class EndpointSpec(Value):
     """A container's place in a network, as committed or proposed.
 
-    Joined is recorded; bound is active: only then are address, prefix_length and gateway set.
-    requested_address is what the caller asked for at join; claim names the lease that a not yet committed
-    bind reserved (the handle's own claim), and is empty once it is committed.
+    Joined is recorded; bound is active: only then are address, prefix_length and gateway set, and in a network with
+    IPv6 also those that end in 6. requested_address is what the caller asked for at join.
     """
 
     id: str
@@ -53,16 +64,26 @@ class EndpointSpec(Value):
     network_name: str
     mac_address: str
     requested_address: str = ""
+    requested_address6: str = ""
     aliases: tuple[str, ...] = ()
     ports: tuple[Port, ...] = ()
     bound: bool = False
     address: str = ""
     prefix_length: int = 0
     gateway: str = ""
+    address6: str = ""
+    prefix_length6: int = 0
+    gateway6: str = ""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """What it has: none, one, or one of IPv4 and one of IPv6."""
+        return tuple(address for address in (self.address, self.address6) if address)
 
 
 class Endpoint(Value):
-    """An endpoint as the API shows it. `state` is `joined` or `bound`."""
+    """An endpoint as the API shows it. `state` is `joined` or `bound`. What ends in 6 is there where its network has
+    IPv6 and it is bound."""
 
     id: str
     network: str
@@ -75,10 +96,16 @@ class Endpoint(Value):
     aliases: tuple[str, ...]
     ports: tuple[Port, ...]
     state: str
+    address6: str = ""
+    prefix_length6: int = 0
+    gateway6: str = ""
 
 
 class Network(Value):
-    """A network as the API shows it, with the counts of its addresses."""
+    """A network as the API shows it, with the counts of its addresses: of IPv4, and where it has it of IPv6.
+
+    free_addresses6: 9007199254740991 (2^53-1) stands for that many or more.
+    """
 
     id: str
     name: str
@@ -91,9 +118,15 @@ class Network(Value):
     created_at: str
     allocated_addresses: int
     free_addresses: int
+    ipv6: bool = False
+    allocated_addresses6: int | None = None
+    free_addresses6: int | None = None
 
 
 class CreateNetwork(Value):
+    """`subnets`: where there is none of IPv4, a free one is chosen; so is one of IPv6 where `ipv6` asks for it. An IPv6
+    subnet asks for it too."""
+
     name: str
     type: Literal["bridge", "external", "host", "none"] = "bridge"
     subnets: tuple[Subnet, ...] = ()
@@ -140,7 +173,7 @@ class Endpoints(Value):
 
 
 class JoinNetwork(Value):
-    """`network` is a name, an id, or a network handle."""
+    """`network` is a name, an id, or a network handle. `address`, `address6`: those that bind must give."""
 
     handle: str
     network: str

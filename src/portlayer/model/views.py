@@ -20,6 +20,9 @@ def endpoint_view(spec: EndpointSpec, container: str) -> Endpoint:
         aliases=spec.aliases,
         ports=spec.ports,
         state="bound" if spec.bound else "joined",
+        address6=spec.address6,
+        prefix_length6=spec.prefix_length6,
+        gateway6=spec.gateway6,
     )
 
 

@@ -109,19 +109,20 @@ class Claims:
             earlier = before.get(network)
             if earlier is None:
                 self._use("networks", network, endpoint.network_name, new.id)
-            if endpoint.bound and not (earlier and earlier.bound and earlier.address == endpoint.address):
+            if endpoint.bound and not (earlier and earlier.bound and earlier.addresses == endpoint.addresses):
                 await self._allocate(records, endpoint, new.id)
                 self._publish(endpoint)
         for network, earlier in before.items():
             now = new.endpoints.get(network)
             if now is None or now.id != earlier.id:
                 self.frees += self._let_go(earlier, new.id, joined=now is not None)
-            elif earlier.bound and earlier.address != now.address:
+            elif earlier.bound and earlier.addresses != now.addresses:
                 self.frees += self._let_go(earlier, new.id, joined=True)
 
     def _let_go(self, endpoint: EndpointSpec, container: str, *, joined: bool = False) -> Iterable[Op]:
         if endpoint.bound:
-            yield Op(key=keys.address(self.vch, endpoint.network, endpoint.address))
+            for address in endpoint.addresses:
+                yield Op(key=keys.address(self.vch, endpoint.network, address))
             for port in endpoint.ports:
                 yield Op(key=keys.port(self._host, port.protocol, port.host_port))
         if not joined:
@@ -129,19 +130,21 @@ class Claims:
 
     async def _allocate(self, records: Records, endpoint: EndpointSpec, container: str) -> None:
         """The lease that bind made becomes an allocation."""
-        key = keys.address(self.vch, endpoint.network, endpoint.address)
         lease_key = keys.entity(self.vch, "leases", endpoint.id)
-        held, lease = await records.store.get_many([key, lease_key])
+        wanted = [keys.address(self.vch, endpoint.network, address) for address in endpoint.addresses]
+        lease, *rows = await records.store.get_many([lease_key, *wanted])
+        leased = " and ".join(endpoint.addresses)
         gone = Conflict(
-            f"The lease of address {endpoint.address} in {endpoint.network_name} has run out; bind again.",
+            f"The lease of address {leased} in {endpoint.network_name} has run out; bind again.",
             id=container,
             collisions=[f"endpoints/{endpoint.network_name}"],
         )
-        if held is None or decode(Address, held.value).endpoint != endpoint.id:
-            raise gone
-        self._demand(Check(key, held.revision), gone)
-        owned = Address(endpoint=endpoint.id, container=container, committed=True)
-        self._take(Op(key=key, value=encode(owned)), Op(key=key, value=held.value, ttl_seconds=self._lease_seconds))
+        owned = encode(Address(endpoint=endpoint.id, container=container, committed=True))
+        for key, held in zip(wanted, rows, strict=True):
+            if held is None or decode(Address, held.value).endpoint != endpoint.id:
+                raise gone
+            self._demand(Check(key, held.revision), gone)
+            self._take(Op(key=key, value=owned), Op(key=key, value=held.value, ttl_seconds=self._lease_seconds))
         if lease is not None:
             back = Op(key=lease_key, value=lease.value, ttl_seconds=self._lease_seconds)
             self._take(Op(key=lease_key), back)

@@ -29,9 +29,13 @@ _ENDPOINT = n.Endpoint(
     aliases=("monster",),
     ports=(),
     state="bound",
+    address6="fd5c:1e4a:9b07::2",
+    prefix_length6=64,
+    gateway6="fd5c:1e4a:9b07::1",
 )
 _COMMITTED = e.Committed(id=_ID, revision=42, state="running", endpoints=(_ENDPOINT,), tasks=())
 _SUBNET = n.Subnet(subnet="10.88.0.0/24", gateway="10.88.0.1")
+_SUBNET6 = n.Subnet(subnet="fd5c:1e4a:9b07::/64", gateway="fd5c:1e4a:9b07::1")
 
 EXAMPLES: dict[Call[Any, Any], tuple[Any, Any]] = {
     execution.CREATE: (
@@ -63,12 +67,12 @@ EXAMPLES: dict[Call[Any, Any], tuple[Any, Any]] = {
         s.HandleAnswer(handle=_NEXT),
     ),
     network.CREATE_NETWORK: (
-        n.CreateNetwork(name="gibson_network", subnets=(_SUBNET,)),
+        n.CreateNetwork(name="gibson_network", subnets=(_SUBNET,), ipv6=True),
         n.Network(
             id=_NETWORK_ID,
             name="gibson_network",
             type="bridge",
-            subnets=(_SUBNET,),
+            subnets=(_SUBNET, _SUBNET6),
             dns=(),
             internal=False,
             mtu=1500,
@@ -76,10 +80,13 @@ EXAMPLES: dict[Call[Any, Any], tuple[Any, Any]] = {
             created_at=_WHEN,
             allocated_addresses=0,
             free_addresses=253,
+            ipv6=True,
+            allocated_addresses6=0,
+            free_addresses6=n.COUNTABLE,
         ),
     ),
     network.JOIN: (
-        n.JoinNetwork(handle=_HANDLE, network="gibson_network", aliases=("monster",)),
+        n.JoinNetwork(handle=_HANDLE, network="gibson_network", aliases=("monster",), address6="fd5c:1e4a:9b07::2"),
         n.JoinedNetwork(handle=_NEXT, endpoint_id=_ENDPOINT_ID),
     ),
     network.BIND: (n.BindNetwork(handle=_HANDLE), n.BoundNetwork(handle=_NEXT, endpoints=(_ENDPOINT,))),

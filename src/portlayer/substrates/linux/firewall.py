@@ -5,6 +5,7 @@
     set subnets     what is masqueraded on its way out; the comment of each is its network id
     map ports       protocol . port -> address . port, on all addresses of the host
     map ports_at    address . protocol . port -> address . port; the comment of each port is its endpoint id
+    subnets6, ports6, ports_at6    the same of IPv6, where the host has it
 
 Rules are written once; a network or a port is an element. The table is the only record of what is published, so
 nothing is lost with our process.
@@ -13,38 +14,37 @@ nothing is lost with our process.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
 
 from portlayer.model.network import EndpointSpec, NetworkSpec
 from portlayer.substrates.linux.nft import Nft, NftError
 
 # A container could send to 127.0.0.1 of the host once route_localnet is on: `guard` drops that before anything else.
+# What comes from outside to ::1, the kernel drops by itself. It drops what comes back to ::1 as well, so nothing is
+# published there: who tries is refused at once, and goes on to 127.0.0.1.
 # Masquerading what comes back into a bridge makes answers take the same way, whoever asked.
 _RULES = """
 add table inet {table}
 add set inet {table} bridges {{ type ifname; }}
 add set inet {table} internal {{ type ifname; }}
 add set inet {table} within {{ type ifname . ifname; }}
-add set inet {table} subnets {{ type ipv4_addr; flags interval; }}
-add map inet {table} ports {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
-add map inet {table} ports_at {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
 add chain inet {table} publish
 add chain inet {table} guard {{ type filter hook prerouting priority raw; policy accept; }}
 add chain inet {table} prerouting {{ type nat hook prerouting priority dstnat; policy accept; }}
 add chain inet {table} output {{ type nat hook output priority -100; policy accept; }}
+add chain inet {table} back
+add chain inet {table} out
 add chain inet {table} postrouting {{ type nat hook postrouting priority srcnat; policy accept; }}
 add chain inet {table} forward {{ type filter hook forward priority filter; policy accept; }}
 flush table inet {table}
-add rule inet {table} publish dnat ip to ip daddr . meta l4proto . th dport map @ports_at
-add rule inet {table} publish fib daddr type local dnat ip to meta l4proto . th dport map @ports
 add rule inet {table} guard iifname @bridges ip daddr 127.0.0.0/8 drop
 add rule inet {table} prerouting jump publish
 add rule inet {table} output jump publish
-add rule inet {table} postrouting oifname @bridges ct status dnat ip saddr 127.0.0.0/8 masquerade
-add rule inet {table} postrouting oifname @bridges ct status dnat ip saddr @subnets masquerade
+add rule inet {table} back ip saddr 127.0.0.0/8 masquerade
+add rule inet {table} postrouting oifname @bridges ct status dnat jump back
 add rule inet {table} postrouting oifname @bridges return
-add rule inet {table} postrouting ip saddr @subnets masquerade
+add rule inet {table} postrouting jump out
 add rule inet {table} forward iifname . oifname @within accept
 add rule inet {table} forward iifname @internal drop
 add rule inet {table} forward oifname @internal drop
@@ -52,10 +52,24 @@ add rule inet {table} forward ct state established,related accept
 add rule inet {table} forward oifname @bridges ct status dnat accept
 add rule inet {table} forward oifname @bridges drop
 """
+_OF_FAMILY = """
+add set inet {table} subnets{n} {{ type {type}; flags interval; }}
+add map inet {table} ports{n} {{ type inet_proto . inet_service : {type} . inet_service; }}
+add map inet {table} ports_at{n} {{ type {type} . inet_proto . inet_service : {type} . inet_service; }}
+add rule inet {table} publish dnat {ip} to {ip} daddr . meta l4proto . th dport map @ports_at{n}
+add rule inet {table} publish {published}fib daddr type local dnat {ip} to meta l4proto . th dport map @ports{n}
+add rule inet {table} back {ip} saddr @subnets{n} masquerade
+add rule inet {table} out {ip} saddr @subnets{n} masquerade
+"""
+_FAMILIES = {
+    4: {"n": "", "type": "ipv4_addr", "ip": "ip", "published": ""},
+    6: {"n": "6", "type": "ipv6_addr", "ip": "ip6", "published": "ip6 daddr != ::1 "},
+}
+_ANY = {4: "0.0.0.0", 6: "::"}  # noqa: S104  # nothing listens here
 
 
 class _Key(NamedTuple):
-    """Where a port is published; `host` is empty for all addresses."""
+    """Where a port is published; `host` is an address, or `0.0.0.0` or `::` for all of its kind."""
 
     host: str
     protocol: str
@@ -71,10 +85,17 @@ class _Target(NamedTuple):
 
 
 class Firewall:
-    """What this instance has in nftables. Every call is idempotent. Used by one thread at a time."""
+    """What this instance has in nftables. Every call is idempotent. Used by one thread at a time.
 
-    def __init__(self, instance: str) -> None:
+    ipv6: whether the host has IPv6.
+    """
+
+    def __init__(self, instance: str, *, ipv6: bool) -> None:
         self.table = f"portlayer_{instance}"
+        self._rules = "".join(
+            [_RULES.format(table=self.table)]
+            + [_OF_FAMILY.format(table=self.table, **_FAMILIES[kind]) for kind in ((4, 6) if ipv6 else (4,))]
+        )
         self._nft = Nft()
         self._complete = False
         self._subnets: dict[str, str] = {}
@@ -89,7 +110,9 @@ class Firewall:
         tables = {item["table"]["name"] for item in answer if "table" in item}
         found = self._nft.query(f"list table inet {self.table}") if self.table in tables else []
         elements = dict(_elements(found))
-        self._subnets = {_cidr(value): comment for value, comment, _ in elements.get("subnets", ())}
+        self._subnets = {
+            _cidr(value): comment for name in ("subnets", "subnets6") for value, comment, _ in elements.get(name, ())
+        }
         self._ports = dict(_ports(elements))
         self._complete = False
         return str(answer[0]["metainfo"]["version"])
@@ -121,8 +144,8 @@ class Firewall:
         outward = () if network.internal else tuple(subnet.subnet for subnet in network.subnets)
         for subnet in outward:
             if self._subnets.get(subnet, network.id) != network.id:
-                commands.append(self._element("delete", "subnets", subnet))
-            commands.append(self._element("add", "subnets", f'{subnet} comment "{network.id}"'))
+                commands.append(self._element("delete", _of("subnets", subnet), subnet))
+            commands.append(self._element("add", _of("subnets", subnet), f'{subnet} comment "{network.id}"'))
         self._run(commands)
         self._subnets.update(dict.fromkeys(outward, network.id))
 
@@ -130,26 +153,25 @@ class Firewall:
         """Forget *network*, an id, and the ports that lead into it."""
         subnets = [subnet for subnet, owner in self._subnets.items() if owner == network]
         elements = [("bridges", bridge), ("within", f"{bridge} . {bridge}"), ("internal", bridge)]
-        elements += [("subnets", subnet) for subnet in subnets]
+        elements += [(_of("subnets", subnet), subnet) for subnet in subnets]
         # Deleting what is not there is an error, adding what is there is none.
         self._run([self._element(verb, *element) for element in elements for verb in ("add", "delete")])
         for subnet in subnets:
             del self._subnets[subnet]
-        inside = [IPv4Network(subnet) for subnet in subnets]
-        self._replace({}, lambda target: any(IPv4Address(target.address) in subnet for subnet in inside))
+        inside = [ip_network(subnet) for subnet in subnets]
+        self._replace({}, lambda target: any(ip_address(target.address) in subnet for subnet in inside))
 
     def publish(self, endpoint: EndpointSpec) -> None:
-        """Publish the ports of *endpoint*, and nothing else for it or for its address.
+        """Publish the ports of *endpoint*, and nothing else for it or for its addresses.
 
         The address may have been another endpoint's, and a port another container's: what is left of them goes.
         """
         wanted = {
-            _Key(_host(port.host_address), port.protocol, port.host_port): _Target(
-                endpoint.address, port.container_port, endpoint.id
-            )
+            _Key(host, port.protocol, port.host_port): _Target(address, port.container_port, endpoint.id)
             for port in endpoint.ports
+            for host, address in _ways(port.host_address, endpoint)
         }
-        self._replace(wanted, lambda target: endpoint.id == target.endpoint or endpoint.address == target.address)
+        self._replace(wanted, lambda target: endpoint.id == target.endpoint or target.address in endpoint.addresses)
 
     def unpublish(self, endpoint: str) -> None:
         """Take back all ports of endpoint id *endpoint*."""
@@ -184,20 +206,31 @@ class Firewall:
         return f"{verb} element inet {self.table} {name} {{ {element} }}"
 
     def _run(self, commands: Iterable[str]) -> None:
-        rules = "" if self._complete else _RULES.format(table=self.table)
+        rules = "" if self._complete else self._rules
         self._nft.run(rules + "\n".join(commands))
         self._complete = True
 
 
-def _host(address: str) -> str:
-    return "" if address in {"", "0.0.0.0"} else str(IPv4Address(address))  # noqa: S104  # nothing listens here
+def _ways(host: str, endpoint: EndpointSpec) -> Iterator[tuple[str, str]]:
+    """The addresses of the host that a port is published on, each with that of *endpoint* which it leads to."""
+    for address in endpoint.addresses:
+        everywhere = _ANY[ip_address(address).version]
+        if not host:
+            yield everywhere, address
+        elif _of("", host) == _of("", address):
+            yield str(ip_address(host)), address
+
+
+def _of(name: str, address: str) -> str:
+    """The set or map *name* for what is of the kind of *address*, which may be a CIDR."""
+    return f"{name}6" if ":" in address else name
 
 
 def _where(key: _Key) -> tuple[str, str]:
     """The map that *key* is in, and its key there."""
-    if key.host:
-        return "ports_at", f"{key.host} . {key.protocol} . {key.port}"
-    return "ports", f"{key.protocol} . {key.port}"
+    if key.host in _ANY.values():
+        return _of("ports", key.host), f"{key.protocol} . {key.port}"
+    return _of("ports_at", key.host), f"{key.host} . {key.protocol} . {key.port}"
 
 
 def _elements(found: Iterable[dict[str, Any]]) -> Iterator[tuple[str, list[tuple[Any, str, Any]]]]:
@@ -216,12 +249,14 @@ def _elements(found: Iterable[dict[str, Any]]) -> Iterator[tuple[str, list[tuple
 
 def _cidr(value: dict[str, Any]) -> str:
     prefix = value["prefix"]
-    return f"{prefix['addr']}/{prefix['len']}"
+    return str(ip_network(f"{prefix['addr']}/{prefix['len']}"))
 
 
 def _ports(elements: dict[str, list[tuple[Any, str, Any]]]) -> Iterator[tuple[_Key, _Target]]:
-    for name in ("ports", "ports_at"):
-        for value, comment, mapped in elements.get(name, ()):
-            host, protocol, port = value["concat"] if name == "ports_at" else ("", *value["concat"])
-            address, inner = mapped["concat"]
-            yield _Key(host, str(protocol), int(port)), _Target(address, int(inner), comment)
+    for anywhere in _ANY.values():
+        for name in (_of("ports", anywhere), _of("ports_at", anywhere)):
+            for value, comment, mapped in elements.get(name, ()):
+                host, protocol, port = value["concat"] if len(value["concat"]) == 3 else (anywhere, *value["concat"])
+                address, inner = (str(part) for part in mapped["concat"])
+                target = _Target(str(ip_address(address)), int(inner), comment)
+                yield _Key(str(ip_address(host)), str(protocol), int(port)), target

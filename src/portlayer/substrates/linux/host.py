@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from portlayer.model.base import Value
-from portlayer.substrates.linux import cgroups
+from portlayer.substrates.linux import cgroups, sysctls
 from portlayer.substrates.linux.launch import find_init
 from portlayer.substrates.linux.runtime import RUNTIMES, find_program
 
@@ -36,7 +36,7 @@ class Check(Value):
 
 def checks() -> list[Check]:
     """All of them, in the order in which they are worth mending."""
-    return [*_kernel(), *_groups(), *_programs(), *_libraries(), _forwarding()]
+    return [*_kernel(), *_groups(), *_programs(), *_libraries(), _forwarding(), _ipv6()]
 
 
 def _kernel() -> Iterator[Check]:
@@ -134,6 +134,17 @@ def _forwarding() -> Check:
         ok=on or can,
         found="on" if on else "off, and switched on with the first network" if can else "off",
         remedy="" if on or can else "sysctl net.ipv4.ip_forward=1",
+    )
+
+
+def _ipv6() -> Check:
+    there = sysctls.has_ipv6()
+    return Check(
+        name="IPv6",
+        ok=there,
+        found="in the kernel" if there else "off in the kernel: networks with IPv6 are refused",
+        remedy="" if there else "boot without ipv6.disable=1, or modprobe ipv6",
+        needed=False,
     )
 
 

@@ -24,9 +24,11 @@ ff02::2\tip6-allrouters
 
 
 def hosts_file(container: ContainerSpec) -> str:
-    """/etc/hosts: the loopback names, then each bound endpoint's address with the hostname and the container's name."""
+    """/etc/hosts: the loopback names, then the addresses of each bound endpoint with the hostname and the container's
+    name."""
     names = " ".join(dict.fromkeys((container.hostname, container.name)))
-    return _LOCAL + "".join(f"{endpoint.address}\t{names}\n" for endpoint in _bound(container))
+    own = (address for endpoint in _bound(container) for address in endpoint.addresses)
+    return _LOCAL + "".join(f"{address}\t{names}\n" for address in own)
 
 
 def resolv_file(container: ContainerSpec, networks: Mapping[str, NetworkSpec], host_resolv: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from sys import byteorder
 from typing import NamedTuple
 
@@ -41,6 +41,9 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 5, 6, 15
 _NDA_DST, _NDA_LLADDR = 1, 2
 _NUD_STALE = 0x04
+_IFA_F_NODAD = 0x02
+_IPV6_METRIC = 1024  # the kernel's own of a route that names none; 0 means this one
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST = 254, 4, 0, 1
 _IFF_UP = 1
 _OPERSTATE_UP = 6
@@ -50,6 +53,10 @@ _LINK = struct.Struct("=BxHiII")  # family, device type, index, flags, change
 _ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, dst, src, tos, table, protocol, scope, type, flags
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
+
+
+Address = IPv4Address | IPv6Address
+Interface = IPv4Interface | IPv6Interface
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -169,43 +176,48 @@ def list_links() -> Request:
     return Request(_GETLINK, NLM_F_DUMP, _header() + _WITHOUT_STATISTICS)
 
 
-def add_address(index: int, address: IPv4Interface) -> Request:
-    """Also adds the route to the address's own subnet. The same address again is fine."""
-    head = _ADDRESS.pack(socket.AF_INET, address.network.prefixlen, 0, _RT_SCOPE_UNIVERSE, index)
-    body = (
-        head
-        + attribute(_IFA_LOCAL, address.packed)
-        + attribute(_IFA_ADDRESS, address.packed)
-        + attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
-    )
+def add_address(index: int, address: Interface) -> Request:
+    """Also adds the route to the address's own subnet. The same address again is fine.
+
+    An IPv6 address is used at once: the kernel does not ask first whether another has it, for we know.
+    """
+    flags = _IFA_F_NODAD if address.version == 6 else 0
+    head = _ADDRESS.pack(_FAMILIES[address.version], address.network.prefixlen, flags, _RT_SCOPE_UNIVERSE, index)
+    body = head + attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
+    if address.version == 4:
+        body += attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
     return Request(_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, body)
 
 
-def delete_address(index: int, address: IPv4Interface) -> Request:
-    head = _ADDRESS.pack(socket.AF_INET, address.network.prefixlen, 0, 0, index)
+def delete_address(index: int, address: Interface) -> Request:
+    head = _ADDRESS.pack(_FAMILIES[address.version], address.network.prefixlen, 0, 0, index)
     return Request(_DELADDR, 0, head + attribute(_IFA_LOCAL, address.packed))
 
 
 def list_addresses() -> Request:
-    return Request(_GETADDR, NLM_F_DUMP, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0))
+    """Of IPv4 and IPv6."""
+    return Request(_GETADDR, NLM_F_DUMP, _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
 
 
-def add_default_route(index: int, gateway: IPv4Address, metric: int) -> Request:
+def add_default_route(index: int, gateway: Address, metric: int) -> Request:
     """Several may stand side by side; the one with the lowest *metric* counts, and the next when that has gone."""
-    head = _ROUTE.pack(socket.AF_INET, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST, 0)
+    family = _FAMILIES[gateway.version]
+    if gateway.version == 6:
+        metric += _IPV6_METRIC
+    head = _ROUTE.pack(family, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST, 0)
     body = head + attribute(_RTA_GATEWAY, gateway.packed) + number(_RTA_OIF, index) + number(_RTA_PRIORITY, metric)
     return Request(_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body)
 
 
 def list_routes() -> Request:
-    """Of the main table."""
-    head = _ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
+    """Of the main table, of IPv4 and IPv6."""
+    head = _ROUTE.pack(socket.AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0, 0)
     return Request(_GETROUTE, NLM_F_DUMP, head + number(_RTA_TABLE, _RT_TABLE_MAIN))
 
 
-def set_neighbour(index: int, address: IPv4Address, mac: str) -> Request:
+def set_neighbour(index: int, address: Address, mac: str) -> Request:
     """The host takes *address* to be at *mac*, whoever had it before."""
-    head = _NEIGHBOUR.pack(socket.AF_INET, index, _NUD_STALE, 0, 0)
+    head = _NEIGHBOUR.pack(_FAMILIES[address.version], index, _NUD_STALE, 0, 0)
     body = head + attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, mac_bytes(mac))
     return Request(_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body)
 
@@ -233,25 +245,30 @@ def parse_links(bodies: Sequence[bytes]) -> list[Link]:
     return [parse_link(body) for body in bodies]
 
 
-def parse_addresses(bodies: Sequence[bytes]) -> list[tuple[int, IPv4Interface]]:
+def parse_addresses(bodies: Sequence[bytes]) -> list[tuple[int, Interface]]:
     """Index of the link and address, of each."""
-    found = []
+    found: list[tuple[int, Interface]] = []
     for body in bodies:
-        _, length, _, _, index = _ADDRESS.unpack_from(body)
+        family, length, _, _, index = _ADDRESS.unpack_from(body)
         values = attributes(body, _ADDRESS.size)
         packed = values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS)
-        if packed is not None:
-            found.append((index, IPv4Interface((packed, length))))
+        if packed is None or family not in _FAMILIES.values():
+            continue
+        kind = IPv6Interface if family == socket.AF_INET6 else IPv4Interface
+        found.append((index, kind((packed, length))))
     return found
 
 
-def parse_routes(bodies: Sequence[bytes]) -> list[IPv4Network]:
+def parse_routes(bodies: Sequence[bytes]) -> list[IPv4Network | IPv6Network]:
     """The destinations."""
-    found = []
+    found: list[IPv4Network | IPv6Network] = []
     for body in bodies:
-        length = _ROUTE.unpack_from(body)[1]
-        destination = attributes(body, _ROUTE.size).get(_RTA_DST, bytes(4))
-        found.append(IPv4Network((destination, length)))
+        family, length = _ROUTE.unpack_from(body)[:2]
+        destination = attributes(body, _ROUTE.size).get(_RTA_DST)
+        if family == socket.AF_INET6:
+            found.append(IPv6Network((destination or bytes(16), length)))
+        elif family == socket.AF_INET:
+            found.append(IPv4Network((destination or bytes(4), length)))
     return found
 
 

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
-_INHERITED = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
 
 
 def _setns(descriptor: int) -> None:
@@ -62,16 +61,3 @@ class HomeNamespace:
 def _identity(descriptor: int) -> tuple[int, int]:
     status = os.fstat(descriptor)
     return status.st_dev, status.st_ino
-
-
-def without_ipv6() -> None:
-    """Links that are made from now on in the thread's namespace have no IPv6: our networks have none to offer, and
-    address detection would only delay and chatter."""
-    try:
-        setting = os.open(_INHERITED, os.O_WRONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return  # this kernel has no IPv6 at all
-    try:
-        os.write(setting, b"1")
-    finally:
-        os.close(setting)

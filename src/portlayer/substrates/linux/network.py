@@ -21,7 +21,7 @@ from typing import TypeVar, TypeVarTuple
 from portlayer.model.errors import SubstrateFailed, Unavailable, Unsupported
 from portlayer.model.execution import ContainerSpec
 from portlayer.model.network import EndpointSpec, NetworkSpec
-from portlayer.substrates.linux import hostfiles
+from portlayer.substrates.linux import hostfiles, sysctls
 from portlayer.substrates.linux.nft import NftError
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.wiring import Wiring, delete_links
@@ -63,6 +63,10 @@ class LinuxNetwork:
 
     async def make_network(self, network: NetworkSpec) -> None:
         if not self._wiring.knows(network.id):
+            if network.ipv6 and not sysctls.has_ipv6():
+                raise Unsupported(
+                    f"Network {network.name} has IPv6, which is off in this host's kernel.", option="ipv6"
+                )
             await self._do("make", self._wiring.make_network, network)
 
     async def remove_network(self, network: str) -> None:
@@ -74,7 +78,8 @@ class LinuxNetwork:
         return await self._do("list", self._wiring.networks)
 
     async def plug(self, container: str, incarnation: str, endpoint: EndpointSpec, network: NetworkSpec) -> None:
-        """Raises SubstrateFailed where the process is gone; Unsupported for ports in an internal network or on IPv6."""
+        """Raises SubstrateFailed where the process is gone; Unsupported for ports in an internal network, or on an IPv6
+        address where the endpoint has none."""
         _check_ports(endpoint, network)
         with _failing("plug", container):
             await self._run(self._wiring.plug, incarnation, endpoint, network)
@@ -98,6 +103,9 @@ class LinuxNetwork:
 
     async def reserved_subnets(self) -> Sequence[str]:
         return await self._do("subnets", self._wiring.reserved_subnets)
+
+    async def has_ipv6(self) -> bool:
+        return sysctls.has_ipv6()
 
     async def leftovers(self) -> list[str]:
         """What this instance has on the host, a line each."""
@@ -150,7 +158,8 @@ def _check_ports(endpoint: EndpointSpec, network: NetworkSpec) -> None:
     if network.internal and endpoint.ports:
         raise Unsupported(f"Network {network.name} is internal: ports in it cannot be published.", option="ports")
     for port in endpoint.ports:
-        if ":" in port.host_address:
+        if ":" in port.host_address and not endpoint.address6:
             raise Unsupported(
-                f"Ports cannot be published on {port.host_address}: only on IPv4 addresses.", option="hostAddress"
+                f"Network {network.name} has no IPv6: its ports cannot be published on {port.host_address}.",
+                option="hostAddress",
             )

@@ -8,21 +8,20 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import NamedTuple
 
 from portlayer.model.addresses import mac_of
-from portlayer.model.network import EndpointSpec, NetworkSpec
-from portlayer.substrates.linux import links
+from portlayer.model.network import EndpointSpec, NetworkSpec, Subnet
+from portlayer.substrates.linux import links, sysctls
 from portlayer.substrates.linux.announce import Announcer
 from portlayer.substrates.linux.firewall import Firewall
-from portlayer.substrates.linux.links import Link
+from portlayer.substrates.linux.links import Interface, Link
 from portlayer.substrates.linux.netlink import Netlink, NetlinkError
-from portlayer.substrates.linux.netns import HomeNamespace, without_ipv6
+from portlayer.substrates.linux.netns import HomeNamespace
 from portlayer.substrates.linux.paths import Paths
 
-_SYSCTL = Path("/proc/sys/net")
 _LOOPBACK = 1  # the index of lo, in every namespace
 _READY_SECONDS = 2.0
 _GONE = {errno.ENODEV, errno.EINVAL}  # a master that is not there is EINVAL
@@ -46,7 +45,7 @@ class Wiring:
         self._alias = f"portlayer:{paths.instance}:"
         self._bridges: dict[str, int] = {}
         with ExitStack() as stack:
-            self._firewall = Firewall(paths.instance)
+            self._firewall = Firewall(paths.instance, ipv6=sysctls.has_ipv6())
             stack.callback(self._firewall.close)
             self._home = HomeNamespace()
             stack.callback(self._home.close)
@@ -61,7 +60,7 @@ class Wiring:
 
     def features(self) -> dict[str, str]:
         """Facts for people; `forwarding` where the firewall of somebody else stands in the way."""
-        facts = {"nftables": self._nftables}
+        facts = {"nftables": self._nftables, "ipv6": "yes" if sysctls.has_ipv6() else "no: off in the kernel"}
         if blockers := self._firewall.blockers():
             facts["forwarding"] = (
                 f"blocked by {', '.join(blockers)} (policy drop): let the interfaces {self._prefix}* pass there"
@@ -104,7 +103,7 @@ class Wiring:
         """
         if network.id not in self._bridges and network.id not in self.networks():
             raise LookupError(f"network {network.name} is not on this host")
-        with self._inside(incarnation) as inside:
+        with self._inside(incarnation, ipv6=bool(endpoint.address6)) as inside:
             try:
                 self._connect(incarnation, inside, endpoint, network)
             except NetlinkError as error:
@@ -126,7 +125,11 @@ class Wiring:
         routes = links.parse_routes(self._netlink.run([links.list_routes()])[0])
         found = {address.network for _, address in addresses}
         found.update(route for route in routes if route.prefixlen > _MATCHES_ALL_OR_HALF)
-        return [str(network) for network in sorted(found)]
+        lasting = (network for network in found if network.version == 4 or not network.is_link_local)
+        return [
+            str(network)
+            for network in sorted(lasting, key=lambda one: (one.version, one.network_address, one.prefixlen))
+        ]
 
     def leftovers(self) -> list[str]:
         lines = [f"link {link.name} ({link.kind})" for link in self._ours()]
@@ -167,45 +170,47 @@ class Wiring:
         bridge = links.parse_link(found.bodies[0])
         if bridge.kind != "bridge" or bridge.alias not in {"", alias}:
             raise FileExistsError(errno.EEXIST, f"the link {name} ({bridge.kind}, {bridge.alias}) is not ours")
-        _set("ipv6/conf", name, "disable_ipv6")
-        _set("ipv4/conf", name, "route_localnet")
+        sysctls.open_bridge(name, network.ipv6)
         self._firewall.open_network(network, name)
         self._netlink.run(
             [links.configure_bridge(bridge.index, alias, network.mtu)]
-            + [links.add_address(bridge.index, _gateway(subnet.subnet, subnet.gateway)) for subnet in network.subnets]
+            + [links.add_address(bridge.index, _gateway(subnet)) for subnet in network.subnets]
         )
         if not network.internal:
-            _set("ipv4", "ip_forward")
+            sysctls.forward(network.ipv6)
         return bridge.index
 
     @contextmanager
-    def _inside(self, incarnation: str) -> Iterator[_Inside]:
+    def _inside(self, incarnation: str, *, ipv6: bool) -> Iterator[_Inside]:
         pid = _pid(self._paths.incarnation(incarnation) / "pid")
         with ExitStack() as stack:
             namespace = self._home.open(pid)
             stack.callback(os.close, namespace)
             with self._home.visit(namespace):
                 netlink = stack.enter_context(Netlink())
-                without_ipv6()
+                sysctls.new_links_have(ipv6)
             yield _Inside(namespace, netlink)
 
     def _connect(self, incarnation: str, inside: _Inside, endpoint: EndpointSpec, network: NetworkSpec) -> None:
         master, bridge = self.make_network(network), self._bridge_name(network.id)
-        address = IPv4Interface(f"{endpoint.address}/{endpoint.prefix_length}")
+        addresses = _addresses(endpoint)
         name = self.veth_name(incarnation, endpoint.id)
-        index, number = self._make_veth(name, inside, endpoint, network, address)
-        requests = [links.bring_up(_LOOPBACK), links.bring_up(index), links.add_address(index, address)]
-        if endpoint.gateway and not network.internal:
-            requests.append(links.add_default_route(index, IPv4Address(endpoint.gateway), number))
+        index, number = self._make_veth(name, inside, endpoint, network, addresses)
+        requests = [links.bring_up(_LOOPBACK), links.bring_up(index)]
+        requests += [links.add_address(index, address) for address in addresses]
+        if not network.internal:
+            gateways = (ip_address(gateway) for gateway in (endpoint.gateway, endpoint.gateway6) if gateway)
+            requests += [links.add_default_route(index, gateway, number) for gateway in gateways]
         inside.netlink.run([*requests, links.get_link_at(index)])
         self._await_ready(name, bridge)
-        neighbour = links.set_neighbour(master, address.ip, endpoint.mac_address)
+        neighbours = [links.set_neighbour(master, address.ip, endpoint.mac_address) for address in addresses]
         # Whoever uses his own published port gets his frames back, where bridges pass the firewall.
-        self._netlink.run([neighbour, links.reflect(name)] if endpoint.ports else [neighbour])
-        self._announcer.announce(bridge, address.ip, endpoint.mac_address)
+        self._netlink.run([*neighbours, links.reflect(name)] if endpoint.ports else neighbours)
+        for address in addresses:
+            self._announcer.announce(bridge, address.ip, endpoint.mac_address)
 
     def _make_veth(
-        self, name: str, inside: _Inside, endpoint: EndpointSpec, network: NetworkSpec, address: IPv4Interface
+        self, name: str, inside: _Inside, endpoint: EndpointSpec, network: NetworkSpec, addresses: list[Interface]
     ) -> tuple[int, int]:
         """Make the veth, or repair the one that is there; the index of its inner end, and the N of its name eth<N>."""
         master, number = self._bridges[network.id], 0
@@ -223,7 +228,7 @@ class Wiring:
             number += 1  # that name is taken inside
         outer = links.parse_link(found.bodies[0])
         self._netlink.run([links.attach(outer.index, master)])
-        _drop_other_addresses(inside.netlink, outer.peer, address)
+        _drop_other_addresses(inside.netlink, outer.peer, addresses)
         inner = links.parse_link(inside.netlink.run([links.get_link_at(outer.peer)])[0][0])
         return inner.index, int(inner.name.removeprefix("eth"))
 
@@ -254,18 +259,23 @@ def _pid(file: Path) -> int:
         raise ProcessLookupError(errno.ESRCH, f"{file} names no process") from None
 
 
-def _drop_other_addresses(netlink: Netlink, index: int, address: IPv4Interface) -> None:
+def _drop_other_addresses(netlink: Netlink, index: int, kept: list[Interface]) -> None:
     present = links.parse_addresses(netlink.run([links.list_addresses()])[0])
-    netlink.run([links.delete_address(index, other) for place, other in present if place == index and other != address])
+    others = [
+        address
+        for place, address in present
+        if place == index and address not in kept and not (address.version == 6 and address.is_link_local)
+    ]
+    netlink.run([links.delete_address(index, other) for other in others])
 
 
-def _gateway(subnet: str, gateway: str | None) -> IPv4Interface:
-    network = IPv4Network(subnet)
-    return IPv4Interface((gateway or network.network_address + 1, network.prefixlen))
+def _addresses(endpoint: EndpointSpec) -> list[Interface]:
+    found: list[Interface] = [ip_interface(f"{endpoint.address}/{endpoint.prefix_length}")]
+    if endpoint.address6:
+        found.append(ip_interface(f"{endpoint.address6}/{endpoint.prefix_length6}"))
+    return found
 
 
-def _set(*place: str) -> None:
-    """Switch a setting of the kernel on, where it has it."""
-    setting = _SYSCTL.joinpath(*place)
-    if setting.exists() and setting.read_text().strip() != "1":
-        setting.write_text("1")
+def _gateway(subnet: Subnet) -> Interface:
+    network = ip_network(subnet.subnet)
+    return ip_interface(f"{subnet.gateway or network.network_address + 1}/{network.prefixlen}")

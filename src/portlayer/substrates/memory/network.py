@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from portlayer.model.errors import SubstrateFailed
+from portlayer.model.errors import SubstrateFailed, Unsupported
 from portlayer.model.execution import ContainerSpec
 from portlayer.model.network import EndpointSpec, NetworkSpec
 from portlayer.substrates.memory.driver import Driver, step
@@ -18,6 +18,8 @@ class MemoryNetwork(Driver):
 
     @step
     async def make_network(self, network: NetworkSpec) -> None:
+        if network.ipv6 and not self.world.ipv6:
+            raise Unsupported(f"Network {network.name} has IPv6, and this host has none.", option="ipv6")
         self.world.networks[network.id] = network
 
     @step
@@ -55,3 +57,7 @@ class MemoryNetwork(Driver):
     @step
     async def reserved_subnets(self) -> Sequence[str]:
         return tuple(self.world.reserved_subnets)
+
+    @step
+    async def has_ipv6(self) -> bool:
+        return self.world.ipv6

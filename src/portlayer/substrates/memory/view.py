@@ -43,7 +43,7 @@ def write_network_files(view: View, container: ContainerSpec, networks: Mapping[
     """Bring hosts, hostname and resolv.conf in line with the bound endpoints of *container*."""
     bound = [endpoint for endpoint in container.endpoints.values() if endpoint.bound]
     names = " ".join(dict.fromkeys((container.hostname, container.name)))
-    hosts = ["127.0.0.1\tlocalhost", *(f"{one.address}\t{names}" for one in bound)]
+    hosts = ["127.0.0.1\tlocalhost", *(f"{each}\t{names}" for one in bound for each in one.addresses)]
     servers = dict.fromkeys(server for one in bound if one.network in networks for server in networks[one.network].dns)
     view.write("/etc/hosts", "".join(f"{line}\n" for line in hosts).encode())
     view.write("/etc/hostname", f"{container.hostname}\n".encode())

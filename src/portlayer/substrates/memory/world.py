@@ -2,7 +2,7 @@
 
 A World outlives the MemorySubstrate objects over it as a host outlives our processes. Tests have powers over it:
 things happen behind our back (`kill`, `lose_link`, `reboot`), calls of the drivers fail (`fail`) or meet a hook
-before or after they act (`before`, `after`), the disk is small (`disk_bytes`).
+before or after they act (`before`, `after`), the disk is small (`disk_bytes`), the kernel has no IPv6 (`ipv6`).
 
     World
     ├── layers        diffID -> Layer
@@ -54,7 +54,8 @@ class World:
         self.volumes: dict[str, Files] = {}
         self.networks: dict[str, NetworkSpec] = {}
         self.incarnations: dict[str, Incarnation] = {}
-        self.reserved_subnets: list[str] = ["127.0.0.0/8"]
+        self.reserved_subnets: list[str] = ["127.0.0.0/8", "::1/128"]
+        self.ipv6 = True
         self._before: list[Hook] = []
         self._after: list[Hook] = []
         self._trees: dict[tuple[str, ...], dict[str, Node]] = {}
@@ -119,15 +120,17 @@ class World:
 
     def reaches(self, container: str, address: str) -> bool:
         """Whether the running *container* can open a connection to *address*."""
-        networks = {end.network for one in self.live(container) for end in one.links.values()}
-        gateways = {
-            subnet.gateway for name in networks & self.networks.keys() for subnet in self.networks[name].subnets
-        }
+        mine = [end for one in self.live(container) for end in one.links.values() if end.network in self.networks]
+        if ":" in address:
+            mine = [end for end in mine if end.address6]
+        networks = {end.network for end in mine}
+        gateways = {subnet.gateway for name in networks for subnet in self.networks[name].subnets}
         peers = {
-            end.address
+            each
             for one in self.live()
             for end in one.links.values()
-            if end.network in networks & self.networks.keys()
+            if end.network in networks
+            for each in end.addresses
         }
         return address in gateways | peers
 
