@@ -1,22 +1,27 @@
 """A whole port layer in the test's own process: any store, the memory substrate, real components.
 
 `crash` stops it as SIGKILL would: whatever was under way never goes on, and a new one starts on the same store and
-the same world.
+the same world. `another` is a second process of the same host, and `die` leaves a process for the others to mourn.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from driver import ME, Driver
 
+from portlayer.components.commit.engine import Engine
 from portlayer.compose import Settings, assemble
 from portlayer.failpoints import Failpoints
 from portlayer.interfaces.store import Store
+from portlayer.model.errors import Unavailable
+from portlayer.model.topology import LOCAL_HOST
+from portlayer.stores.clock import Clock, boot_clock
 from portlayer.substrates.memory.substrate import MemorySubstrate
 from portlayer.substrates.memory.world import World
 
@@ -28,16 +33,60 @@ def _is_of_process(task: asyncio.Task[Any]) -> bool:
     return code is not None and not any(part in code.co_filename for part in ("substrates/memory", "portlayer/stores"))
 
 
-class Harness(Driver):
-    """failpoints: of the present process; world: the host."""
+class Death:
+    """Of a process: when it happens, and when the test has seen enough of what it leaves."""
 
-    def __init__(self, open_store: Callable[[], Awaitable[Store]], state: Path, settings: Settings) -> None:
+    def __init__(self) -> None:
+        self.happened = False
+        self.buried = asyncio.Event()
+
+
+class Mortal:
+    """Something outside the process, as it is seen from within: once that has died, no call returns to it."""
+
+    def __init__(self, target: Any, death: Death) -> None:
+        self._target = target
+        self._death = death
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._target, name)
+        if not inspect.iscoroutinefunction(found):
+            return found
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            result = None if self._death.happened else await found(*args, **kwargs)
+            if self._death.happened:
+                await self._death.buried.wait()
+                raise Unavailable("This process is dead.")
+            return result
+
+        return call
+
+
+class Harness(Driver):
+    """failpoints: of the present process; world: the host. clock: of its leases; alone: whether it is the only one."""
+
+    def __init__(
+        self,
+        open_store: Callable[[], Awaitable[Store]],
+        state: Path,
+        settings: Settings,
+        *,
+        world: World | None = None,
+        clock: Clock = boot_clock,
+        alone: bool = True,
+        host: str = LOCAL_HOST,
+    ) -> None:
+        self._host = host
+        self._clock = clock
+        self._alone = alone
+        self._death = Death()
         self._open_store = open_store
         self._state = state
         self._settings = settings
         self._stack = contextlib.AsyncExitStack()
         self._dead: list[contextlib.AsyncExitStack] = []
-        self.world = World()
+        self.world = world or World()
         self.failpoints = Failpoints()
         self.store: Store
 
@@ -47,9 +96,42 @@ class Harness(Driver):
         self.store = await self._open_store()
         substrate = MemorySubstrate(self.world)
         features = await substrate.start()
+        death = self._death = Death()
+        for name in ("storage", "execution", "network", "interaction"):
+            setattr(substrate, name, Mortal(getattr(substrate, name), death))
+        store: Any = Mortal(self.store, death)
         self.pl = await self._stack.enter_async_context(
-            assemble(self.store, substrate, features, self._state, "test", self._settings, self.failpoints)
+            assemble(
+                *(store, substrate, features, self._state, "test", self._settings, self.failpoints),
+                host=self._host,
+                alone=self._alone,
+                clock=lambda: self._clock()[1],
+            )
         )
+
+    async def another(self, host: str = LOCAL_HOST, *, alone: bool = False) -> Harness:
+        """A second process on the same store and directory, and, where it is of this host, on the same world."""
+        world = self.world if host == self._host else World()
+        other = Harness(
+            self._open_store, self._state, self._settings, world=world, clock=self._clock, alone=alone, host=host
+        )
+        await other.start()
+        return other
+
+    @property
+    def engine(self) -> Engine:
+        return self.pl.execution._engine  # type: ignore[attr-defined,no-any-return]
+
+    def die(self) -> None:
+        """The process is killed, and nobody starts it again."""
+        self._death.happened = True
+        self.pause()
+
+    def pause(self) -> None:
+        """The process does not say any more that it lives."""
+        refreshing = self.engine.membership._refreshing
+        assert refreshing is not None
+        refreshing.cancel()
 
     async def stop(self) -> None:
         await self._stack.aclose()
@@ -67,8 +149,16 @@ class Harness(Driver):
             await asyncio.wait(doomed, timeout=5)
         await self.start()
 
+    @property
+    def dead(self) -> bool:
+        return self._death.happened
+
     async def close(self) -> None:
-        await self.stop()
+        if self.dead:
+            self._death.buried.set()
+            self._dead.append(self._stack)
+        else:
+            await self.stop()
         mine = asyncio.current_task()
         for task in asyncio.all_tasks() - {mine}:
             task.cancel()

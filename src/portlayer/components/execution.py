@@ -16,7 +16,7 @@ from portlayer.components.drafts import Drafts
 from portlayer.components.handles import Draft
 from portlayer.components.observer import Observer, internal_draft
 from portlayer.components.records import decode, label_filter, own_volumes, put
-from portlayer.interfaces.store import Transaction
+from portlayer.interfaces.store import CheckFailed, Transaction
 from portlayer.model import changes as c
 from portlayer.model import execution as m
 from portlayer.model import limits, names
@@ -42,12 +42,15 @@ class LocalExecution:
         self._engine = engine
         self._observer = observer
 
-    async def start(self) -> None:
+    async def start(self, *, alone: bool) -> None:
+        """alone: something outside the store proves that no other process of this host lives."""
+        await self._engine.membership.join(alone=alone)
         await self._observer.start()
 
     async def close(self) -> None:
         await self._engine.drain()
         await self._observer.close()
+        await self._engine.membership.leave()
 
     async def create(self, caller: Caller, request: m.Create) -> m.Created:
         image = await self._records.find(Image, caller.vch, "images", request.image, "/image")
@@ -167,13 +170,17 @@ class LocalExecution:
 
     async def _note_stop(self, vch: str, container: str, incarnation: str) -> None:
         """An end that somebody asked for is not restarted."""
-        async with self._engine.alone(container):
-            found = await self._records.container(vch, container)
-            if found is None or found[1].incarnation != incarnation:
+        while True:
+            async with self._engine.alone(vch, container) as found:
+                if found.record is None or found.observed.incarnation != incarnation:
+                    return
+                noted = m.replace(found.observed, stop_requested=True)
+                ops = (put(keys.entity(vch, "observed", container), noted),)
+                try:
+                    await self._records.store.apply(Transaction(found.unchanged, ops, durable=False))
+                except CheckFailed:
+                    continue
                 return
-            noted = m.replace(found[1], stop_requested=True)
-            ops = (put(keys.entity(vch, "observed", container), noted),)
-            await self._records.store.apply(Transaction(ops=ops, durable=False))
 
     async def wait(self, caller: Caller, request: m.Wait) -> m.Waited:
         limits.check_timeout(request.timeout_seconds, "?timeoutSeconds")

@@ -3,6 +3,8 @@
 /meta/instance                                   Instance: who we are, the epoch of handles
 /meta/keys                                       KeyRing: sealing keys, wrapped by the host's key
 /subnets                                         Subnets: CIDR -> network, of all tenants on this substrate; our /48
+/subnets                                         Subnets: CIDR -> network, of all tenants on this substrate
+/processes/<id>                                  Process: of ours, and lives (lease)
 /gone/networks/<host>/<network>                  network deleted, still to be removed from that host
 /layers/<diffID>/<vch>/<image>                   empty: this image has the layer
 /ports/<host>/<protocol>/<port>                  the endpoint that publishes it
@@ -30,11 +32,16 @@ from __future__ import annotations
 INSTANCE = "/meta/instance"
 KEY_RING = "/meta/keys"
 SUBNETS = "/subnets"
+PROCESSES = "/processes/"
 VCHS = "/vchs/"
 
 
 def vch(name: str) -> str:
     return f"{VCHS}{name}"
+
+
+def process(ident: str) -> str:
+    return f"{PROCESSES}{ident}"
 
 
 def entities(vch: str, kind: str) -> str:

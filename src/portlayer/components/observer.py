@@ -15,7 +15,7 @@ from portlayer.components.commit import outcome
 from portlayer.components.commit.engine import Engine
 from portlayer.components.handles import Draft
 from portlayer.components.records import Records, decode, event_puts, own_volumes, put
-from portlayer.interfaces.store import Check, CheckFailed, Delete, Transaction
+from portlayer.interfaces.store import CheckFailed, Delete, Transaction
 from portlayer.model.base import now
 from portlayer.model.changes import ChangeState, RemoveContainer
 from portlayer.model.errors import PortlayerError
@@ -45,16 +45,19 @@ class Observer:
 
     async def start(self) -> None:
         """Bring record and substrate together, then follow."""
-        self._engine.started = self.follow
-        self._engine.ended = lambda vch, container: self._spawn(self._after_end(vch, container))
-        await self._finish_intents()
+        self._engine.work.started = self.follow
+        self._engine.work.ended = lambda vch, container: self._spawn(self._after_end(vch, container))
+        await self._engine.recovery.recover_all()
         for vch in await self._vchs():
-            for row in await self._records.store.range(keys.entities(vch, "observed")):
-                observed = decode(Observed, row.value)
+            for row in await self._records.store.range(keys.entities(vch, "containers")):
+                spec = decode(ContainerRecord, row.value).spec
+                observed = await self._records.read(Observed, keys.entity(vch, "observed", spec.id))
+                if spec.host != self._host or observed is None:
+                    continue
                 if observed.state in LIVE:
-                    self.follow(vch, keys.last(row.key), observed.incarnation)
+                    self.follow(vch, spec.id, observed.incarnation)
                 elif observed.state == "stopped":
-                    self._spawn(self._resume(vch, keys.last(row.key)))
+                    self._spawn(self._resume(vch, spec.id))
         await self._remove_unexplained()
         self._spawn(self._remove_gone_networks())
         self._spawn(self._retry())
@@ -62,27 +65,20 @@ class Observer:
     async def _vchs(self) -> list[str]:
         return [keys.last(row.key) for row in await self._records.store.range(keys.VCHS)]
 
-    async def _finish_intents(self) -> None:
-        """Finish or undo commits that nobody works on: of a process that died, or whose undo or ending failed."""
-        for vch in await self._vchs():
-            for row in await self._records.store.range(keys.entities(vch, "intents")):
-                if not self._engine.locks.held(keys.last(row.key)):
-                    await self._engine.recover(vch, keys.last(row.key))
-
     async def _retry(self) -> None:
         """Soon after something got stuck, then at growing intervals; and now and then in any case."""
         backoff = FIRST_BACKOFF_SECONDS
         while True:
             try:
                 async with asyncio.timeout(RETRY_SECONDS):
-                    await self._engine.stuck.wait()
+                    await self._engine.work.stuck.wait()
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, RETRY_SECONDS)
             except TimeoutError:
                 backoff = FIRST_BACKOFF_SECONDS
-            self._engine.stuck.clear()
+            self._engine.work.stuck.clear()
             try:
-                await self._finish_intents()
+                await self._engine.recovery.recover_all()
             except PortlayerError:
                 log.exception("commits that are left could not be looked at")
 
@@ -114,34 +110,25 @@ class Observer:
     async def _record_end(self, vch: str, container: str, incarnation: str) -> tuple[ContainerRecord, Observed] | None:
         """What was recorded; None where a commit did it, or the container has gone on since."""
         driver = self._engine.substrate.execution
-        async with self._engine.alone(container):
-            found = await self._records.container(vch, container)
-            if found is None or found[1].incarnation != incarnation or found[1].state not in LIVE:
-                return None
-            record, observed = found
-            ended = await outcome.ended(observed, container, driver, asked=observed.stop_requested)
-            ops = [
-                put(keys.entity(vch, "observed", container), ended),
-                *event_puts(vch, outcome.exit_event(container, record.spec.name, ended)),
-            ]
-            try:
-                await self._records.store.apply(
-                    Transaction((await self._unchanged(vch, container, observed),), ops, durable=False)
-                )
-            except CheckFailed:
-                return None
-            await driver.remove(container, incarnation)
-            for endpoint in record.spec.endpoints.values():
-                if endpoint.bound and endpoint.ports:  # what is published outlives the process
-                    await self._engine.substrate.network.unplug(container, incarnation, endpoint.id)
-            return record, ended
-
-    async def _unchanged(self, vch: str, container: str, observed: Observed) -> Check:
-        """The demand that what is observed of *container* is still *observed*: another process may watch it, too."""
-        key = keys.entity(vch, "observed", container)
-        row = await self._records.store.get(key)
-        same = row is not None and decode(Observed, row.value) == observed
-        return Check(key, row.revision if row is not None and same else -1)
+        while True:
+            async with self._engine.alone(vch, container) as found:
+                record, observed = found.committed, found.observed
+                if record is None or observed.incarnation != incarnation or observed.state not in LIVE:
+                    return None
+                ended = await outcome.ended(observed, container, driver, asked=observed.stop_requested)
+                ops = [
+                    put(keys.entity(vch, "observed", container), ended),
+                    *event_puts(vch, outcome.exit_event(container, record.spec.name, ended)),
+                ]
+                try:
+                    await self._records.store.apply(Transaction(found.unchanged, ops, durable=False))
+                except CheckFailed:
+                    continue  # another process watches it, too
+                await driver.remove(container, incarnation)
+                for endpoint in record.spec.endpoints.values():
+                    if endpoint.bound and endpoint.ports:  # what is published outlives the process
+                        await self._engine.substrate.network.unplug(container, incarnation, endpoint.id)
+                return record, ended
 
     async def _resume(self, vch: str, container: str) -> None:
         """What the end of *container* leads to, where an earlier process of ours did not come to it."""
@@ -198,9 +185,8 @@ class Observer:
     async def _let_rootfs_rest(self, vch: str, container: str, incarnation: str) -> None:
         """A container that stays stopped does not keep its filesystem mounted."""
         await asyncio.sleep(IDLE_ROOTFS_SECONDS)
-        async with self._engine.alone(container):
-            found = await self._records.container(vch, container)
-            if found is not None and found[1].state == "stopped" and found[1].incarnation == incarnation:
+        async with self._engine.alone(vch, container) as found:
+            if found.record and found.observed.state == "stopped" and found.observed.incarnation == incarnation:
                 await self._engine.substrate.storage.release_rootfs(container)
 
     async def _remove_unexplained(self) -> None:

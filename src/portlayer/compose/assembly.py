@@ -12,6 +12,7 @@ from portlayer.components.drafts import Drafts
 from portlayer.components.execution import LocalExecution
 from portlayer.components.handles import Sealer
 from portlayer.components.interaction import LocalInteraction
+from portlayer.components.membership import Clock, Membership, boot_seconds
 from portlayer.components.network import LocalNetwork
 from portlayer.components.observer import Observer
 from portlayer.components.ports import Ports
@@ -38,8 +39,16 @@ async def assemble(
     instance: str,
     settings: Settings,
     failpoints: Failpoints | None = None,
+    *,
+    host: str = LOCAL_HOST,
+    alone: bool = True,
+    clock: Clock = boot_seconds,
 ) -> AsyncIterator[Components]:
-    """The components over any store and substrate. state: directory for the host's key and for uploads."""
+    """The components over any store and substrate. state: directory for the host's key and for uploads.
+
+    host: whose substrate it is. alone: no other process of this host lives; what such a one has left is swept. clock:
+    seconds by which this process keeps its lease.
+    """
     records = Records(store)
     await ensure_vch(records, DEFAULT_VCH, now())
     sealer = await Sealer.open(store, state / "host.key")
@@ -47,19 +56,20 @@ async def assemble(
     drafts = Drafts(records, sealer)
     pool = Pool(store, settings.lease_seconds)
     replays = Replays(store, failpoints)
-    engine = Engine(records, substrate, LOCAL_HOST, failpoints, settings.lease_seconds)
-    execution = LocalExecution(drafts, pool, engine, Observer(records, engine, LOCAL_HOST))
+    engine = Engine(records, substrate, Membership(store, host, clock), failpoints, settings.lease_seconds)
+    execution = LocalExecution(drafts, pool, engine, Observer(records, engine, host))
     storage = LocalStorage(drafts, replays, substrate.storage, state / "uploads", failpoints)
-    await execution.start()
-    await storage.start()
+    await execution.start(alone=alone)
+    if alone:
+        await storage.start()
     try:
         yield Components(
             service=LocalService(
-                records, instance, {substrate.name: features}, substrate.execution.present, engine.stuck_commits
+                records, instance, {substrate.name: features}, substrate.execution.present, engine.recovery.abandoned
             ),
             storage=storage,
             execution=execution,
-            network=LocalNetwork(drafts, pool, Ports(store, LOCAL_HOST), replays, substrate.network, failpoints),
+            network=LocalNetwork(drafts, pool, Ports(store, host), replays, substrate.network, failpoints),
             interaction=LocalInteraction(drafts, substrate.interaction),
         )
     finally:

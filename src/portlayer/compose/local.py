@@ -37,6 +37,9 @@ def make_paths(settings: Settings) -> Paths:
 async def open_local(settings: Settings) -> AsyncIterator[Components]:
     """All four components in this process: SQLite and the Linux substrate.
 
+    The caller holds the lock of the directories, so that what another process of this host has begun is finished or
+    undone at once, without waiting for its lease.
+
     Raises:
         Unavailable: the store or the host is not fit; the reason says how to mend it.
     """

@@ -32,6 +32,12 @@ class Claims:
         self.frees: list[Op] = []
         self.finally_free: list[Op] = []
         self.reasons: dict[str, PortlayerError] = {}
+        self._planned_on: set[str] = set()
+
+    def look_again(self, check: Check) -> None:
+        """What a commit was planned on: where *check* fails, that says more than any other that fails with it."""
+        self.checks.append(check)
+        self._planned_on.add(check.key)
 
     def _take(self, op: Op, back: Op) -> None:
         self.takes.append(op)
@@ -159,4 +165,6 @@ class Claims:
 
     def explain(self, failure: CheckFailed) -> PortlayerError | None:
         """The error behind a failed first transaction; None where the container itself changed: look again."""
+        if failure.keys & self._planned_on:
+            return None
         return next((self.reasons[key] for key in sorted(failure.keys) if key in self.reasons), None)

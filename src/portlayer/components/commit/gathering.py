@@ -10,7 +10,7 @@ from portlayer.components import keys
 from portlayer.components.commit.intents import Piece
 from portlayer.components.handles import Draft
 from portlayer.components.records import decode
-from portlayer.interfaces.store import Record, Store
+from portlayer.interfaces.store import Check, Record, Store
 from portlayer.interfaces.substrate import ExecutionDriver
 from portlayer.model.base import now
 from portlayer.model.changes import AnyChange, CreateContainer, RemoveContainer, collisions, facets, fold
@@ -21,20 +21,36 @@ from portlayer.model.plan import plan
 
 
 class Found(msgspec.Struct, frozen=True):
-    """The present state of one container; record None: there is none."""
+    """The present state of one container; record None: there is none. unchanged: the demands that it still is so."""
 
+    container: str
     record: Record | None
     observed: Observed
     locked: bool
+    unchanged: tuple[Check, ...]
+
+    @property
+    def committed(self) -> ContainerRecord | None:
+        return decode(ContainerRecord, self.record.value) if self.record else None
 
 
 async def look(store: Store, vch: str, containers: Sequence[str]) -> list[Found]:
     """The present state of *containers*, of one instant."""
     wanted = [keys.entity(vch, kind, ident) for ident in containers for kind in ("containers", "observed", "intents")]
     rows = await store.get_many(wanted)
+    present = zip(containers, rows[::3], rows[1::3], rows[2::3], strict=True)
     return [
-        Found(record, decode(Observed, seen.value) if seen else Observed(), intent is not None)
-        for record, seen, intent in zip(rows[::3], rows[1::3], rows[2::3], strict=True)
+        Found(
+            container=ident,
+            record=record,
+            observed=decode(Observed, seen.value) if seen else Observed(),
+            locked=intent is not None,
+            unchanged=tuple(
+                Check(key, row.revision if row else 0)
+                for key, row in zip(wanted[3 * number : 3 * number + 3], (record, seen, intent), strict=True)
+            ),
+        )
+        for number, (ident, record, seen, intent) in enumerate(present)
     ]
 
 
@@ -45,7 +61,7 @@ async def gather(found: Found, draft: Draft, driver: ExecutionDriver, *, strict:
         NotFound: the container has been removed. Conflict: others committed what it touches, or, when strict, anything.
         What `fold` and `plan` raise.
     """
-    record = decode(ContainerRecord, found.record.value) if found.record else None
+    record = found.committed
     creates = any(isinstance(change, CreateContainer) for change in draft.changes)
     if record is None and not creates:
         raise NotFound("This container has been removed.", kind="container", id=draft.container)

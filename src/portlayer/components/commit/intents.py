@@ -6,7 +6,9 @@ from typing import Literal
 
 import msgspec
 
-from portlayer.interfaces.store import Delete, Put
+from portlayer.components import keys
+from portlayer.components.records import encode, put
+from portlayer.interfaces.store import Check, Delete, Put
 from portlayer.model.base import Value
 from portlayer.model.execution import ContainerSpec, Observed
 from portlayer.model.plan import Plan
@@ -46,10 +48,13 @@ class Piece(Value):
 
 class Intent(Value, tag="intent"):
     """phase prepared: may be undone, or rolled forward where a Stop has done its work. committed: the record has
-    changed, `after` remains. undo puts the claims back; freed is let go at the very end.
+    changed, `after` remains. undo puts the claims back; freed is let go at the very end. owner: id of the process that
+    works on it (see membership); host: where its steps are done, by processes of that host alone.
     """
 
     id: str
+    owner: str
+    host: str
     vch: str
     phase: Literal["prepared", "committed"]
     pieces: tuple[Piece, ...]
@@ -70,3 +75,35 @@ _decoder: msgspec.json.Decoder[Intent | Joined] = msgspec.json.Decoder(Intent | 
 def read_intent(data: bytes) -> Intent | Joined:
     """What stands under a container's intent key."""
     return _decoder.decode(data)
+
+
+class Held:
+    """An intent whose locks this process holds, as they were written last. revision 0: they are not taken yet."""
+
+    def __init__(self, intent: Intent, revision: int = 0) -> None:
+        self.intent = intent
+        self.revision = revision
+
+    @property
+    def _keys(self) -> list[str]:
+        return [keys.entity(self.intent.vch, "intents", piece.container) for piece in self.intent.pieces]
+
+    @property
+    def containers(self) -> tuple[str, ...]:
+        return tuple(piece.container for piece in self.intent.pieces)
+
+    @property
+    def checks(self) -> list[Check]:
+        """The demand that nobody has taken them over; none before they are taken."""
+        if not self.revision:
+            return []
+        return [Check(key, self.revision) for key in self._keys]
+
+    def puts(self, intent: Intent) -> list[Put]:
+        """Write *intent* under the first container, and that it is there under the others."""
+        leader, *others = self._keys
+        joined = encode(Joined(leader=keys.last(leader)))
+        return [put(leader, intent), *(Put(other, joined) for other in others)]
+
+    def deletes(self) -> list[Delete]:
+        return [Delete(key) for key in self._keys]

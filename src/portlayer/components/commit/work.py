@@ -1,0 +1,240 @@
+"""The work of a commit once it is planned: its steps, transactions 2 and 3, and the undo. Commit and recovery share it.
+
+Before each step, and in each transaction, the process makes sure that the intent is still its own; where it is not, it
+stops where it stands (Deposed): whoever has taken the intent over finishes or undoes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+
+from portlayer.components import keys
+from portlayer.components.commit import outcome
+from portlayer.components.commit.claims import Claims
+from portlayer.components.commit.intents import Held, Intent, Piece
+from portlayer.components.commit.steps import Steps
+from portlayer.components.membership import Deposed, Membership
+from portlayer.components.records import Records, decode, event, event_puts
+from portlayer.failpoints import Failpoints
+from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
+from portlayer.interfaces.substrate import Substrate
+from portlayer.model import plan as p
+from portlayer.model.errors import PortlayerError, Unavailable
+from portlayer.model.execution import Committed, Observed
+from portlayer.model.network import NetworkSpec
+
+log = logging.getLogger(__name__)
+Answer = asyncio.Future[list[Committed]]
+
+
+class Work:
+    """Carries out intents on one host's substrate.
+
+    started is called with each (vch, container, incarnation) let go, ended with each (vch, container) that a
+    commit stopped or whose program could not be executed. stuck is set when an intent was left that could neither be
+    finished nor undone. known_networks: those that this host is recorded to have.
+    """
+
+    def __init__(self, records: Records, substrate: Substrate, membership: Membership, failpoints: Failpoints) -> None:
+        self.started: Callable[[str, str, str], None] = lambda *_: None
+        self.ended: Callable[[str, str], None] = lambda *_: None
+        self.stuck = asyncio.Event()
+        self.known_networks: set[str] = set()
+        self._told: set[str] = set()
+        self._store = records.store
+        self._substrate = substrate
+        self._membership = membership
+        self._failpoints = failpoints
+
+    async def steps(self, vch: str, pieces: tuple[Piece, ...]) -> Steps:
+        """What does and undoes the steps of *pieces*."""
+        return Steps(self._substrate, pieces, await self._networks(vch, pieces))
+
+    async def lock(self, held: Held, checks: Sequence[Check | Empty], takes: Sequence[Put | Delete]) -> None:
+        """Transaction 1."""
+        ops = [*takes, *held.puts(held.intent)]
+        held.revision = await self._store.apply(Transaction((*checks, *held.checks), ops, durable=False))
+        await self._failpoints.hit("commit.intent")
+
+    async def before(self, held: Held, steps: Steps) -> dict[str, Observed]:
+        """The steps that can fail; what is observed then. Undone where one has failed."""
+        done: list[p.AnyStep] = []
+        ordered = [step for piece in held.intent.pieces for step in piece.plan.before]
+        ordered.sort(key=lambda step: isinstance(step, p.Stop))
+        try:
+            for step in ordered:
+                name = type(step).__name__
+                done.append(step)
+                await self._failpoints.hit(f"commit.before.{name}")
+                self._membership.check(held.intent.owner)
+                await steps.do(step)
+                await self._failpoints.hit(f"commit.done.{name}")
+        except Deposed:
+            raise
+        except Exception as error:
+            if outcome.stopped_something(done):
+                log.warning("commit %s failed after a stop", held.intent.id)
+            await self.undo(held, steps, done)
+            raise outcome.blame(error, done[-1]) from error
+        return await outcome.observe(held.intent, steps.failures, self._substrate.execution)
+
+    async def finish(
+        self,
+        held: Held,
+        steps: Steps,
+        observed: dict[str, Observed],
+        checks: Sequence[Check | Empty] = (),
+        takes: Sequence[Put | Delete] = (),
+        claims: Claims | None = None,
+        answer: Answer | None = None,
+    ) -> list[Committed] | None:
+        """Transaction 2 and what follows. checks, takes: those that transaction 1 has not made.
+
+        None where the containers changed under way and have to be looked at again.
+        """
+        intent, locked = held.intent, held.revision > 0
+        results = outcome.results(intent, observed)
+        after = [step for piece in intent.pieces for step in piece.plan.after]
+        frees = intent.frees if after else (*intent.frees, *intent.finally_free)
+        ops = [*takes, *outcome.record_ops(intent, observed, results), *(op.live() for op in frees)]
+        if after:
+            ops += held.puts(outcome.committed_intent(intent))
+        elif locked:
+            ops += held.deletes()
+        try:
+            held.revision = await self._store.apply(Transaction((*checks, *held.checks), ops))
+        except CheckFailed as failure:
+            if locked:
+                raise Deposed from None
+            if claims is not None and (reason := claims.explain(failure)) is not None:
+                raise reason from None
+            return None
+        except Unavailable:
+            if not await self._landed(held):
+                if locked:
+                    await self.undo(held, steps)
+                raise
+        self.known_networks.update(
+            step.network for piece in intent.pieces for step in piece.plan.before if isinstance(step, p.MakeNetwork)
+        )
+        await self._failpoints.hit("commit.record")
+        if after:
+            results = await self.after(held, steps, observed, results, answer)
+        stopped = {piece.container for piece in intent.pieces if outcome.stop_of(piece) and not piece.removal}
+        for result in results.values():
+            if result.id in stopped or (result.start_error is not None and result.id in steps.failures):
+                self.ended(intent.vch, result.id)
+        return list(results.values())
+
+    async def undo(self, held: Held, steps: Steps, done: Sequence[p.AnyStep] | None = None) -> None:
+        """Undo in reverse. What cannot be undone now keeps its intent: the observer tries again."""
+        if done is None:
+            done = [step for piece in held.intent.pieces for step in piece.plan.before]
+        for step in reversed(done):
+            await self._failpoints.hit(f"commit.undo.{type(step).__name__}")
+            self._membership.check(held.intent.owner)
+            try:
+                await steps.undo(step)
+            except Exception as error:
+                log.exception("undo of %s failed; it will be tried again", type(step).__name__)
+                await self._tell_stuck(held.intent, step, error)
+                return
+        await self._unlock(held, [op.live() for op in held.intent.undo])
+
+    async def after(
+        self,
+        held: Held,
+        steps: Steps,
+        observed: dict[str, Observed],
+        results: dict[str, Committed],
+        answer: Answer | None = None,
+    ) -> dict[str, Committed]:
+        """Roll forward. A step that fails is tried again by the observer: the commit has succeeded.
+
+        Where transaction 3 lets nothing go that others may wait for, *answer* is given before it.
+        """
+        intent = held.intent
+        for step in (step for piece in intent.pieces for step in piece.plan.after):
+            name = type(step).__name__
+            try:
+                await self._failpoints.hit(f"commit.before.{name}")
+                self._membership.check(intent.owner)
+                await steps.do(step)
+            except Deposed:
+                raise
+            except Exception as error:
+                log.exception("%s failed after the commit", name)
+                if not isinstance(step, p.Release):
+                    await self._tell_stuck(intent, step, error)
+                    return results
+                steps.failures[step.container] = outcome.release_failure(error)
+            await self._failpoints.hit(f"commit.done.{name}")
+        ops: list[Put | Delete] = [op.live() for op in intent.finally_free]
+        failed = {piece.container for piece in intent.pieces if piece.container in steps.failures}
+        late = {
+            container: outcome.failed_start(observed[container], steps.failures[container])
+            for container in failed
+            if observed[container].state == "running"
+        }
+        if late:
+            results = outcome.results(intent, {**observed, **late})
+            ops += outcome.late_failure_ops(intent, late, results)
+        if answer is not None and not answer.done() and not steps.failures and not intent.finally_free:
+            answer.set_result(list(results.values()))
+        await self._unlock(held, ops, durable=bool(late))
+        await self._failpoints.hit("commit.end")
+        for piece in intent.pieces:
+            if observed.get(piece.container) and piece.container not in late:
+                self._announce(intent.vch, piece)
+        return results
+
+    async def _unlock(self, held: Held, ops: Sequence[Put | Delete], *, durable: bool = False) -> None:
+        try:
+            await self._store.apply(Transaction(held.checks, [*ops, *held.deletes()], durable=durable))
+        except CheckFailed:
+            raise Deposed from None
+
+    async def _tell_stuck(self, intent: Intent, step: p.AnyStep, error: Exception) -> None:
+        """What could not be done or undone is told once, and tried again until it can."""
+        name = next(piece.new.name for piece in intent.pieces if piece.container == step.container)
+        told = event("container", "stuck", step.container, name, step=type(step).__name__, reason=str(error)[:500])
+        if intent.id not in self._told:
+            self._told.add(intent.id)
+            with contextlib.suppress(PortlayerError):
+                await self._store.apply(Transaction(ops=event_puts(intent.vch, told), durable=False))
+        self.stuck.set()
+
+    async def _landed(self, held: Held) -> bool:
+        """Whether transaction 2, whose answer was lost, happened."""
+        intent = held.intent
+        receipt, lock = await self._store.get_many(
+            [
+                keys.entity(intent.vch, "receipts", intent.pieces[0].handle),
+                keys.entity(intent.vch, "intents", intent.pieces[0].container),
+            ]
+        )
+        if receipt is None:
+            return False
+        held.revision = lock.revision if lock is not None else 0
+        return True
+
+    def _announce(self, vch: str, piece: Piece) -> None:
+        for step in piece.plan.after:
+            if isinstance(step, p.Release):
+                self.started(vch, piece.container, step.incarnation)
+
+    async def _networks(self, vch: str, pieces: Sequence[Piece]) -> dict[str, NetworkSpec]:
+        wanted = {
+            network
+            for piece in pieces
+            for spec in (piece.old, piece.new)
+            if spec is not None and not piece.removal
+            for network in spec.endpoints
+        }
+        if not wanted:
+            return {}
+        rows = await self._store.get_many([keys.entity(vch, "networks", network) for network in wanted])
+        return {spec.id: spec for row in rows if row is not None for spec in (decode(NetworkSpec, row.value),)}
