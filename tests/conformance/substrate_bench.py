@@ -20,7 +20,7 @@ from portlayer.interfaces.substrate import Observation, StartFailure, Substrate
 from portlayer.model.execution import ContainerSpec, Resources
 from portlayer.model.interaction import STDERR, STDOUT, Chunk
 from portlayer.model.names import new_id
-from portlayer.model.network import NetworkSpec
+from portlayer.model.network import EndpointSpec, NetworkSpec
 
 PATIENCE_SECONDS = 20.0
 
@@ -118,6 +118,14 @@ class Bench(abc.ABC):
     @abc.abstractmethod
     async def limits(self, started: Started) -> Resources:
         """The limits that hold for the running container now."""
+
+    @abc.abstractmethod
+    async def lose_link(self, started: Started, endpoint: EndpointSpec) -> None:
+        """Behind our back, somebody deletes the link of *endpoint*."""
+
+    @abc.abstractmethod
+    async def lose_network(self, network: NetworkSpec) -> None:
+        """Behind our back, somebody deletes what *network* is made of."""
 
     async def prepare(
         self, spec: ContainerSpec, networks: Mapping[str, NetworkSpec] | None = None

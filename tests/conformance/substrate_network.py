@@ -8,6 +8,7 @@ import builders
 import pytest
 
 from conformance.substrate_bench import Bench, Started
+from portlayer.interfaces.substrate import Link, Missing
 from portlayer.model.errors import SubstrateFailed
 from portlayer.model.execution import replace
 from portlayer.model.names import new_id
@@ -169,6 +170,42 @@ class NetworkSuite:
         await bench.substrate.network.remove_network(network.id)
         assert not await bench.reaches(first, other.address)
         assert (await first.observe()).state == "running"
+
+    async def test_what_is_missing_is_told_and_comes_back(self, bench: Bench) -> None:
+        network = builders.network()
+        both = await plugged(bench, network, 2, 3)
+        (first, one), (second, other) = both
+        wanted = [Link(container=each.spec.id, incarnation=each.incarnation, endpoint=end) for each, end in both]
+        for again in (False, True):
+            driver = bench.substrate.network
+            assert await driver.missing([network], wanted) == Missing()
+            await bench.lose_link(second, other)
+            assert await driver.missing([network], wanted) == Missing(links=(other.id,))
+            assert not await bench.reaches(first, other.address)
+            await driver.plug(*second.ids, other, network)
+            assert await driver.missing([network], wanted) == Missing()
+            await bench.lose_network(network)
+            assert (await driver.missing([network], ())).networks == (network.id,)
+            await driver.make_network(network)
+            assert await driver.missing([network], wanted) == Missing(links=(one.id, other.id))
+            for started, endpoint in both:
+                await driver.plug(*started.ids, endpoint, network)
+            assert await driver.missing([network], wanted) == Missing()
+            assert await bench.reaches(first, other.address)
+            assert await bench.reaches(second, one.gateway)
+            if not again:
+                await bench.restart()
+
+    async def test_an_ended_incarnation_has_no_links(self, bench: Bench) -> None:
+        network = builders.network()
+        ((started, endpoint),) = await plugged(bench, network, 2)
+        link = Link(container=started.spec.id, incarnation=started.incarnation, endpoint=endpoint)
+        await started.remove()
+
+        async def gone() -> bool:
+            return (await bench.substrate.network.missing([network], [link])).links == (endpoint.id,)
+
+        await bench.until(gone)
 
     async def test_undoing_what_was_never_done(self, bench: Bench) -> None:
         await bench.substrate.network.unplug(new_id(), new_id(), new_id())

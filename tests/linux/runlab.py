@@ -10,6 +10,7 @@ from pathlib import Path
 from conformance.substrate_bench import Bench, Started
 
 from portlayer.model.execution import Resources
+from portlayer.model.network import EndpointSpec, NetworkSpec
 from portlayer.substrates.linux import mounts
 from portlayer.substrates.linux.incarnation import Incarnation, Record
 from portlayer.substrates.linux.paths import Paths
@@ -38,6 +39,12 @@ class RunLab(Bench):
         raise NotImplementedError
 
     async def limits(self, started: Started) -> Resources:
+        raise NotImplementedError
+
+    async def lose_link(self, started: Started, endpoint: EndpointSpec) -> None:
+        raise NotImplementedError
+
+    async def lose_network(self, network: NetworkSpec) -> None:
         raise NotImplementedError
 
     def record(self, started: Started) -> Record:

@@ -19,6 +19,7 @@ from conformance.substrate_network import NetworkSuite
 from conformance.substrate_storage import StorageSuite
 
 from portlayer.model.execution import Resources
+from portlayer.model.network import EndpointSpec, NetworkSpec
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.substrate import LinuxSubstrate
 
@@ -47,6 +48,18 @@ class LinuxBench(Bench):
 
     async def limits(self, started: Started) -> Resources:
         return Resources(**await asyncio.to_thread(_limits, main_pid(started)))
+
+    async def lose_link(self, started: Started, endpoint: EndpointSpec) -> None:
+        wiring = self.substrate._network._wiring
+        await _run("ip", "link", "delete", wiring.veth_name(started.incarnation, endpoint.id))
+
+    async def lose_network(self, network: NetworkSpec) -> None:
+        await _run("ip", "link", "delete", self.substrate._network._wiring._bridge_name(network.id))
+
+
+async def _run(*command: str) -> None:
+    process = await asyncio.create_subprocess_exec(*command)
+    assert await process.wait() == 0
 
 
 def main_pid(started: Started) -> int:

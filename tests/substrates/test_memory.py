@@ -17,6 +17,7 @@ from conformance.substrate_storage import StorageSuite
 
 from portlayer.model.errors import ResourceExhausted, SubstrateFailed
 from portlayer.model.execution import Resources
+from portlayer.model.network import EndpointSpec, NetworkSpec
 from portlayer.substrates.memory.substrate import MemorySubstrate
 from portlayer.substrates.memory.world import Step, World
 
@@ -32,6 +33,12 @@ class MemoryBench(Bench):
 
     async def reaches(self, started: Started, address: str) -> bool:
         return self.world.reaches(started.spec.id, address)
+
+    async def lose_link(self, started: Started, endpoint: EndpointSpec) -> None:
+        self.world.lose_link(started.incarnation, endpoint.id)
+
+    async def lose_network(self, network: NetworkSpec) -> None:
+        self.world.lose_network(network.id)
 
     async def limits(self, started: Started) -> Resources:
         return self.world.incarnations[started.incarnation].resources

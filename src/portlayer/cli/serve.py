@@ -16,7 +16,7 @@ from portlayer import __version__
 from portlayer.cli.lock import holding
 from portlayer.cli.logs import set_up_logging
 from portlayer.cli.manager import feed_watchdog, inherited_sockets, notify
-from portlayer.compose import Settings, make_paths, open_local, read_settings
+from portlayer.compose import SETTINGS, Settings, make_paths, open_local, read_settings
 from portlayer.rest.server import Server
 
 app = typer.Typer(rich_markup_mode=None)
@@ -26,7 +26,7 @@ Level = Literal["debug", "info", "warning", "error"]
 
 @app.command()
 def serve(
-    config: Annotated[Path | None, typer.Option(help="A TOML file: state, run, runtime, leaseSeconds.")] = None,
+    config: Annotated[Path | None, typer.Option(help=f"A TOML file: {', '.join(SETTINGS)}.")] = None,
     log_level: Annotated[Level, typer.Option(help="What goes to stderr.")] = "info",
 ) -> None:
     """Serve the REST API until SIGTERM or SIGINT; containers run on.

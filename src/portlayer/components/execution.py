@@ -15,6 +15,7 @@ from portlayer.components.creation import new_container
 from portlayer.components.drafts import Drafts
 from portlayer.components.handles import Draft
 from portlayer.components.observer import Observer, internal_draft
+from portlayer.components.reconciler import Reconciler
 from portlayer.components.records import decode, label_filter, own_volumes, put
 from portlayer.interfaces.store import CheckFailed, Transaction
 from portlayer.model import changes as c
@@ -35,19 +36,22 @@ DELETE_ATTEMPTS = 10
 class LocalExecution:
     """Implements interfaces.execution.Execution on one host's substrate."""
 
-    def __init__(self, drafts: Drafts, pool: Pool, engine: Engine, observer: Observer) -> None:
+    def __init__(self, drafts: Drafts, pool: Pool, engine: Engine, observer: Observer, reconciler: Reconciler) -> None:
         self._drafts = drafts
         self._records = drafts.records
         self._pool = pool
         self._engine = engine
         self._observer = observer
+        self._reconciler = reconciler
 
     async def start(self, *, alone: bool) -> None:
         """alone: something outside the store proves that no other process of this host lives."""
         await self._engine.membership.join(alone=alone)
         await self._observer.start()
+        await self._reconciler.start(alone=alone)
 
     async def close(self) -> None:
+        await self._reconciler.close()
         await self._engine.drain()
         await self._observer.close()
         await self._engine.membership.leave()

@@ -3,7 +3,6 @@
 /meta/instance                                   Instance: who we are, the epoch of handles
 /meta/keys                                       KeyRing: sealing keys, wrapped by the host's key
 /subnets                                         Subnets: CIDR -> network, of all tenants on this substrate; our /48
-/subnets                                         Subnets: CIDR -> network, of all tenants on this substrate
 /processes/<id>                                  Process: of ours, and lives (lease)
 /gone/networks/<host>/<network>                  network deleted, still to be removed from that host
 /layers/<diffID>/<vch>/<image>                   empty: this image has the layer

@@ -1,7 +1,7 @@
 """Watching what the substrate does by itself: exits, and what they lead to; and what is left from before.
 
-One task follows each running process. At start, what was half done is finished or undone, exits of the meantime are
-recorded, and what no record explains is removed.
+One task follows each running process. At start, what was half done is finished or undone, and exits of the meantime are
+recorded. What happens behind our back is the reconciler's.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class Observer:
         self._engine = engine
         self._host = host
         self._tasks: set[asyncio.Task[None]] = set()
+        self._followed: set[str] = set()
+        self._reacting: set[str] = set()
 
     async def start(self) -> None:
         """Bring record and substrate together, then follow."""
@@ -57,8 +59,7 @@ class Observer:
                 if observed.state in LIVE:
                     self.follow(vch, spec.id, observed.incarnation)
                 elif observed.state == "stopped":
-                    self._spawn(self._resume(vch, spec.id))
-        await self._remove_unexplained()
+                    self.resume(vch, spec.id)
         self._spawn(self._remove_gone_networks())
         self._spawn(self._retry())
 
@@ -89,8 +90,22 @@ class Observer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def follow(self, vch: str, container: str, incarnation: str) -> None:
-        """Record the end of *incarnation* when it comes."""
-        self._spawn(self._follow(vch, container, incarnation))
+        """Record the end of *incarnation* when it comes. Doing it again is fine."""
+        if incarnation not in self._followed:
+            self._followed.add(incarnation)
+            self._spawn(self._follow(vch, container, incarnation))
+
+    def resume(self, vch: str, container: str) -> None:
+        """Do what the end of *container* leads to, where nobody is at it: the process that saw it may have died."""
+        if container not in self._reacting:
+            self._spawn(self._resume(vch, container))
+
+    async def conclude(self, vch: str, container: str, incarnation: str) -> bool:
+        """Record the end of *incarnation* now; whether nobody else had. What it leads to follows."""
+        ended = await self._record_end(vch, container, incarnation)
+        if ended is not None:
+            self._spawn(self._react(vch, *ended))
+        return ended is not None
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -103,9 +118,12 @@ class Observer:
             ended = await self._record_end(vch, container, incarnation)
             if ended is not None:
                 await self._react(vch, *ended)
+            self._followed.discard(incarnation)
             await self._let_rootfs_rest(vch, container, incarnation)
         except PortlayerError:
             log.exception("following %s of container %s failed", incarnation, container)
+        finally:
+            self._followed.discard(incarnation)
 
     async def _record_end(self, vch: str, container: str, incarnation: str) -> tuple[ContainerRecord, Observed] | None:
         """What was recorded; None where a commit did it, or the container has gone on since."""
@@ -144,6 +162,15 @@ class Observer:
 
     async def _react(self, vch: str, record: ContainerRecord, observed: Observed) -> None:
         """Remove or restart what ended, as its spec asks; where that fails, again, for as long as it is asked."""
+        if record.spec.id in self._reacting:
+            return
+        self._reacting.add(record.spec.id)
+        try:
+            await self._react_alone(vch, record, observed)
+        finally:
+            self._reacting.discard(record.spec.id)
+
+    async def _react_alone(self, vch: str, record: ContainerRecord, observed: Observed) -> None:
         pause = FIRST_BACKOFF_SECONDS * 2 ** min(observed.restarts, 16)
         while True:
             draft = await self._reaction(vch, record, observed)
@@ -188,31 +215,6 @@ class Observer:
         async with self._engine.alone(vch, container) as found:
             if found.record and found.observed.state == "stopped" and found.observed.incarnation == incarnation:
                 await self._engine.substrate.storage.release_rootfs(container)
-
-    async def _remove_unexplained(self) -> None:
-        """Processes, filesystems and networks of which no record tells: left by a process of ours that died."""
-        store, substrate = self._records.store, self._engine.substrate
-        containers: dict[str, Observed] = {}
-        networks: set[str] = set()
-        for vch in await self._vchs():
-            for row in await store.range(keys.entities(vch, "containers")):
-                containers[keys.last(row.key)] = Observed()
-            for row in await store.range(keys.entities(vch, "observed")):
-                containers[keys.last(row.key)] = decode(Observed, row.value)
-            for row in await store.range(keys.entities(vch, "intents")):
-                containers.setdefault(keys.last(row.key), Observed())
-            networks |= {keys.last(row.key) for row in await store.range(keys.entities(vch, "networks"))}
-        for present in await substrate.execution.present():
-            known = containers.get(present.container)
-            if known is None or present.incarnation not in (known.incarnation, known.prepared):
-                log.warning("removing process %s that no record explains", present.incarnation)
-                await substrate.execution.remove(present.container, present.incarnation)
-        for container in await substrate.storage.rootfs():
-            if container not in containers:
-                await substrate.storage.remove_rootfs(container)
-        for network in await substrate.network.networks():
-            if network not in networks:
-                await substrate.network.remove_network(network)
 
     async def _remove_gone_networks(self) -> None:
         """Networks that were deleted are taken from this host; the deletion waits for it."""

@@ -24,7 +24,8 @@ _KEY = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}")
 class LocalService:
     """Implements interfaces.service.Service.
 
-    substrates: features by name. alive: asks the substrate. stuck: counts the commits that are tried again.
+    substrates: features by name. alive: asks the substrate. stuck: counts the commits that are tried again. reconciler:
+    its metrics.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class LocalService:
         substrates: Mapping[str, Mapping[str, str]],
         alive: Callable[[], Awaitable[object]],
         stuck: Callable[[], Awaitable[int]],
+        reconciler: Callable[[], list[str]],
     ) -> None:
         self._records = records
         self._store = records.store
@@ -41,6 +43,7 @@ class LocalService:
         self._substrates = substrates
         self._alive = alive
         self._stuck = stuck
+        self._reconciler = reconciler
 
     async def info(self, caller: Caller, request: Nothing) -> m.Info:  # noqa: ARG002
         return m.Info(
@@ -82,6 +85,7 @@ class LocalService:
             "# TYPE portlayer_commits_stuck gauge",
             f"portlayer_commits_stuck {await self._stuck()}",
         ]
+        lines += self._reconciler()
         usage = {vch.name: vch.usage for vch in await self._vchs()}
         for kind in ("containers", "networks", "volumes", "images"):
             lines += [f"# HELP portlayer_{kind} How many {kind} there are.", f"# TYPE portlayer_{kind} gauge"]

@@ -2,8 +2,18 @@
 
 from portlayer.compose.assembly import assemble
 from portlayer.compose.local import make_paths, open_host, open_local
-from portlayer.compose.settings import Settings, read_settings
+from portlayer.compose.settings import SETTINGS, Settings, read_settings
 from portlayer.substrates.linux.host import Check
 from portlayer.substrates.linux.host import checks as host_checks
 
-__all__ = ["Check", "Settings", "assemble", "host_checks", "make_paths", "open_host", "open_local", "read_settings"]
+__all__ = [
+    "SETTINGS",
+    "Check",
+    "Settings",
+    "assemble",
+    "host_checks",
+    "make_paths",
+    "open_host",
+    "open_local",
+    "read_settings",
+]

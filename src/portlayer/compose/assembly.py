@@ -16,6 +16,7 @@ from portlayer.components.membership import Clock, Membership, boot_seconds
 from portlayer.components.network import LocalNetwork
 from portlayer.components.observer import Observer
 from portlayer.components.ports import Ports
+from portlayer.components.reconciler import Reconciler
 from portlayer.components.records import Records
 from portlayer.components.replays import Replays
 from portlayer.components.service import LocalService, ensure_vch
@@ -57,7 +58,9 @@ async def assemble(
     pool = Pool(store, settings.lease_seconds)
     replays = Replays(store, failpoints)
     engine = Engine(records, substrate, Membership(store, host, clock), failpoints, settings.lease_seconds)
-    execution = LocalExecution(drafts, pool, engine, Observer(records, engine, host))
+    observer = Observer(records, engine, host)
+    reconciler = Reconciler(records, engine, observer, settings.reconcile_seconds)
+    execution = LocalExecution(drafts, pool, engine, observer, reconciler)
     storage = LocalStorage(drafts, replays, substrate.storage, state / "uploads", failpoints)
     await execution.start(alone=alone)
     if alone:
@@ -65,7 +68,8 @@ async def assemble(
     try:
         yield Components(
             service=LocalService(
-                records, instance, {substrate.name: features}, substrate.execution.present, engine.recovery.abandoned
+                *(records, instance, {substrate.name: features}, substrate.execution.present),
+                *(engine.recovery.abandoned, reconciler.metrics),
             ),
             storage=storage,
             execution=execution,

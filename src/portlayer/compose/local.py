@@ -46,7 +46,7 @@ async def open_local(settings: Settings) -> AsyncIterator[Components]:
     paths = make_paths(settings)
     store = await SqliteStore.open(paths.state / "portlayer.db")
     try:
-        substrate = LinuxSubstrate(paths, runtime=settings.runtime or None)
+        substrate = LinuxSubstrate(paths, runtime=settings.runtime or None, runtime_seconds=settings.runtime_seconds)
         features = await substrate.start()
         try:
             async with assemble(store, substrate, features, paths.state, paths.instance, settings) as components:

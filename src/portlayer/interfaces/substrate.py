@@ -51,6 +51,21 @@ class Presence(Value):
     incarnation: str
 
 
+class Link(Value):
+    """The link of a bound endpoint, as it should be: of an incarnation that is prepared, running or paused."""
+
+    container: str
+    incarnation: str
+    endpoint: EndpointSpec
+
+
+class Missing(Value):
+    """Ids of networks, and of endpoints, that are not whole on the host."""
+
+    networks: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+
+
 class StorageDriver(Protocol):
     """Layers (content-addressed by diffID, `sha256:<hex>`), root filesystems over them, volumes."""
 
@@ -161,6 +176,11 @@ class NetworkDriver(Protocol):
 
     async def networks(self) -> list[str]:
         """The ids of networks that are on this host."""
+
+    async def missing(self, networks: Sequence[NetworkSpec], links: Sequence[Link]) -> Missing:
+        """What somebody has taken away behind our back, of *networks* that were made and *links* that were plugged: for
+        the reconciler. `make_network` and `plug` bring it back, whatever this driver has made before. A published port
+        belongs to its link, and all that a network needs to work to the network."""
 
     async def plug(self, container: str, incarnation: str, endpoint: EndpointSpec, network: NetworkSpec) -> None:
         """Give a prepared, running or paused incarnation the link of a bound *endpoint*: up, with address (both of them

@@ -195,6 +195,16 @@ class Engine:
         return await self.work.finish(held, steps, observed, first, takes, claims, answer)
 
     @contextlib.asynccontextmanager
+    async def unless_busy(self, vch: str, container: str) -> AsyncIterator[Found | None]:
+        """As `alone`, without waiting: None where a commit of *container* is under way in any process."""
+        if self.locks.held(container):
+            yield None
+            return
+        async with self.locks.hold(container):
+            (found,) = await look(self._store, vch, [container])
+            yield None if found.locked else found
+
+    @contextlib.asynccontextmanager
     async def alone(self, vch: str, container: str) -> AsyncIterator[Found]:
         """Hold *container* while no commit of it is under way in any process; what is there.
 

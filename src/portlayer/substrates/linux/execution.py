@@ -29,7 +29,8 @@ from portlayer.substrates.linux.waker import Waker
 _POLL_SECONDS = 0.001
 _END_SECONDS = 5.0
 _FAILED_START = 1
-_RUNTIME_SECONDS = 60.0
+RUNTIME_SECONDS = 60.0
+_AT_ONCE = 20
 
 
 class LinuxExecution:
@@ -39,7 +40,7 @@ class LinuxExecution:
     """
 
     def __init__(
-        self, paths: Paths, exit_watch: Exits, runtime: str = "", *, runtime_seconds: float = _RUNTIME_SECONDS
+        self, paths: Paths, exit_watch: Exits, runtime: str = "", *, runtime_seconds: float = RUNTIME_SECONDS
     ) -> None:
         self._paths = paths
         self._exits = exit_watch
@@ -51,6 +52,7 @@ class LinuxExecution:
         self._wanted = runtime
         self._runtime_seconds = runtime_seconds
         self._runtime: Runtime | None = None
+        self._containers: dict[str, str] = {}
 
     @property
     def runtime(self) -> Runtime:
@@ -326,12 +328,18 @@ class LinuxExecution:
         return await self.observe(container, incarnation)
 
     async def present(self) -> list[Presence]:
-        found = []
-        for name in sorted(_names(self._paths.incarnations)):
-            container = Incarnation(self._paths, name).container()
-            if container is not None:
-                found.append(Presence(container=container, incarnation=name))
-        return found
+        names = sorted(_names(self._paths.incarnations))
+        self._containers = {name: self._containers[name] for name in names if name in self._containers}
+        for number, name in enumerate(names):
+            if name not in self._containers:
+                container = Incarnation(self._paths, name).container()
+                if container is not None:
+                    self._containers[name] = container
+                if number % _AT_ONCE == 0:
+                    await asyncio.sleep(0)
+        return [
+            Presence(container=self._containers[name], incarnation=name) for name in names if name in self._containers
+        ]
 
     async def leftovers(self) -> list[str]:
         """A line for each incarnation, process and group of this instance."""

@@ -106,6 +106,28 @@ class Firewall:
 
     def load(self) -> str:
         """Learn what the table holds, if it is there; nftables' version."""
+        answer, _ = self._learn()
+        self._complete = False
+        return str(answer[0]["metainfo"]["version"])
+
+    def bridges(self) -> frozenset[str]:
+        """Those that the table has, whoever changed it; none where its rules are not whole.
+
+        Where it is not what was believed, the next change writes the rules again.
+        """
+        before = self._subnets, self._ports
+        _, found = self._learn()
+        whole = sum("rule" in item for item in found) == self._rules.count("add rule")
+        self._complete = self._complete and whole and before == (self._subnets, self._ports)
+        return frozenset(value for value, _, _ in dict(_elements(found)).get("bridges", ())) if whole else frozenset()
+
+    def publishes(self, endpoint: EndpointSpec) -> bool:
+        """Whether the ports of *endpoint* are published as they should be, as `bridges` has last read it."""
+        found = {key: target for key, target in self._ports.items() if target.endpoint == endpoint.id}
+        return found == _wanted(endpoint)
+
+    def _learn(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Read the table; what nft says of all tables, and of this one."""
         answer = self._nft.query("list tables inet")
         tables = {item["table"]["name"] for item in answer if "table" in item}
         found = self._nft.query(f"list table inet {self.table}") if self.table in tables else []
@@ -114,8 +136,7 @@ class Firewall:
             _cidr(value): comment for name in ("subnets", "subnets6") for value, comment, _ in elements.get(name, ())
         }
         self._ports = dict(_ports(elements))
-        self._complete = False
-        return str(answer[0]["metainfo"]["version"])
+        return answer, found
 
     def exists(self) -> bool:
         return any(item.get("table", {}).get("name") == self.table for item in self._nft.query("list tables inet"))
@@ -166,12 +187,9 @@ class Firewall:
 
         The address may have been another endpoint's, and a port another container's: what is left of them goes.
         """
-        wanted = {
-            _Key(host, port.protocol, port.host_port): _Target(address, port.container_port, endpoint.id)
-            for port in endpoint.ports
-            for host, address in _ways(port.host_address, endpoint)
-        }
-        self._replace(wanted, lambda target: endpoint.id == target.endpoint or target.address in endpoint.addresses)
+        self._replace(
+            _wanted(endpoint), lambda target: endpoint.id == target.endpoint or target.address in endpoint.addresses
+        )
 
     def unpublish(self, endpoint: str) -> None:
         """Take back all ports of endpoint id *endpoint*."""
@@ -224,6 +242,15 @@ def _ways(host: str, endpoint: EndpointSpec) -> Iterator[tuple[str, str]]:
 def _of(name: str, address: str) -> str:
     """The set or map *name* for what is of the kind of *address*, which may be a CIDR."""
     return f"{name}6" if ":" in address else name
+
+
+def _wanted(endpoint: EndpointSpec) -> dict[_Key, _Target]:
+    """What the table should hold of its ports."""
+    return {
+        _Key(host, port.protocol, port.host_port): _Target(address, port.container_port, endpoint.id)
+        for port in endpoint.ports
+        for host, address in _ways(port.host_address, endpoint)
+    }
 
 
 def _where(key: _Key) -> tuple[str, str]:

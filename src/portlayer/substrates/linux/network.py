@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar, TypeVarTuple
 
+from portlayer.interfaces.substrate import Link, Missing
 from portlayer.model.errors import SubstrateFailed, Unavailable, Unsupported
 from portlayer.model.execution import ContainerSpec
 from portlayer.model.network import EndpointSpec, NetworkSpec
@@ -76,6 +77,13 @@ class LinuxNetwork:
 
     async def networks(self) -> list[str]:
         return await self._do("list", self._wiring.networks)
+
+    async def missing(self, networks: Sequence[NetworkSpec], links: Sequence[Link]) -> Missing:
+        with _failing("missing"):
+            lost = await self._run(self._wiring.missing_networks, networks) if networks else ()
+            return Missing(
+                networks=tuple(lost), links=tuple(await self._run(self._wiring.missing_links, links) if links else ())
+            )
 
     async def plug(self, container: str, incarnation: str, endpoint: EndpointSpec, network: NetworkSpec) -> None:
         """Raises SubstrateFailed where the process is gone; Unsupported for ports in an internal network, or on an IPv6

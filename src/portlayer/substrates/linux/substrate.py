@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from portlayer.interfaces.substrate import COMPONENTS, ExecutionDriver, InteractionDriver, NetworkDriver, StorageDriver
 from portlayer.model.errors import PortlayerError, Unavailable
-from portlayer.substrates.linux.execution import LinuxExecution
+from portlayer.substrates.linux.execution import RUNTIME_SECONDS, LinuxExecution
 from portlayer.substrates.linux.exits import Exits
 from portlayer.substrates.linux.inotify import Inotify
 from portlayer.substrates.linux.interaction import LinuxInteraction
@@ -19,18 +19,21 @@ from portlayer.substrates.linux.storage import LinuxStorage
 
 
 class LinuxSubstrate:
-    """`interfaces.substrate.Substrate`. runtime: `crun`, `runc`, or the path of one; None chooses by trying."""
+    """`interfaces.substrate.Substrate`. runtime: `crun`, `runc`, or the path of one; None chooses by trying.
+
+    runtime_seconds: how long a call of it may take.
+    """
 
     name = "linux"
 
-    def __init__(self, paths: Paths, runtime: str | None = None) -> None:
+    def __init__(self, paths: Paths, runtime: str | None = None, *, runtime_seconds: float = RUNTIME_SECONDS) -> None:
         self._paths = paths
         self._features: dict[str, str] = {}
         self._components = COMPONENTS
         self._inotify = Inotify()
         self._exits = Exits(paths, self._inotify)
         self._storage = LinuxStorage(paths)
-        self._execution = LinuxExecution(paths, self._exits, runtime or "")
+        self._execution = LinuxExecution(paths, self._exits, runtime or "", runtime_seconds=runtime_seconds)
         self._network = LinuxNetwork(paths)
         self._interaction = LinuxInteraction(paths, self._exits, self._inotify)
         self.storage: StorageDriver = self._storage

@@ -6,12 +6,13 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import NamedTuple
 
+from portlayer.interfaces.substrate import Link as Wanted
 from portlayer.model.addresses import mac_of
 from portlayer.model.network import EndpointSpec, NetworkSpec, Subnet
 from portlayer.substrates.linux import links, sysctls
@@ -22,6 +23,7 @@ from portlayer.substrates.linux.netlink import Netlink, NetlinkError
 from portlayer.substrates.linux.netns import HomeNamespace
 from portlayer.substrates.linux.paths import Paths
 
+_AT_ONCE = 16  # twice as many answers fit into a socket's buffer
 _LOOPBACK = 1  # the index of lo, in every namespace
 _READY_SECONDS = 2.0
 _GONE = {errno.ENODEV, errno.EINVAL}  # a master that is not there is EINVAL
@@ -95,6 +97,46 @@ class Wiring:
 
     def networks(self) -> list[str]:
         return [link.alias.removeprefix(self._alias) for link in self._ours() if link.alias.startswith(self._alias)]
+
+    def missing_networks(self, networks: Sequence[NetworkSpec]) -> list[str]:
+        """The ids of those without their bridge or their part of the firewall; what was known of these is forgotten."""
+        bridges = {link.name: link for link in self._ours()}
+        walled = self._firewall.bridges()
+        lost = []
+        for network in networks:
+            name = self._bridge_name(network.id)
+            bridge = bridges.get(name)
+            known = self._bridges.get(network.id)
+            if bridge is None or known not in {None, bridge.index} or name not in walled:
+                self._bridges.pop(network.id, None)
+                lost.append(network.id)
+        return lost
+
+    def missing_links(self, wanted: Sequence[Wanted]) -> list[str]:
+        """The endpoint ids of those without a veth in their network's bridge, or without a published port."""
+        lost = []
+        if any(link.endpoint.ports for link in wanted):
+            self._firewall.bridges()
+        for start in range(0, len(wanted), _AT_ONCE):
+            some = wanted[start : start + _AT_ONCE]
+            requests = [
+                links.get_link(name)
+                for link in some
+                for name in (
+                    self.veth_name(link.incarnation, link.endpoint.id),
+                    self._bridge_name(link.endpoint.network),
+                )
+            ]
+            replies = self._netlink.exchange(requests)
+            for link, veth, bridge in zip(some, replies[::2], replies[1::2], strict=True):
+                stands = (
+                    veth.error is None
+                    and bridge.error is None
+                    and links.parse_link(veth.bodies[0]).master == links.parse_link(bridge.bodies[0]).index
+                )
+                if not stands or (link.endpoint.ports and not self._firewall.publishes(link.endpoint)):
+                    lost.append(link.endpoint.id)
+        return lost
 
     def plug(self, incarnation: str, endpoint: EndpointSpec, network: NetworkSpec) -> None:
         """The endpoint's veth stands, has its address, and is reachable; its ports are published.

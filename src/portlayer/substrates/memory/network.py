@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from portlayer.interfaces.substrate import Link, Missing
 from portlayer.model.errors import SubstrateFailed, Unsupported
 from portlayer.model.execution import ContainerSpec
 from portlayer.model.network import EndpointSpec, NetworkSpec
@@ -31,6 +32,16 @@ class MemoryNetwork(Driver):
     @step
     async def networks(self) -> list[str]:
         return sorted(self.world.networks)
+
+    @step
+    async def missing(self, networks: Sequence[NetworkSpec], links: Sequence[Link]) -> Missing:
+        found = {link.endpoint.id: self.find(link.container, link.incarnation) for link in links}
+        return Missing(
+            networks=tuple(network.id for network in networks if network.id not in self.world.networks),
+            links=tuple(
+                endpoint for endpoint, one in found.items() if one is None or not one.live or endpoint not in one.links
+            ),
+        )
 
     @step
     async def plug(self, container: str, incarnation: str, endpoint: EndpointSpec, network: NetworkSpec) -> None:

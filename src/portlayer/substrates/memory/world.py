@@ -109,6 +109,16 @@ class World:
         """Somebody deletes the link of *endpoint*."""
         self.incarnations[incarnation].links.pop(endpoint, None)
 
+    def lose_network(self, network: str) -> None:
+        """Somebody deletes the network, and with it every link in it."""
+        del self.networks[network]
+        for one in self.live():
+            one.links = {name: end for name, end in one.links.items() if end.network != network}
+
+    def lose_process(self, incarnation: str) -> None:
+        """Somebody removes the process and every trace of it."""
+        self.incarnations.pop(incarnation).end(128 + signal.SIGKILL)
+
     def reboot(self) -> None:
         """The host goes down and comes up: layers, root filesystems, logs and volumes are kept, all else is gone."""
         for incarnation in self.incarnations.values():

@@ -1,0 +1,317 @@
+"""The reconciler: what the records say, held against what the host has, again and again; what differs is mended.
+
+Nobody tells us of these: a container deleted with the runtime's own tools, a link, a bridge or a table of the firewall
+that somebody removed, an exit that was missed, what a process of ours left when it died. docs/commit.md has the table
+of what is found and what is done.
+
+One sweep at a time, a few containers at a time; between any two others have their turn. Evidence is gathered
+without locks. Only where something looks wrong is the container held and looked at again, and one that is being
+committed, by whichever process, is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import NamedTuple
+
+from portlayer.components import keys
+from portlayer.components.commit.engine import Engine
+from portlayer.components.commit.gathering import Found
+from portlayer.components.observer import LIVE, Observer, internal_draft
+from portlayer.components.records import Records, decode, event, event_puts, put
+from portlayer.interfaces.store import CheckFailed, Put, Record, Transaction
+from portlayer.interfaces.substrate import Link
+from portlayer.model.errors import PortlayerError
+from portlayer.model.execution import ContainerRecord, ContainerSpec, Observed, replace
+from portlayer.model.network import NetworkSpec
+
+log = logging.getLogger(__name__)
+PERIOD_SECONDS = 30.0
+BATCH = 20
+KINDS = ("exit", "state", "process", "network", "link", "unexplained")
+
+
+class Container(NamedTuple):
+    """One of this host as a sweep has read it."""
+
+    vch: str
+    record: ContainerRecord
+    observed: Observed
+
+    @property
+    def spec(self) -> ContainerSpec:
+        return self.record.spec
+
+    @property
+    def live(self) -> str:
+        """The incarnation that should be there; "" for none."""
+        return self.observed.incarnation if self.observed.state in LIVE else self.observed.prepared
+
+
+class Reconciler:
+    """Sweeps one host. repairs counts what was mended, by kind."""
+
+    def __init__(self, records: Records, engine: Engine, observer: Observer, period_seconds: float) -> None:
+        self.repairs: Counter[str] = Counter()
+        self._records = records
+        self._store = records.store
+        self._engine = engine
+        self._on = engine.substrate
+        self._observer = observer
+        self._period = period_seconds
+        self._sweeps = 0
+        self._ended_at = 0.0
+        self._took = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, *, alone: bool) -> None:
+        """Begin. alone: what died processes have left is gone when this returns."""
+        if alone:
+            await self._remove_unexplained()
+        self._task = asyncio.create_task(self._sweep_often())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _sweep_often(self) -> None:
+        while True:
+            try:
+                await self.sweep()
+            except PortlayerError:
+                log.exception("a sweep was cut short; the next will come")
+            await asyncio.sleep(self._period)
+
+    def metrics(self) -> list[str]:
+        """Lines of Prometheus text."""
+        lines = [
+            "# HELP portlayer_reconciler_repairs_total What the reconciler has mended, by kind.",
+            "# TYPE portlayer_reconciler_repairs_total counter",
+            *(f'portlayer_reconciler_repairs_total{{kind="{kind}"}} {self.repairs[kind]}' for kind in KINDS),
+        ]
+        for name, kind, value, text in (
+            ("sweeps_total", "counter", self._sweeps, "Sweeps that were finished."),
+            ("last_sweep_timestamp_seconds", "gauge", self._ended_at, "When the last sweep ended."),
+            ("last_sweep_duration_seconds", "gauge", self._took, "How long the last sweep took."),
+        ):
+            full = f"portlayer_reconciler_{name}"
+            lines += [f"# HELP {full} {text}", f"# TYPE {full} {kind}", f"{full} {value:g}"]
+        return lines
+
+    async def sweep(self) -> None:
+        """Look at everything once. What this host should have besides its containers is looked at here, too."""
+        began = time.monotonic()
+        await self._remove_unexplained()
+        checked: set[str] = set()
+        async for batch in self._batches():
+            for one in batch:
+                await asyncio.sleep(0)
+                await self._try(one, self._check_process(one))
+            await self._check_network(batch, checked)
+        self._sweeps += 1
+        self._took, self._ended_at = time.monotonic() - began, time.time()
+
+    async def _rows(self, prefix: str, many: int = 100) -> AsyncIterator[list[Record]]:
+        """All records under *prefix*, some at a time."""
+        after = ""
+        while rows := await self._store.range(prefix, after=after, limit=many):
+            after = rows[-1].key
+            yield rows
+            await asyncio.sleep(0)
+
+    async def _batches(self) -> AsyncIterator[list[Container]]:
+        """The containers of this host, of all VCHs."""
+        for vch in await self._vchs():
+            async for rows in self._rows(keys.entities(vch, "containers"), BATCH):
+                seen = await self._store.get_many([keys.entity(vch, "observed", keys.last(row.key)) for row in rows])
+                read = [
+                    Container(
+                        vch, decode(ContainerRecord, row.value), decode(Observed, one.value) if one else Observed()
+                    )
+                    for row, one in zip(rows, seen, strict=True)
+                ]
+                yield [one for one in read if one.spec.host == self._engine.host]
+
+    async def _vchs(self) -> list[str]:
+        return [keys.last(row.key) for row in await self._store.range(keys.VCHS)]
+
+    async def _try(self, one: Container, repair: Awaitable[None]) -> None:
+        """One that cannot be mended does not keep the others from it."""
+        try:
+            await repair
+        except PortlayerError as error:
+            log.warning("container %s could not be looked at or mended: %s", one.spec.id, error)
+
+    async def _told(self, one: Container, kind: str, **attributes: str) -> None:
+        self.repairs[kind] += 1
+        log.warning("mended %s of container %s %s", kind, one.spec.id, attributes or "")
+        told = event("container", "repaired", one.spec.id, one.spec.name, mended=kind, **attributes)
+        await self._store.apply(Transaction(ops=event_puts(one.vch, told), durable=False))
+
+    # processes
+
+    async def _check_process(self, one: Container) -> None:
+        observed = one.observed
+        if observed.state == "stopped":
+            self._observer.resume(one.vch, one.spec.id)
+        if not one.live:
+            return
+        if observed.state in LIVE:
+            self._observer.follow(one.vch, one.spec.id, one.live)
+        seen = await self._on.execution.observe(one.spec.id, one.live)
+        if observed.state not in LIVE:
+            if seen.state != "prepared":
+                await self._prepare_again(one)
+        elif seen.state in ("exited", "absent"):
+            if await self._observer.conclude(one.vch, one.spec.id, one.live):
+                self.repairs["exit"] += 1
+        elif seen.state in LIVE and seen.state != observed.state:
+            await self._note_state(one)
+
+    async def _note_state(self, one: Container) -> None:
+        """Somebody froze or thawed it: what the substrate says is the truth."""
+        async with self._engine.unless_busy(one.vch, one.spec.id) as found:
+            if found is None or found.observed != one.observed:
+                return
+            state = (await self._on.execution.observe(one.spec.id, one.live)).state
+            if state not in LIVE or state == found.observed.state:
+                return
+            what = "paused" if state == "paused" else "resumed"
+            ops = [
+                put(keys.entity(one.vch, "observed", one.spec.id), replace(found.observed, state=state)),
+                *event_puts(one.vch, event("container", what, one.spec.id, one.spec.name)),
+            ]
+            if await self._record(found, ops):
+                self.repairs["state"] += 1
+
+    async def _prepare_again(self, one: Container) -> None:
+        """The process that waited for its start is gone. It is a cache: where it cannot be made, it is forgotten."""
+        async with self._engine.unless_busy(one.vch, one.spec.id) as found:
+            if found is None or found.observed != one.observed:
+                return
+        try:
+            await self._engine.commit(one.vch, [internal_draft(one.vch, one.record)], bump=False)
+            await self._told(one, "process")
+        except PortlayerError as error:
+            log.warning("container %s cannot be prepared again, its next start will try: %s", one.spec.id, error)
+            async with self._engine.unless_busy(one.vch, one.spec.id) as found:
+                if found is not None and found.observed == one.observed:
+                    forgotten = replace(found.observed, prepared="")
+                    await self._record(found, [put(keys.entity(one.vch, "observed", one.spec.id), forgotten)])
+
+    async def _record(self, found: Found, ops: Sequence[Put]) -> bool:
+        try:
+            await self._store.apply(Transaction(found.unchanged, ops, durable=False))
+        except CheckFailed:
+            return False
+        return True
+
+    # networks and links
+
+    async def _check_network(self, batch: Sequence[Container], checked: set[str]) -> None:
+        """checked: networks that this sweep has looked at."""
+        wanted: dict[str, tuple[Container, Link]] = {}
+        specs: dict[str, NetworkSpec] = {}
+        for one in batch:
+            bound = [endpoint for endpoint in one.spec.endpoints.values() if endpoint.bound]
+            if not one.live or not bound or self._engine.locks.held(one.spec.id):
+                continue
+            if (await self._on.execution.observe(one.spec.id, one.live)).state in ("exited", "absent"):
+                continue
+            for endpoint in bound:
+                wanted[endpoint.id] = one, Link(container=one.spec.id, incarnation=one.live, endpoint=endpoint)
+                if endpoint.network not in specs:
+                    spec = await self._records.read(NetworkSpec, keys.entity(one.vch, "networks", endpoint.network))
+                    if spec is not None:
+                        specs[spec.id] = spec
+        try:
+            await self._check_networks(batch, [spec for spec in specs.values() if spec.id not in checked])
+            checked |= specs.keys()
+            links = [link for _, link in wanted.values() if link.endpoint.network in specs]
+            missing = await self._on.network.missing((), links) if links else None
+        except PortlayerError as error:
+            log.warning("networks could not be looked at or mended: %s", error)
+            return
+        for lost in missing.links if missing else ():
+            one, link = wanted[lost]
+            await self._try(one, self._plug_again(one, link, specs[link.endpoint.network]))
+
+    async def _check_networks(self, batch: Sequence[Container], specs: Sequence[NetworkSpec]) -> None:
+        if not specs:
+            return
+        missing = await self._on.network.missing(specs, ())
+        for spec in specs:
+            if spec.id in missing.networks:
+                log.warning("network %s is not whole on this host; it is made again", spec.id)
+                await self._on.network.make_network(spec)
+                self.repairs["network"] += 1
+                told = event("network", "repaired", spec.id, spec.name, host=self._engine.host)
+                await self._store.apply(Transaction(ops=event_puts(batch[0].vch, told), durable=False))
+
+    async def _plug_again(self, one: Container, link: Link, network: NetworkSpec) -> None:
+        """A new link with the same address."""
+        async with self._engine.unless_busy(one.vch, one.spec.id) as found:
+            record = found.committed if found is not None else None
+            if found is None or record is None or found.observed != one.observed:
+                return
+            if record.spec.endpoints.get(network.id) != link.endpoint:
+                return
+            if not (await self._on.network.missing((), [link])).links:
+                return
+            await self._on.network.plug(one.spec.id, one.live, link.endpoint, network)
+        await self._told(one, "link", network=network.name)
+
+    # what no record explains
+
+    async def _remove_unexplained(self) -> None:
+        """Processes, filesystems and networks of which no record tells: left by a process of ours that died.
+
+        The host is read before the intents, and these before the records: what was there had one of them by then.
+        """
+        on, locks = self._on, self._engine.locks
+        present, rootfs, there = await on.execution.present(), await on.storage.rootfs(), await on.network.networks()
+        known: dict[str, tuple[str, Observed]] = {}
+        networks: set[str] = set()
+        vchs = await self._vchs()
+        busy = {keys.last(row.key) for vch in vchs for row in await self._store.range(keys.entities(vch, "intents"))}
+        for vch in vchs:
+            async for rows in self._rows(keys.entities(vch, "observed")):
+                known |= {keys.last(row.key): (vch, decode(Observed, row.value)) for row in rows}
+            networks |= {keys.last(row.key) for row in await self._store.range(keys.entities(vch, "networks"))}
+        for one in present:
+            await asyncio.sleep(0)
+            if one.container in busy or locks.held(one.container):
+                continue
+            vch, observed = known.get(one.container, ("", Observed()))
+            if one.incarnation not in _explained(observed):
+                await self._remove_process(vch, one.container, one.incarnation)
+        for container in rootfs:
+            if container not in known and container not in busy and not locks.held(container):
+                await on.storage.remove_rootfs(container)
+                self.repairs["unexplained"] += 1
+        for network in there:
+            if network not in networks:
+                await on.network.remove_network(network)
+                self.repairs["unexplained"] += 1
+
+    async def _remove_process(self, vch: str, container: str, incarnation: str) -> None:
+        """vch: empty for a container that is not there."""
+        if vch:
+            async with self._engine.unless_busy(vch, container) as found:
+                if found is None or incarnation in _explained(found.observed):
+                    return
+                await self._on.execution.remove(container, incarnation)
+        else:
+            await self._on.execution.remove(container, incarnation)
+        log.warning("removed process %s, which no record explains", incarnation)
+        self.repairs["unexplained"] += 1
+
+
+def _explained(observed: Observed) -> tuple[str, ...]:
+    """The incarnations that a container may have on the host; one that has ended, and was recorded, is none of them."""
+    return (observed.prepared, observed.incarnation) if observed.state in LIVE else (observed.prepared,)

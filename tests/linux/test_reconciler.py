@@ -1,0 +1,278 @@
+"""The whole port layer on this host, whose tools take things away behind its back, and whose runtime misbehaves.
+
+As root.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driver import ME, Driver
+
+from portlayer.compose import Settings, make_paths, open_host, open_local
+from portlayer.model import execution as e
+from portlayer.model import network as n
+from portlayer.model.errors import SubstrateFailed
+from portlayer.substrates.linux import mounts, process
+from portlayer.substrates.linux.incarnation import Incarnation, Record
+
+SERVE = "mkdir /www; echo reached >/www/index.html; exec httpd -f -p 80 -h /www"
+
+
+class Lab(Driver):
+    """A port layer of its own on this host; it sweeps when it is told to."""
+
+    def __init__(self, home: Path, **settings: Any) -> None:
+        self.settings = Settings(
+            state=str(home / "state"), run=str(home / "run"), **{"reconcile_seconds": 3600, **settings}
+        )
+        self.paths = make_paths(self.settings)
+        self._stack = AsyncExitStack()
+
+    async def start(self) -> None:
+        self._stack = AsyncExitStack()
+        self.pl = await self._stack.enter_async_context(open_local(self.settings))
+        await self.sweep()
+
+    async def stop(self) -> None:
+        await self._stack.aclose()
+
+    async def tear_down(self) -> None:
+        await self.stop()
+        async with open_host(self.settings) as host:
+            await host.purge()
+            assert await host.leftovers() == []
+
+    async def sweep(self) -> dict[str, int]:
+        """What one sweep has mended."""
+        reconciler = self.pl.execution._reconciler  # type: ignore[attr-defined]
+        before = reconciler.repairs.copy()
+        await reconciler.sweep()
+        return dict(reconciler.repairs - before)
+
+    def place(self) -> Incarnation:
+        """Of the only incarnation."""
+        (path,) = self.paths.incarnations.iterdir()
+        return Incarnation(self.paths, path.name)
+
+    def record(self) -> Record:
+        record = self.place().record()
+        assert record is not None
+        return record
+
+    async def links(self, kind: str) -> list[str]:
+        prefix = f"pl{self.paths.instance[:4]}{kind}"
+        names = [line.split()[1].partition("@")[0].rstrip(":") for line in (await run("ip", "-o", "link")).splitlines()]
+        return [name for name in names if name.startswith(prefix)]
+
+    async def force_delete(self) -> None:
+        """With the runtime's own tool, which may find that we are quicker in clearing up after it."""
+        place = self.place()
+        command = (self.record().runtime, "--root", place.runtime_root, "delete", "--force", place.id)
+        deleting = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
+        await deleting.wait()
+
+    async def web(self, **fields: Any) -> e.Container:
+        """A web server that has been reached, on the network `lan`, published on port 18080."""
+        await self.network("lan")
+        handle = await self.draft("sh", "-c", SERVE, name="web", **fields)
+        ports = (n.Port(container_port=80, host_port=18080),)
+        handle = (await self.pl.network.join(ME, n.JoinNetwork(handle=handle, network="lan", ports=ports))).handle
+        handle = (await self.pl.network.bind(ME, n.BindNetwork(handle=handle))).handle
+        await self.commit(await self.set_state(handle, "running"))
+        web = await self.inspect("web")
+        await reached(web)
+        return web
+
+    async def state(self, ref: str, wanted: str) -> e.Container:
+        async with asyncio.timeout(20):
+            while (found := await self.inspect(ref)).state != wanted:
+                await asyncio.sleep(0.01)
+        return found
+
+
+async def run(*command: str) -> str:
+    pipe = asyncio.subprocess.PIPE
+    running = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
+    out, err = await running.communicate()
+    assert running.returncode == 0, err
+    return out.decode()
+
+
+async def reached(web: e.Container, port: int = 80) -> None:
+    """Its pages come, asked from the host; it may have to start listening."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection(web.endpoints[0].address, port)
+            except OSError:
+                await asyncio.sleep(0.02)
+                continue
+            writer.write(b"GET / HTTP/1.0\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
+            if answer.endswith(b"reached\n"):
+                return
+
+
+@pytest.fixture
+async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
+    lab = Lab(tmp_path)
+    await lab.start()
+    await lab.image()
+    yield lab
+    await lab.tear_down()
+
+
+async def test_nothing_to_mend(lab: Lab) -> None:
+    await lab.web()
+    await lab.commit(await lab.draft(network="lan", name="waits"))
+    assert await lab.sweep() == {}
+
+
+async def test_a_deleted_link(lab: Lab) -> None:
+    web = await lab.web()
+    await run("ip", "link", "delete", *await lab.links("v"))
+    assert await lab.sweep() == {"link": 1}
+    await reached(web)
+    assert (await lab.inspect("web")) == web
+
+
+async def test_a_deleted_bridge(lab: Lab) -> None:
+    web = await lab.web()
+    await run("ip", "link", "delete", *await lab.links("b"))
+    assert await lab.sweep() == {"network": 1, "link": 1}
+    await reached(web)
+    assert await lab.sweep() == {}
+
+
+@pytest.mark.parametrize("command", ["delete table", "flush table"])
+async def test_a_lost_firewall(lab: Lab, command: str) -> None:
+    web = await lab.web()
+    table = ("inet", f"portlayer_{lab.paths.instance}")
+    before = (await run("nft", "list", "table", *table)).splitlines()
+    await run("nft", *command.split(), *table)
+    assert (await lab.sweep())["network"] == 1
+    assert sorted((await run("nft", "list", "table", *table)).splitlines()) == sorted(before)
+    await reached(web)
+    assert await lab.sweep() == {}
+
+
+async def test_deleted_with_the_tools_of_the_runtime(lab: Lab) -> None:
+    web = await lab.web()
+    await lab.force_delete()
+    gone = await lab.state("web", "stopped")
+    assert gone.exit_code == 128 + signal.SIGKILL
+    async with asyncio.timeout(20):
+        while list(lab.paths.incarnations.glob("*/config.json")):  # the tool may make its own empty directory again
+            await lab.sweep()
+    assert gone.endpoints == web.endpoints
+    await lab.commit(await lab.set_state(await lab.handle("web"), "running"))
+    await reached(web)
+
+
+async def test_container_and_conmon_killed(lab: Lab) -> None:
+    await lab.web(restart_policy=e.RestartPolicy(name="always"))
+    record = lab.record()
+    process.send_signal(record.conmon, signal.SIGKILL)
+    process.send_signal(record.init, signal.SIGKILL)
+    async with asyncio.timeout(20):
+        while (await lab.inspect("web")).restarts != 1:
+            await asyncio.sleep(0.01)
+    await reached(await lab.state("web", "running"))
+
+
+async def test_conmon_killed(lab: Lab) -> None:
+    """The container runs on; its end is seen, its exit code is not known."""
+    web = await lab.web()
+    process.send_signal(lab.record().conmon, signal.SIGKILL)
+    assert await lab.sweep() == {}
+    await reached(web)
+    process.send_signal(lab.record().init, signal.SIGKILL)
+    assert (await lab.state("web", "stopped")).exit_code == 255
+
+
+async def test_an_unmounted_root_filesystem(lab: Lab) -> None:
+    """The container holds its root itself: it runs on, and its next start mounts it again, with what it wrote."""
+    web = await lab.web()
+    target = lab.paths.rootfs(web.id)
+    assert mounts.is_mounted(target)
+    await run("umount", "--lazy", str(target))
+    assert await lab.sweep() == {}
+    await reached(web)
+    await lab.commit(await lab.set_state(await lab.handle("web"), "stopped", timeout_seconds=0))
+    await lab.commit(await lab.set_state(await lab.handle("web"), "running"))
+    await reached(web)
+    assert mounts.is_mounted(target)
+
+
+async def test_a_prepared_process_removed(lab: Lab) -> None:
+    await lab.network("lan")
+    await lab.commit(await lab.draft("sh", "-c", SERVE, network="lan", name="web"))
+    before = lab.place()
+    await lab.force_delete()
+    async with asyncio.timeout(20):
+        while await lab.sweep() != {"process": 1}:
+            await asyncio.sleep(0.01)
+    assert lab.place().id != before.id
+    assert await lab.sweep() == {}
+    await lab.commit(await lab.set_state(await lab.handle("web"), "running"))
+    await reached(await lab.inspect("web"))
+
+
+async def test_all_gone_at_once(lab: Lab) -> None:
+    """As after a reboot: no process, mount, link, table or control group is left; the directories of `state` are."""
+    web = await lab.web(restart_policy=e.RestartPolicy(name="always"))
+    await lab.run("sleep", "1000", network="lan", name="stays")
+    await lab.commit(await lab.draft("true", network="lan", name="waits"))
+    await lab.stop()
+    async with open_host(lab.settings) as host:
+        await host.purge()
+    shutil.rmtree(lab.settings.run)
+    await lab.start()
+    assert (await lab.state("stays", "stopped")).exit_code == 255
+    again = await lab.state("web", "running")
+    await reached(again)
+    assert again.endpoints == web.endpoints
+    await lab.sweep()
+    assert len(list(lab.paths.incarnations.iterdir())) == 2  # `waits` is prepared again
+    assert await lab.sweep() == {}
+
+
+@pytest.mark.parametrize("mood", ["hang", "die", "lie"])
+async def test_a_runtime_that_misbehaves(tmp_path: Path, mood: str) -> None:
+    """The commit fails in bounded time, names the step, and is undone; the next works."""
+    mind, runtime = tmp_path / "mood", tmp_path / "crun-moody"
+    moods = "hang) exec sleep 1000;; die) kill -9 $$;; lie) exit 0;;"
+    runtime.write_text(
+        f'#!/bin/sh\ncase "$(cat {mind} 2>/dev/null)" in {moods} esac\nexec {shutil.which("crun")} "$@"\n'
+    )
+    runtime.chmod(0o755)
+    lab = Lab(tmp_path, runtime=str(runtime), runtime_seconds=2)
+    await lab.start()
+    try:
+        await lab.image()
+        await lab.network("lan")
+        handle = await lab.set_state(await lab.draft("sh", "-c", SERVE, network="lan", name="web"), "running")
+        mind.write_text(mood)
+        async with asyncio.timeout(20):
+            with pytest.raises(SubstrateFailed) as caught:
+                await lab.commit(handle)
+        assert caught.value.facts["step"] == "Prepare"
+        assert caught.value.detail.startswith("Prepare: ")
+        assert (await lab.pl.execution.list_containers(ME, e.ListContainers())).containers == ()
+        assert not list(lab.paths.incarnations.iterdir())
+        assert not await lab.links("v")
+        assert not mounts.mounts_under(lab.paths.mounted)
+        mind.unlink()
+        assert (await lab.commit(handle)).state == "running"
+        await reached(await lab.inspect("web"))
+    finally:
+        await lab.tear_down()
