@@ -127,8 +127,6 @@ def endpoint(of: NetworkSpec, host: int, **fields: Any) -> EndpointSpec:
     )
 
 
-def mount(volume: str, destination: str, *, read_only: bool = False, subpath: str = "") -> MountSpec:
-    """Volume id *volume* at *destination*."""
-    return MountSpec(
-        volume=volume, volume_name=f"v-{volume[:8]}", destination=destination, read_only=read_only, subpath=subpath
-    )
+def mount(volume: str, destination: str, **fields: Any) -> MountSpec:
+    """Volume id *volume* at *destination*; *fields* are those of MountSpec."""
+    return MountSpec(volume=volume, volume_name=f"v-{volume[:8]}", destination=destination, **fields)

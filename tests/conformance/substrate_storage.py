@@ -268,3 +268,58 @@ class StorageSuite:
         await storage.remove_volume(volume)
         await storage.make_volume(volume)
         assert (await bench.ran("ls", "/data", mounts=mounts)).stdout == b""
+
+    async def test_a_volume_holds_as_much_as_its_capacity(self, bench: Bench) -> None:
+        volume, other = new_id(), new_id()
+        capacity = 16 << 20
+        many = " ".join(["/bin/busybox"] * (10_000_000 // len(images.BUSYBOX.read_bytes())))
+        await bench.substrate.storage.check_capacity()
+        for _ in range(2):
+            await bench.substrate.storage.make_volume(volume, capacity)
+        await bench.substrate.storage.make_volume(other, capacity)
+        assert await bench.substrate.storage.volumes() == sorted([volume, other])
+        mounts = [
+            builders.mount(volume, "/data", capacity_bytes=capacity),
+            builders.mount(other, "/other", capacity_bytes=capacity),
+        ]
+        script = f"ls /data; cat {many} > /data/one && echo fits; cat {many} > /data/two || echo full"
+        filler = await bench.started("sh", "-c", script, mounts=mounts)
+        ran = await bench.ended(filler)
+        assert ran.stdout == b"fits\nfull\n"
+        assert b"No space left on device" in ran.stderr
+        script = f"cat {many} > /other/one && echo room; rm /data/two; cat {many} > /data/one && echo again"
+        assert (await bench.ran("sh", "-c", script, mounts=mounts)).stdout == b"room\nagain\n"
+
+    async def test_a_volume_with_a_capacity_is_shared_and_kept(self, bench: Bench) -> None:
+        volume = new_id()
+        mount = builders.mount(volume, "/data", capacity_bytes=16 << 20)
+        await bench.substrate.storage.make_volume(volume, 16 << 20)
+        script = "mkdir /twice/sub; echo hello > /data/sub/f; echo ready; sleep 1000"
+        writer = await bench.started("sh", "-c", script, mounts=[mount, replace(mount, destination="/twice")])
+        await writer.printed(b"ready\n")
+        assert (await bench.ran("cat", "/data/sub/f", mounts=[mount])).stdout == b"hello\n"
+        await bench.restart()
+        await bench.substrate.storage.make_volume(volume, 16 << 20)
+        part = replace(mount, destination="/part", subpath="sub", read_only=True)
+        script = "cat /part/f; touch /part/g || echo refused"
+        assert (await bench.ran("sh", "-c", script, mounts=[part])).stdout == b"hello\nrefused\n"
+        await bench.substrate.execution.remove(*writer.ids)
+        mounts = [replace(mount, read_only=True)]
+        assert (await bench.ran("ls", "/data", mounts=mounts)).stdout == b"sub\n"
+
+    async def test_a_volume_with_a_capacity_and_its_subpath_have_to_be_there(self, bench: Bench) -> None:
+        volume = new_id()
+        mount = builders.mount(volume, "/data", capacity_bytes=16 << 20)
+        with pytest.raises(SubstrateFailed):
+            await bench.prepared("true", mounts=[mount])
+        await bench.substrate.storage.make_volume(volume, 16 << 20)
+        for subpath in ("nothing", "../lost+found", ".."):
+            with pytest.raises(InvalidArgument):
+                await bench.prepared("true", mounts=[replace(mount, subpath=subpath)])
+        assert await bench.substrate.execution.present() == []
+        await bench.ran("touch", "/data/x", mounts=[mount])
+        for one in await bench.substrate.execution.present():
+            await bench.substrate.execution.remove(one.container, one.incarnation)
+        await bench.substrate.storage.remove_volume(volume)
+        await bench.substrate.storage.make_volume(volume, 16 << 20)
+        assert (await bench.ran("ls", "/data", mounts=[mount])).stdout == b""

@@ -20,9 +20,9 @@ from portlayer.model import names
 from portlayer.model import storage as m
 from portlayer.model.base import now
 from portlayer.model.caller import Caller
-from portlayer.model.errors import AlreadyExists, InUse, InvalidArgument, NotFound, Unsupported
+from portlayer.model.errors import AlreadyExists, InUse, InvalidArgument, NotFound
 from portlayer.model.execution import replace
-from portlayer.model.limits import check_path, check_subpath
+from portlayer.model.limits import check_capacity, check_path, check_subpath
 
 STORE = m.StoreInfo(name="default", driver="directory")
 RESERVED = ("/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
@@ -67,6 +67,7 @@ class LocalStorage:
             destination=destination,
             read_only=request.read_only,
             subpath=check_subpath(request.subpath or ""),
+            capacity_bytes=volume.capacity_bytes,
         )
         return m.HandleAnswer(handle=self._drafts.seal(preview, c.AddMount(mount=mount)))
 
@@ -179,11 +180,8 @@ class LocalStorage:
         if request.store not in (None, STORE.name):
             raise NotFound(f"There is no volume store {request.store!r}.", kind="volumeStore", id=request.store)
         if request.capacity_bytes is not None:
-            raise Unsupported(
-                "Volumes of the directory driver have no capacity of their own; leave capacityBytes out.",
-                option="capacityBytes",
-                pointer="/capacityBytes",
-            )
+            check_capacity(request.capacity_bytes)
+            await self._driver.check_capacity()
         ident = names.new_id()
         volume = m.Volume(
             id=ident,
@@ -191,6 +189,7 @@ class LocalStorage:
             store=STORE.name,
             labels=names.check_labels(request.labels),
             anonymous=request.name is None,
+            capacity_bytes=request.capacity_bytes,
             created_at=now(),
         )
         name_key = keys.name(caller.vch, "volumes", volume.name)

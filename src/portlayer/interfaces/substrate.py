@@ -104,8 +104,17 @@ class StorageDriver(Protocol):
     async def rootfs(self) -> list[str]:
         """The ids of containers that have a filesystem here, mounted or not."""
 
-    async def make_volume(self, volume: str) -> None:
-        """An empty directory for volume id *volume*; kept as it is where there is one."""
+    async def check_capacity(self) -> None:
+        """Raises Unsupported, with the reason and the remedy, where volumes here cannot have a capacity."""
+
+    async def make_volume(self, volume: str, capacity_bytes: int | None = None) -> None:
+        """An empty directory for volume id *volume*; kept as it is where there is one.
+
+        capacity_bytes: what it may hold, less a few percent that the substrate needs to keep order; who writes
+        more gets ENOSPC. The space is not taken before it is used. None: what the host has.
+
+        Raises ResourceExhausted where the host cannot have one so large.
+        """
 
     async def remove_volume(self, volume: str) -> None:
         """Remove the volume with its content."""

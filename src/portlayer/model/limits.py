@@ -12,6 +12,7 @@ MIN_MEMORY_BYTES = 6 * 1024 * 1024
 MAX_MEMORY_BYTES = 1 << 50
 MIN_CPUS, MAX_CPUS = 0.01, 4096.0
 MAX_PIDS = 4_194_304
+MIN_CAPACITY_BYTES, MAX_CAPACITY_BYTES = 16 << 20, 8 << 40
 MAX_TIMEOUT_SECONDS = 366 * 86400.0
 MAX_ARGUMENT_BYTES = 128 * 1024
 _HOSTNAME = re.compile(r"(?=.{1,64}$)[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*")
@@ -30,6 +31,16 @@ def check_resources(resources: Resources) -> Resources:
     if pids is not None and not 1 <= pids <= MAX_PIDS:
         raise InvalidArgument(f"pids must be between 1 and {MAX_PIDS}.", pointer="/resources/pids")
     return resources
+
+
+def check_capacity(capacity_bytes: int) -> int:
+    """*capacity_bytes* itself. Source of the least: below it a file system would keep little but its own order."""
+    if not MIN_CAPACITY_BYTES <= capacity_bytes <= MAX_CAPACITY_BYTES:
+        raise InvalidArgument(
+            f"capacityBytes must be between {MIN_CAPACITY_BYTES} (16 MiB) and {MAX_CAPACITY_BYTES} (8 TiB).",
+            pointer="/capacityBytes",
+        )
+    return capacity_bytes
 
 
 def check_timeout(seconds: float | None, pointer: str = "/timeoutSeconds") -> float | None:

@@ -39,6 +39,7 @@ class MakeRootfs(Step, tag="MakeRootfs"):
 
 class MakeVolume(Step, tag="MakeVolume"):
     volume: str
+    capacity_bytes: int | None = None
 
 
 class Prepare(Step, tag="Prepare"):
@@ -264,7 +265,8 @@ def _prepare(old: ContainerSpec | None, new: ContainerSpec, incarnation: str) ->
     bound = [endpoint.network for endpoint in new.endpoints.values() if endpoint.bound]
     yield from (MakeNetwork(container=new.id, network=network) for network in bound)
     yield MakeRootfs(container=new.id, fresh=old is None)
-    yield from (MakeVolume(container=new.id, volume=mount.volume) for mount in new.mounts.values())
+    for mount in new.mounts.values():
+        yield MakeVolume(container=new.id, volume=mount.volume, capacity_bytes=mount.capacity_bytes)
     yield Prepare(container=new.id, incarnation=incarnation)
     yield from (Plug(container=new.id, incarnation=incarnation, network=network) for network in bound)
 

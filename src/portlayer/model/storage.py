@@ -87,13 +87,14 @@ class Progress(Value):
 
 
 class MountSpec(Value):
-    """A volume in a container. `volume` is its id."""
+    """A volume in a container. `volume` is its id; `capacity_bytes` is the volume's."""
 
     volume: str
     volume_name: str
     destination: str
     read_only: bool = False
     subpath: str = ""
+    capacity_bytes: int | None = None
 
 
 class Volume(Value, omit_defaults=False):
@@ -102,10 +103,13 @@ class Volume(Value, omit_defaults=False):
     store: str
     labels: dict[str, str]
     anonymous: bool = False
+    capacity_bytes: int | None = None
     created_at: str
 
 
 class CreateVolume(Value):
+    """`capacity_bytes`: at most so much can be written to it; None for what the host has."""
+
     name: str | None = None
     store: str | None = None
     labels: dict[str, str] = {}

@@ -36,8 +36,8 @@ class Steps:
                 await self._on.network.make_network(self._networks[network])
             case p.MakeRootfs():
                 await self._on.storage.make_rootfs(new)
-            case p.MakeVolume(volume=volume):
-                await self._on.storage.make_volume(volume)
+            case p.MakeVolume(volume=volume, capacity_bytes=capacity_bytes):
+                await self._on.storage.make_volume(volume, capacity_bytes)
             case p.Prepare(incarnation=incarnation):
                 self._note(new.id, await self._on.execution.prepare(new, incarnation, self._networks))
             case p.Plug(incarnation=incarnation, network=network):

@@ -80,6 +80,7 @@ class LinuxExecution:
         """Containers run on."""
         await self._waker.close()
         self._spawner.close()
+        self._launcher.close()
         if self._runtime is not None:
             self._runtime.close()
 
@@ -155,8 +156,8 @@ class LinuxExecution:
             raise
         finally:
             launched.close()
-            if any(mount.subpath for mount in container.mounts.values()):
-                await self._spawner.run(self._launcher.release_subpaths, place.id)
+            if any(mount.subpath or mount.capacity_bytes is not None for mount in container.mounts.values()):
+                await self._spawner.run(self._launcher.release_mounts, place.id)
         place.save(record)
         self._exits.watch(place, record)
         return None
@@ -246,6 +247,8 @@ class LinuxExecution:
         try:
             async with asyncio.timeout(_END_SECONDS):
                 await self._remover.remove(Incarnation(self._paths, incarnation))
+            if self._launcher.has_disks(incarnation):
+                await asyncio.to_thread(self._launcher.release_disks, incarnation)
         except TimeoutError:
             raise _failed(
                 "remove",

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from portlayer.model.base import Value
-from portlayer.substrates.linux import cgroups, sysctls
+from portlayer.substrates.linux import cgroups, disks, sysctls
 from portlayer.substrates.linux.launch import find_init
 from portlayer.substrates.linux.runtime import RUNTIMES, find_program
 
@@ -102,6 +102,14 @@ def _programs() -> Iterator[Check]:
         ok=bool(conmon),
         found=_version("conmon") if conmon else "none",
         remedy="" if conmon else "apt install conmon",
+    )
+    lack = disks.lack()
+    yield Check(
+        name="disks",
+        ok=not lack,
+        found=lack.partition(": ")[0] or f"{disks.MKFS} and loop devices",
+        remedy=lack and f"{lack.partition(': ')[2]}, for volumes with a capacity",
+        needed=False,
     )
     init = find_init()
     yield Check(

@@ -13,7 +13,7 @@ from portlayer.model.errors import InvalidArgument, Unsupported
 from portlayer.model.execution import ContainerSpec
 from portlayer.model.network import NetworkSpec
 from portlayer.model.storage import MountSpec
-from portlayer.substrates.linux import capabilities, conmon, hostfiles, kernel, process, users
+from portlayer.substrates.linux import capabilities, conmon, disks, hostfiles, kernel, process, users
 from portlayer.substrates.linux.cgroups import Cgroups
 from portlayer.substrates.linux.incarnation import Incarnation
 from portlayer.substrates.linux.paths import Paths
@@ -67,6 +67,7 @@ class Launcher:
         self._cgroups = cgroups
         self._conmon = find_program("conmon")
         self._host = host_limits(cgroups)
+        self._held: dict[str, list[int]] = {}
 
     def launch(
         self, container: ContainerSpec, incarnation: str, networks: Mapping[str, NetworkSpec], runtime: Runtime
@@ -96,6 +97,7 @@ class Launcher:
                 "hostname": f"{container.hostname}\n".encode(),
             }
         )
+        self._mount_disks(place, container)
         self._bind_subpaths(place, container)
         return self._start(container, place, runtime)
 
@@ -122,15 +124,27 @@ class Launcher:
         return Launched(pid, place.file("conmon"), read, errors, log_offset)
 
     def _volume(self, place: Incarnation, number: int, mount: MountSpec) -> Volume:
-        source = f"{place.directory}/volumes/{number}" if mount.subpath else str(self._paths.volume(mount.volume))
+        source = f"{place.directory}/volumes/{number}" if mount.subpath else self._content(place, mount)
         return Volume(source=source, destination=mount.destination, read_only=mount.read_only)
+
+    def _content(self, place: Incarnation, mount: MountSpec) -> str:
+        """The directory of the whole volume; that of a disk is there in the spawner's namespace alone."""
+        if mount.capacity_bytes is None:
+            return str(self._paths.volume(mount.volume))
+        return f"{place.directory}/disks/{mount.volume}/{disks.CONTENT}"
+
+    def _mount_disks(self, place: Incarnation, container: ContainerSpec) -> None:
+        wanted = {mount.volume for mount in container.mounts.values() if mount.capacity_bytes is not None}
+        for volume in wanted:
+            held = disks.mount(self._paths.disk(volume), Path(place.directory, "disks", volume))
+            self._held.setdefault(place.id, []).append(held)
 
     def _bind_subpaths(self, place: Incarnation, container: ContainerSpec) -> None:
         """Bring each subpath to a path that nothing in the volume can move or replace meanwhile."""
         for number, mount in enumerate(container.mounts.values()):
             if mount.subpath:
                 target = Path(place.directory, "volumes", str(number))
-                descriptor = self._open_subpath(mount)
+                descriptor = self._open_subpath(place, mount)
                 try:
                     if Path(f"/proc/self/fd/{descriptor}").is_dir():
                         target.mkdir(parents=True)
@@ -141,8 +155,8 @@ class Launcher:
                 finally:
                     os.close(descriptor)
 
-    def _open_subpath(self, mount: MountSpec) -> int:
-        volume = os.open(self._paths.volume(mount.volume), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    def _open_subpath(self, place: Incarnation, mount: MountSpec) -> int:
+        volume = os.open(self._content(place, mount), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             return kernel.openat2(volume, mount.subpath, os.O_PATH, kernel.RESOLVE_BENEATH)
         except OSError as error:
@@ -154,13 +168,28 @@ class Launcher:
         finally:
             os.close(volume)
 
-    def release_subpaths(self, incarnation: str) -> None:
+    def release_mounts(self, incarnation: str) -> None:
         """The container has its own mounts by now. Only in the spawner's thread."""
-        directory = Path(self._paths.incarnation(incarnation), "volumes")
-        if directory.is_dir():
-            for target in directory.iterdir():
-                with contextlib.suppress(OSError):
-                    kernel.umount(str(target), kernel.MNT_DETACH)
+        for kind in ("volumes", "disks"):
+            directory = Path(self._paths.incarnation(incarnation), kind)
+            if directory.is_dir():
+                for target in directory.iterdir():
+                    with contextlib.suppress(OSError):
+                        kernel.umount(str(target), kernel.MNT_DETACH)
+
+    def has_disks(self, incarnation: str) -> bool:
+        """Whether `release_disks` has anything to do."""
+        return incarnation in self._held
+
+    def release_disks(self, incarnation: str) -> None:
+        """Let go of the disks of an incarnation that has ended, which may take as long as writing does."""
+        for held in self._held.pop(incarnation, ()):
+            os.close(held)
+
+    def close(self) -> None:
+        """Let go of all disks; containers keep their own mounts."""
+        for incarnation in list(self._held):
+            self.release_disks(incarnation)
 
 
 def host_limits(cgroups: Cgroups) -> Host:

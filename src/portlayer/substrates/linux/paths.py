@@ -3,7 +3,7 @@
 state/                              lasts over reboots
 ├── layers/<hex of the diffID>/     fs (the tree, as overlayfs reads it), size (bytes it takes, decimal)
 ├── containers/<id>/                upper, work (overlayfs's own), log (what the container wrote)
-├── volumes/<id>/data/              content of a volume
+├── volumes/<id>/                   data/ (content of a volume), or disk (see disks), where it has a capacity
 ├── staging/                        layers being unpacked; emptied at start
 ├── trash/                          what is being deleted; emptied at start
 └── skeleton/                       lowest layer of every container: what the runtime mounts on
@@ -100,8 +100,12 @@ class Paths(Value):
         return self.incarnations / _component(incarnation)
 
     def volume(self, volume: str) -> Path:
-        """Directory with the content of a volume."""
+        """Directory with the content of a volume without a capacity."""
         return self.volumes / _component(volume) / "data"
+
+    def disk(self, volume: str) -> Path:
+        """File with the content of a volume that has a capacity."""
+        return self.volumes / _component(volume) / "disk"
 
 
 def _component(name: str) -> str:

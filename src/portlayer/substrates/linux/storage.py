@@ -12,6 +12,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from portlayer.model.errors import InvalidArgument, NotFound, ResourceExhausted, SubstrateFailed
+from portlayer.model.errors import InvalidArgument, NotFound, ResourceExhausted, SubstrateFailed, Unsupported
 from portlayer.model.execution import ContainerSpec
 from portlayer.pump import pump
-from portlayer.substrates.linux import mounts, overlay
+from portlayer.substrates.linux import disks, mounts, overlay
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.trash import Trash, delete_content
 from portlayer.substrates.linux.unpack import Unpacker
@@ -138,7 +139,19 @@ class LinuxStorage:
         with _host_errors("storage.rootfs"):
             return sorted({*_names(self._paths.containers), *_names(self._paths.mounted)})
 
-    async def make_volume(self, volume: str) -> None:
+    async def check_capacity(self) -> None:
+        lack = disks.lack()
+        if lack:
+            raise Unsupported(
+                f"This host cannot limit a volume: {lack}. Or leave capacityBytes out.",
+                option="capacityBytes",
+                pointer="/capacityBytes",
+            )
+
+    async def make_volume(self, volume: str, capacity_bytes: int | None = None) -> None:
+        if capacity_bytes is not None:
+            await self._run("storage.makeVolume", lambda: self._make_disk(volume, capacity_bytes))
+            return
         with _host_errors("storage.makeVolume", volume):
             data = self._paths.volume(volume)
             if not data.exists():
@@ -197,6 +210,21 @@ class LinuxStorage:
         if not tree.exists():
             raise NotFound(f"Layer {diff_id} is not here; import the image again.", kind="layer", id=diff_id)
         return tree
+
+    def _make_disk(self, volume: str, capacity_bytes: int) -> None:
+        disk = self._paths.disk(volume)
+        if disk.exists():
+            return
+        staging = Path(tempfile.mkdtemp(dir=self._paths.staging))
+        try:
+            made, scratch = staging / volume, staging / "scratch"
+            made.mkdir(mode=0o700)
+            scratch.mkdir()
+            disks.make(made / disk.name, capacity_bytes, scratch)
+            with contextlib.suppress(FileExistsError):
+                made.rename(disk.parent)
+        finally:
+            shutil.rmtree(staging)
 
     def _leftovers(self) -> list[str]:
         mounted = mounts.mounts_under(self._paths.run, self._paths.mount_source)

@@ -144,9 +144,10 @@ def _drop(tree: dict[str, Node], path: str, *, itself: bool = True) -> None:
 class Files:
     """A tree that can be written to, over one that cannot. Paths have no leading slash; the root is there always."""
 
-    def __init__(self, base: Mapping[str, Node] | None = None) -> None:
+    def __init__(self, base: Mapping[str, Node] | None = None, *, capacity_bytes: int | None = None) -> None:
         self._base = base or {}
         self._upper: dict[str, Node | None] = {"": Node("dir")}
+        self._capacity_bytes = capacity_bytes
 
     def get(self, path: str) -> Node | None:
         return self._upper[path] if path in self._upper else self._base.get(path)
@@ -162,6 +163,13 @@ class Files:
         start = f"{folder}/" if folder else ""
         paths = {path for path in (*self._base, *self._upper) if path.startswith(start) and path != folder}
         return sorted({path.removeprefix(start).split("/")[0] for path in paths if self.get(path) is not None})
+
+    def room(self, path: str) -> int | None:
+        """How many bytes the file at *path* can have; None for any number."""
+        if self._capacity_bytes is None:
+            return None
+        old = self._upper.get(path)
+        return self._capacity_bytes - self.written + (len(old.data) if old else 0)
 
     @property
     def written(self) -> int:
@@ -270,6 +278,10 @@ class View:
         if self.find(posixpath.dirname(place)).kind != "dir":
             raise _error(errno.ENOTDIR, place)
         mounted, key = self._writable(place)
+        room = mounted.files.room(key)
+        if room is not None and len(node.data) > room:
+            mounted.files.put(key, replace(node, data=node.data[:room]))
+            raise _error(errno.ENOSPC, place)
         mounted.files.put(key, node)
 
     def _writable(self, place: str) -> tuple[Mounted, str]:

@@ -84,8 +84,12 @@ class MemoryStorage(Driver):
         return sorted(self.world.rootfs)
 
     @step
-    async def make_volume(self, volume: str) -> None:
-        self.world.volumes.setdefault(volume, Files())
+    async def check_capacity(self) -> None:
+        """Volumes here can have one."""
+
+    @step
+    async def make_volume(self, volume: str, capacity_bytes: int | None = None) -> None:
+        self.world.volumes.setdefault(volume, Files(capacity_bytes=capacity_bytes))
 
     @step
     async def remove_volume(self, volume: str) -> None:
