@@ -34,6 +34,12 @@ async def create_and_start(driver: Driver) -> Retry:
     return lambda: driver.commit(handle)
 
 
+async def create_and_start_on_a_disk(driver: Driver) -> Retry:
+    await driver.pl.storage.create_volume(ME, s.CreateVolume(name="cask", capacity_bytes=16 << 20))
+    handle = await driver.set_state(await driver.draft(volume="cask", name="cookie"), "running")
+    return lambda: driver.commit(handle)
+
+
 async def _existing(driver: Driver, state: str) -> str:
     handle = await driver.draft(network="gibson_network", volume="jar", name="cookie")
     if state != "created":
@@ -92,17 +98,21 @@ def remove(before: str) -> Kind:
     return kind
 
 
-async def remove_with_volume(driver: Driver) -> Retry:
-    anonymous = await driver.pl.storage.create_volume(ME, s.CreateVolume())
-    await driver.commit(await driver.draft(volume=anonymous.name, name="cookie"))
+def remove_with_volume(capacity_bytes: int | None = None) -> Kind:
+    async def kind(driver: Driver) -> Retry:
+        request = s.CreateVolume(capacity_bytes=capacity_bytes)
+        anonymous = await driver.pl.storage.create_volume(ME, request)
+        await driver.commit(await driver.draft(volume=anonymous.name, name="cookie"))
 
-    async def removal() -> None:
-        with contextlib.suppress(NotFound):
-            await driver.remove("cookie", volumes=True)
-        volumes = (await driver.pl.storage.list_volumes(ME, s.ListVolumes())).volumes
-        assert anonymous not in volumes
+        async def removal() -> None:
+            with contextlib.suppress(NotFound):
+                await driver.remove("cookie", volumes=True)
+            volumes = (await driver.pl.storage.list_volumes(ME, s.ListVolumes())).volumes
+            assert anonymous not in volumes
 
-    return removal
+        return removal
+
+    return kind
 
 
 async def several(driver: Driver) -> Retry:
@@ -186,7 +196,9 @@ KINDS: dict[str, Kind] = {
     "create with both addresses": dual,
     "unbind both addresses": unbind_dual,
     "several": several,
-    "remove with its volume": remove_with_volume,
+    "create and start on a disk": create_and_start_on_a_disk,
+    "remove with its volume": remove_with_volume(),
+    "remove with its disk": remove_with_volume(16 << 20),
     "import an image": import_image,
     "delete an image": delete_image,
     "create a volume": create_volume,

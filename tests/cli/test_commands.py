@@ -134,6 +134,17 @@ def test_images_from_a_pipe_and_their_removal(cli: Cli, archive: bytes) -> None:
     assert (missing.code, missing.err) == (1, "portlayer: /no/such/file cannot be read: No such file or directory.\n")
 
 
+def test_volumes_with_a_capacity(cli: Cli) -> None:
+    cli.ok("volume", "create", "cask", "--capacity", "20m")
+    assert cli.json("volume", "inspect", "cask")[0]["capacityBytes"] == 20 << 20
+    assert "21 MB" in cli.ok("volume", "ls")
+    script = "tr '\\0' x </dev/zero >/cask/x"
+    done = cli("run", "--rm", "-v", "cask:/cask", "busybox", "sh", "-c", script)
+    assert (done.code, "No space left on device" in done.err) == (1, True)
+    assert "between 16777216" in cli("volume", "create", "--capacity", "1m").err
+    cli.ok("volume", "rm", "cask")
+
+
 def test_json_is_one_document(cli: Cli) -> None:
     done = cli.several(*([*args, "--json"] for args in (["ps", "-a"], ["network", "ls"], ["volume", "ls"], ["info"])))
     assert all(isinstance(json.loads(each.out), list | dict) for each in done)

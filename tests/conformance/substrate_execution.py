@@ -7,6 +7,7 @@ import signal
 from datetime import datetime
 
 import builders
+import images
 import pytest
 
 from conformance.substrate_bench import Bench, Started
@@ -130,6 +131,7 @@ class ExecutionSuite:
             await bench.substrate.execution.prepare(spec, new_id(), {})
         assert await bench.substrate.execution.present() == []
 
+    @pytest.mark.parametrize("init", [False, True])
     @pytest.mark.parametrize(
         ("args", "exit_code"),
         [
@@ -140,8 +142,10 @@ class ExecutionSuite:
             (("/etc",), 126),
         ],
     )
-    async def test_a_program_that_cannot_be_executed(self, bench: Bench, args: tuple[str, ...], exit_code: int) -> None:
-        failure = await bench.start_failure(builders.container(*args))
+    async def test_a_program_that_cannot_be_executed(
+        self, bench: Bench, args: tuple[str, ...], exit_code: int, init: bool
+    ) -> None:
+        failure = await bench.start_failure(builders.container(*args, init=init))
         assert failure.exit_code == exit_code
         assert failure.reason
         assert await bench.substrate.execution.present() == []
@@ -227,6 +231,14 @@ class ExecutionSuite:
         await started.signal(signal.SIGTERM)
         assert (await started.wait()).exit_code == 143
         assert (await bench.ran("sh", "-c", "exit 9", init=True)).exit_code == 9
+
+    async def test_an_init_finds_its_program_as_others_do(self, bench: Bench) -> None:
+        tar = images.tar([images.symlink("opt/echo", "/link/busybox"), images.symlink("link", "../../bin")])
+        await bench.substrate.storage.put_layer(builders.diff_id(tar), images.stream(tar))
+        layers = (builders.layer()[0], builders.diff_id(tar))
+        fields = {"init": True, "layers": layers, "user": "cookie", "cwd": "/opt"}
+        assert (await bench.ran("echo", "one", env=["PATH=/nowhere:/opt"], **fields)).stdout == b"one\n"
+        assert (await bench.ran("./echo", "two", **fields)).stdout == b"two\n"
 
     async def test_remove_kills(self, bench: Bench) -> None:
         for started in (await bench.prepared("sleep", "100"), await bench.started("sleep", "100")):

@@ -73,6 +73,12 @@ class HostView:
         path = self.state / area
         return {entry.name for entry in path.iterdir()} if path.exists() else set()
 
+    def disks(self) -> set[str]:
+        """Volumes that are on a loop device."""
+        marks = f"{self.state}/"
+        backing = [_text(path) for path in Path("/sys/block").glob("loop*/loop/backing_file")]
+        return {Path(path).parent.name for path in backing if path.startswith(marks)}
+
     def _files(self, pattern: str) -> Iterator[Path]:
         """In this instance's part of every hierarchy, of v1 and of v2."""
         for above in ("", "*/"):
@@ -98,6 +104,13 @@ class HostView:
 
 def _read(*files: Iterator[Path]) -> set[str]:
     return {path.read_text().strip() for several in files for path in several}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _container(incarnation: Path) -> str:

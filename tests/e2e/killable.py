@@ -122,6 +122,7 @@ class Killable(Driver):
             *_more("bridges", len(self.host.links("b")), len(networks)),
             *_strange("volume", self.host.trees("volumes"), {volume.id for volume in volumes}),
             *_strange("tree", self.host.trees("containers"), {one.id for one in listed}),
+            *_strange("disk in use", self.host.disks(), _mounted(listed, volumes)),
             *_unlike("layers", self.host.trees("layers"), _layers(images)),
             *(f"{area} has {sorted(self.host.trees(area))}" for area in _TRANSIENT if self.host.trees(area)),
         ]
@@ -163,6 +164,11 @@ def _unlike_process(process: Process, container: e.Container | None) -> list[str
 
 def _layers(images: tuple[s.Image, ...]) -> set[str]:
     return {layer.diff_id.removeprefix("sha256:") for image in images for layer in image.layers}
+
+
+def _mounted(containers: tuple[e.Container, ...], volumes: tuple[s.Volume, ...]) -> set[str]:
+    names = {mount.volume for container in containers for mount in container.mounts}
+    return {volume.id for volume in volumes if volume.name in names}
 
 
 def _strange(what: str, found: set[str], explained: set[str]) -> list[str]:

@@ -104,6 +104,7 @@ BODIES: list[tuple[str, Any]] = [
     ("no processes", {**CREATE, "resources": {"pids": 0}}),
     ("a stop that takes for ever", {**CREATE, "stopTimeoutSeconds": 1e18}),
     ("a signal that there is not", {**CREATE, "stopSignal": "SIGCOOKIE"}),
+    ("no signal at all", {**CREATE, "stopSignal": ""}),
     ("a policy that there is not", {**CREATE, "restartPolicy": {"name": "sometimes"}}),
 ]
 
@@ -151,16 +152,24 @@ async def test_an_image_without_layers_has_nothing_to_run(call: Api) -> None:
     await call.ok("DELETE", "storage/images/bad?prune=true")
 
 
-async def test_a_capability_that_there_is_not(call: Api) -> None:
-    body = {**CREATE, "process": {"args": ["true"], "capabilities": {"add": ["CAP_COOKIE"]}}}
-    handle = (await call.ok("POST", "execution/create", body))["handle"]
-    problem = await call.refused(400, "InvalidArgument", "POST", "execution/commit", {"handle": handle})
-    assert "COOKIE" in problem["detail"]
+@pytest.mark.parametrize("what", ["add", "drop"])
+async def test_a_capability_that_there_is_not(call: Api, what: str) -> None:
+    body = {**CREATE, "process": {"args": ["true"], "capabilities": {what: ["net_raw", "ALL", "CAP_COOKIE"]}}}
+    problem = await call.refused(400, "InvalidArgument", "POST", "execution/create", body)
+    assert (problem["pointer"], "COOKIE" in problem["detail"]) == (f"/process/capabilities/{what}/2", True)
 
 
+@pytest.mark.parametrize("capacity", [-1, 0, 1 << 20, 1 << 60])
+async def test_capacities_that_there_are_not(call: Api, capacity: int) -> None:
+    body = {"name": "cask", "capacityBytes": capacity}
+    problem = await call.refused(400, "InvalidArgument", "POST", "storage/volumes", body)
+    assert problem["pointer"] == "/capacityBytes"
+
+
+@pytest.mark.parametrize("init", [False, True])
 @pytest.mark.parametrize(("program", "code"), [("/no/such/program", 127), ("/etc/passwd", 126), ("nothing", 127)])
-async def test_programs_that_cannot_run(call: Api, program: str, code: int) -> None:
-    body = {"image": "busybox", "name": "wrong", "process": {"args": [program]}}
+async def test_programs_that_cannot_run(call: Api, program: str, code: int, init: bool) -> None:
+    body = {"image": "busybox", "name": "wrong", "process": {"args": [program], "init": init}}
     handle = (await call.ok("POST", "execution/create", body))["handle"]
     handle = (await call.ok("POST", "execution/set-state", {"handle": handle, "state": "running"}))["handle"]
     committed = await call.ok("POST", "execution/commit", {"handle": handle})
@@ -168,6 +177,16 @@ async def test_programs_that_cannot_run(call: Api, program: str, code: int) -> N
     assert (committed["state"], shown["state"], shown["exitCode"]) == ("stopped", "stopped", code)
     assert shown["startError"]
     await call.ok("DELETE", "execution/containers/wrong")
+
+
+async def test_a_hardware_address_that_is_none(call: Api) -> None:
+    await call.ok("POST", "network/networks", {"name": "lan"})
+    handle = (await call.ok("POST", "execution/create", CREATE))["handle"]
+    for address in ("", "cookie"):
+        join = {"handle": handle, "network": "lan", "macAddress": address}
+        problem = await call.refused(400, "InvalidArgument", "POST", "network/join", join)
+        assert problem["pointer"] == "/macAddress"
+    await call.ok("DELETE", "network/networks/lan")
 
 
 async def test_addresses_that_cannot_be_had(call: Api) -> None:

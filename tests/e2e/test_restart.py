@@ -9,6 +9,7 @@ import pytest
 from e2e.conftest import Served
 
 from portlayer.client import Attachment, PortLayer, Steps, connect
+from portlayer.model.errors import InUse
 
 GO = "until [ -e /jar/go ]; do sleep 0.02; done"
 ECHO = 'while read line; do echo "got $line"; done; echo no more; exit 7'
@@ -69,6 +70,48 @@ async def test_what_was_committed_is_there_after_every_kind_of_end(served: Serve
             (one,) = await pl.execution.list()
             assert (one.id, one.state, one.revision, one.restarts) == (committed.id, "running", committed.revision, 0)
             assert served.view.processes() == before
+
+
+@pytest.mark.parametrize("reboot", [False, True])
+async def test_a_volume_with_a_capacity_keeps_what_is_in_it(served: Served, archive: bytes, reboot: bool) -> None:
+    """Killed, or with all that a reboot clears; what was written since is there, too, where the container ran on."""
+    script = "cat /cask/*; echo one >/cask/a; echo written; sleep 1000"
+    async with connect(host=served.host) as pl:
+        await pl.storage.import_image(archive)
+        cask = (await pl.storage.create_volume("cask", capacity_bytes=16 << 20)).id
+        steps = Steps().create("busybox", "sh", "-c", script, name="cooper").join_volume("cask", "/cask")
+        await pl.execution.commit(steps.set_state("running"))
+        async with asyncio.timeout(20):
+            while b"written" not in await _log(pl, "cooper"):
+                await asyncio.sleep(0.01)
+        assert served.view.disks() == {cask}
+    assert served.end(signal.SIGKILL) == -signal.SIGKILL
+    if reboot:
+        served.cli.ok("cleanup", "--apply")
+        async with asyncio.timeout(20):
+            while served.view.disks():
+                await asyncio.sleep(0.01)
+    served.serve()
+    async with connect(host=served.host) as pl:
+        steps = Steps().create("busybox", "sh", "-c", "cat /cask/a; ls /cask; echo two >/cask/b", name="second")
+        await pl.execution.commit(steps.join_volume("cask", "/cask").set_state("running"))
+        assert (await pl.execution.wait("second", timeout_seconds=20)).exit_code == 0
+        assert await _log(pl, "second") == b"one\na\n"
+        assert (await pl.execution.inspect_container("cooper")).state == ("stopped" if reboot else "running")
+        for state in ("stopped", "running"):
+            handle = await pl.execution.get_container("cooper")
+            await pl.execution.commit(await pl.execution.set_state(handle, state, timeout_seconds=0))
+        async with asyncio.timeout(20):
+            while not (await _log(pl, "cooper")).endswith(b"one\ntwo\nwritten\n"):
+                await asyncio.sleep(0.01)
+        with pytest.raises(InUse):
+            await pl.storage.remove_volume("cask")
+        await pl.execution.remove("cooper", force=True)
+        await pl.execution.remove("second")
+        await pl.storage.remove_volume("cask")
+        async with asyncio.timeout(20):
+            while served.view.disks() or served.view.trees("volumes"):
+                await asyncio.sleep(0.01)
 
 
 async def _set_up(pl: PortLayer, archive: bytes) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from portlayer.model.capabilities import NAMES
 from portlayer.substrates.linux import capabilities, seccomp
 from portlayer.substrates.linux import seccomp_profile as profile
 
@@ -74,12 +75,12 @@ def test_the_same_names_as_the_packaged_profile() -> None:
 
 @pytest.mark.skipif(not PACKAGED.exists(), reason="the package with the profile is not installed")
 def test_with_all_capabilities_little_is_left_out() -> None:
-    everything = frozenset(capabilities.NAMES)
+    everything = frozenset(NAMES)
     left = packaged(everything) - allowed(seccomp.rules(everything, MACHINE))
     assert left == {"keyctl", "pivot_root", "query_module", "socket", "syscall"}
 
 
-@pytest.mark.parametrize("granted", [capabilities.DEFAULT, frozenset(capabilities.NAMES), frozenset[str]()])
+@pytest.mark.parametrize("granted", [capabilities.DEFAULT, frozenset(NAMES), frozenset[str]()])
 def test_no_call_is_both_allowed_and_refused(granted: frozenset[str]) -> None:
     rules = seccomp.rules(granted, MACHINE)
     refused = {name for rule in rules if rule.errno and not rule.conditions for name in rule.names}
@@ -88,7 +89,7 @@ def test_no_call_is_both_allowed_and_refused(granted: frozenset[str]) -> None:
 
 
 def test_every_capability_of_the_profile_exists() -> None:
-    assert set(profile.BY_CAPABILITY) <= set(capabilities.NAMES)
+    assert set(profile.BY_CAPABILITY) <= set(NAMES)
 
 
 def test_oci_has_the_same_rules() -> None:

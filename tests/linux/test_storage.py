@@ -30,7 +30,8 @@ from portlayer.model.errors import (
     Unsupported,
 )
 from portlayer.model.execution import replace
-from portlayer.substrates.linux import mounts
+from portlayer.substrates.linux import disks, mounts
+from portlayer.substrates.linux.host import checks
 from portlayer.substrates.linux.live import make_directories
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.storage import LinuxStorage
@@ -444,3 +445,49 @@ async def test_a_damaged_layer_is_put_or_refused_and_nothing_else(
         await storage.remove_layer(layer)
     assert entries_of(paths.staging) == []
     assert entries_of(paths.state.parent) == ["run", "state"]
+
+
+async def test_a_host_that_has_no_disks_says_why(
+    storage: LinuxStorage, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await storage.check_capacity()
+    monkeypatch.setattr(disks, "_CONTROL", "/dev/no-loop-control")
+    with pytest.raises(Unsupported, match="modprobe loop"):
+        await storage.check_capacity()
+    (told,) = [check for check in checks() if check.name == "disks"]
+    assert (told.ok, told.needed) == (False, False)
+    assert "modprobe loop" in told.remedy
+    monkeypatch.setattr(disks, "MKFS", "mkfs.of-no-kind")
+    with pytest.raises(Unsupported, match="apt install e2fsprogs"):
+        await storage.check_capacity()
+
+
+async def test_a_disk_takes_no_space_before_it_is_used(storage: LinuxStorage, paths: Paths) -> None:
+    await storage.make_volume("cask", 100 << 30)
+    status = paths.disk("cask").stat()
+    assert status.st_size == 100 << 30
+    assert status.st_blocks * 512 < 16 << 20
+    assert list(paths.staging.iterdir()) == []
+
+
+async def test_a_disk_that_cannot_be_made_leaves_nothing(storage: LinuxStorage, paths: Paths) -> None:
+    with pytest.raises(ResourceExhausted):
+        await storage.make_volume("cask", 1 << 62)
+    assert (await storage.volumes(), list(paths.staging.iterdir())) == ([], [])
+
+
+async def test_a_disk_is_on_one_loop_device_however_often_it_is_mounted(storage: LinuxStorage, paths: Paths) -> None:
+    """Two over one file would destroy what is on it."""
+    await storage.make_volume("cask", 16 << 20)
+    targets = [paths.run / "first", paths.run / "second"]
+    held = [disks.mount(paths.disk("cask"), target) for target in targets]
+    (targets[0] / "data" / "a").write_text("a")
+    sources = {mount.source for mount in mounts.mounts_under(paths.run) if mount.target in targets}
+    assert (len(sources), (targets[1] / "data" / "a").read_text()) == (1, "a")
+    for target, descriptor in zip(targets, held, strict=True):
+        mounts.detach(target)
+        os.close(descriptor)
+    backing = Path("/sys/block", Path(sources.pop()).name, "loop", "backing_file")
+    async with asyncio.timeout(20):
+        while backing.exists() and str(paths.state) in backing.read_text():
+            await asyncio.sleep(0.01)

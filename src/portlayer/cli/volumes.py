@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from portlayer.cli.asking import ask, each
-from portlayer.cli.output import Columns, Json, Quiet, age, print_json, print_table, print_tree
+from portlayer.cli.output import Columns, Json, Quiet, age, print_json, print_table, print_tree, size
 from portlayer.cli.refs import SHOWN, Volumes, volume_id
-from portlayer.cli.values import parse_labels
+from portlayer.cli.values import parse_bytes, parse_labels
 from portlayer.client import PortLayer
 from portlayer.model import storage as m
 
@@ -25,10 +25,12 @@ def _group() -> None:
 def create(
     name: Annotated[str | None, typer.Argument(help="Without, the volume is anonymous.")] = None,
     labels: Annotated[list[str], typer.Option("--label", "-l", help="KEY=VALUE.")] = [],  # noqa: B006
+    capacity: Annotated[str | None, typer.Option(help="What it may hold, such as 500m or 20g.")] = None,
     json: Json = False,
 ) -> None:
     """Create an empty volume."""
-    made = ask(lambda pl: pl.storage.create_volume(name, labels=parse_labels(labels)))
+    most = None if capacity is None else parse_bytes(capacity)
+    made = ask(lambda pl: pl.storage.create_volume(name, labels=parse_labels(labels), capacity_bytes=most))
     if json:
         print_json(made)
     else:
@@ -78,5 +80,6 @@ _COLUMNS: Columns[m.Volume] = {
     "ID": lambda volume: volume.id[:SHOWN],
     "NAME": lambda volume: volume.name + (" (anonymous)" if volume.anonymous else ""),
     "STORE": lambda volume: volume.store,
+    "CAPACITY": lambda volume: "" if volume.capacity_bytes is None else size(volume.capacity_bytes),
     "CREATED": lambda volume: f"{age(volume.created_at)} ago",
 }

@@ -26,7 +26,9 @@ def new_container(vch: str, request: m.Create, image: Image, substrate: str, hos
             pointer="/substrate",
         )
     check_process(request.process)
-    stop_signal = request.stop_signal or image.config.stop_signal or "SIGTERM"
+    stop_signal = request.stop_signal
+    if stop_signal is None:
+        stop_signal = image.config.stop_signal or "SIGTERM"
     parse_signal(stop_signal, "/stopSignal")
     check_timeout(request.stop_timeout_seconds, "/stopTimeoutSeconds")
     ident = names.new_id()

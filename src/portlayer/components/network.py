@@ -65,7 +65,7 @@ class LocalNetwork:
             id=ident,
             network=network.id,
             network_name=network.name,
-            mac_address=pure.check_mac(request.mac_address) if request.mac_address else pure.mac_of(ident),
+            mac_address=pure.check_mac(request.mac_address) if request.mac_address is not None else pure.mac_of(ident),
             requested_address=_check_address(network, request),
             requested_address6=_check_address6(network, request),
             aliases=_check_aliases(request.aliases),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 
+from portlayer.model.capabilities import NAMES, full_name
 from portlayer.model.errors import InvalidArgument
 from portlayer.model.execution import ProcessRequest, Resources, RestartPolicy
 
@@ -84,7 +85,7 @@ def check_subpath(path: str, pointer: str = "/subpath") -> str:
 
 
 def check_process(process: ProcessRequest) -> None:
-    """Arguments, environment, directory and user are what the kernel can take."""
+    """Arguments, environment, directory, user and capabilities are what the kernel can take."""
     for field, values in (("args", process.args or ()), ("entrypoint", process.entrypoint or ()), ("env", process.env)):
         for index, value in enumerate(values):
             if "\x00" in value or len(value) > MAX_ARGUMENT_BYTES:
@@ -101,3 +102,10 @@ def check_process(process: ProcessRequest) -> None:
         and re.fullmatch(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]*(:[a-zA-Z0-9_][a-zA-Z0-9_.-]*)?", process.user) is None
     ):
         raise InvalidArgument("user is written name|uid[:group|gid].", pointer="/process/user")
+    for field, values in (("add", process.capabilities.add), ("drop", process.capabilities.drop)):
+        for index, value in enumerate(values):
+            if full_name(value) not in ("ALL", *NAMES):
+                raise InvalidArgument(
+                    f"{value[:100]!r} is no capability; see capabilities(7).",
+                    pointer=f"/process/capabilities/{field}/{index}",
+                )

@@ -1,6 +1,6 @@
 """Capabilities of a container's process: Docker's default set, and what the caller adds and drops.
 
-Sources: capabilities(7) and its numbers in linux/capability.h; the default set of moby.
+Source: the default set of moby.
 """
 
 from __future__ import annotations
@@ -8,21 +8,10 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from portlayer.model.errors import InvalidArgument, Unsupported
+from portlayer.model.capabilities import NAMES, full_name
+from portlayer.model.errors import Unsupported
 from portlayer.model.execution import Capabilities
 
-# By number.
-NAMES = tuple(
-    f"CAP_{name}"
-    for name in (
-        *("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP"),
-        *("LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER"),
-        *("SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE"),
-        *("SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP"),
-        *("MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF"),
-        "CHECKPOINT_RESTORE",
-    )
-)
 DEFAULT = frozenset(
     f"CAP_{name}"
     for name in (
@@ -45,7 +34,7 @@ def of_host() -> frozenset[str]:
 def resolve(difference: Capabilities, host: frozenset[str]) -> frozenset[str]:
     """The default set with *difference* applied; `ALL` adds what the host has, or drops everything.
 
-    Raises InvalidArgument for an unknown name, Unsupported for one that the host cannot give.
+    Raises Unsupported for one that the host cannot give.
     """
     added = _named(difference.add, host)
     missing = sorted(added - host)
@@ -59,14 +48,5 @@ def resolve(difference: Capabilities, host: frozenset[str]) -> frozenset[str]:
 
 
 def _named(names: tuple[str, ...], everything: frozenset[str]) -> frozenset[str]:
-    found: set[str] = set()
-    for name in names:
-        upper = name.upper()
-        full = upper if upper.startswith("CAP_") else f"CAP_{upper}"
-        if upper == "ALL":
-            found |= everything
-        elif full in NAMES:
-            found.add(full)
-        else:
-            raise InvalidArgument(f"{name[:100]!r} is no capability; see capabilities(7).", pointer=_POINTER)
-    return frozenset(found)
+    found = {full_name(name) for name in names}
+    return found - {"ALL"} | everything if "ALL" in found else frozenset(found)

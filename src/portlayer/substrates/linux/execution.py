@@ -16,7 +16,7 @@ from portlayer.model.errors import PortlayerError, SubstrateFailed, Unavailable
 from portlayer.model.execution import ContainerSpec, Resources
 from portlayer.model.interaction import STDERR
 from portlayer.model.network import NetworkSpec
-from portlayer.substrates.linux import capabilities, cgroups, conmon, conmonlog, probe, process, stdio
+from portlayer.substrates.linux import capabilities, cgroups, conmon, conmonlog, lookup, probe, process, stdio, users
 from portlayer.substrates.linux.exits import Exits
 from portlayer.substrates.linux.incarnation import Incarnation, Record
 from portlayer.substrates.linux.launch import Launched, Launcher
@@ -181,13 +181,20 @@ class LinuxExecution:
             raise _failed("prepare", f"{self.runtime.path} could not create the process: {reason}", incarnation)
         return failure
 
-    def _checked(self, container: ContainerSpec, place: Incarnation, launched: Launched, pid: int) -> Record:
+    def _checked(
+        self, container: ContainerSpec, place: Incarnation, launched: Launched, pid: int
+    ) -> Record | StartFailure:
         """What the runtime says it made, as far as the kernel agrees."""
         init, holder = process.identify(pid), launched.holder()
         waiting = process.executable(pid)
         ours = self._cgroups.path(place.id) in process.groups(pid)
         if init is None or holder is None or waiting is None or not ours:
             raise _failed("prepare", f"{self.runtime.path} reported a process that is not the container's.", place.id)
+        if container.process.init:
+            user = users.resolve(str(self._paths.rootfs(container.id)), container.process.user)
+            failure = lookup.check_program(container, user, pid)
+            if failure is not None:
+                return failure
         stdin = ""
         if container.stdin:
             stdin = stdio.TERMINAL if container.terminal else stdio.pipe_of(pid)
