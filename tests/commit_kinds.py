@@ -75,6 +75,8 @@ def edit(before: str, what: str) -> Kind:
             case "leave":
                 leave = n.LeaveNetwork(handle=handle, network="gibson_network")
                 handle = (await driver.pl.network.leave(ME, leave)).handle
+            case "rejoin":
+                handle = await _rejoined(driver, handle)
             case "volume":
                 handle = (await driver.pl.storage.leave(ME, s.LeaveVolume(handle=handle, volume="jar"))).handle
             case "resources":
@@ -83,6 +85,15 @@ def edit(before: str, what: str) -> Kind:
         return lambda: driver.commit(handle)
 
     return kind
+
+
+async def _rejoined(driver: Driver, handle: str) -> str:
+    """Out of the network and in again, with the address that it had."""
+    had = (await driver.inspect("cookie")).endpoints[0]
+    handle = (await driver.pl.network.leave(ME, n.LeaveNetwork(handle=handle, network=had.network))).handle
+    join = n.JoinNetwork(handle=handle, network=had.network, address=had.address)
+    handle = (await driver.pl.network.join(ME, join)).handle
+    return (await driver.pl.network.bind(ME, n.BindNetwork(handle=handle))).handle
 
 
 def remove(before: str) -> Kind:
@@ -211,7 +222,7 @@ KINDS: dict[str, Kind] = {
     **{
         f"{what} when {before}": edit(before, what)
         for before in ("created", "running", "stopped")
-        for what in ("rename", "join", "unbind", "leave", "resources")
+        for what in ("rename", "join", "unbind", "leave", "rejoin", "resources")
     },
     **{f"volume when {before}": edit(before, "volume") for before in ("created", "stopped")},
     **{f"remove when {before}": remove(before) for before in ("created", "running", "paused", "stopped")},

@@ -76,3 +76,19 @@ async def test_an_undo_that_fails_is_tried_again(harness: Harness) -> None:
             await asyncio.sleep(0.01)
     await check(harness)
     assert (await harness.commit(handle)).state == "running"
+
+
+async def test_a_commit_that_gets_stuck_again_is_told_of_again(harness: Harness) -> None:
+    await setting(harness)
+    handle = await harness.draft(network="gibson_network", name="cookie")
+    for times in (1, 2):
+        harness.world.fail("network.plug", SubstrateFailed("no link"))
+        harness.world.fail("execution.remove", SubstrateFailed("cannot be killed"))
+        with pytest.raises(SubstrateFailed, match="no link"):
+            await harness.commit(handle)
+        await check(harness)
+        events = await harness.pl.service.events(ME, Subscribe(since="0"))
+        told = 0
+        async with asyncio.timeout(20):
+            while told < times:
+                told += (await anext(events)).event.type == "container.stuck"

@@ -5,7 +5,7 @@ from harness import ME, Harness
 
 from portlayer.model import execution as e
 from portlayer.model import network as n
-from portlayer.model.errors import AlreadyExists, NotFound
+from portlayer.model.errors import AlreadyExists, NotFound, ResourceExhausted, SubstrateFailed
 
 
 async def test_one_commit_takes_a_name_once(harness: Harness) -> None:
@@ -27,6 +27,50 @@ async def test_one_container_publishes_a_port_once(harness: Harness) -> None:
     handle = (await harness.pl.network.bind(ME, n.BindNetwork(handle=handle))).handle
     with pytest.raises(AlreadyExists):
         await harness.commit(handle)
+
+
+async def test_a_container_may_take_over_what_it_lets_go(harness: Harness) -> None:
+    """Its own address and port, in a network that is full; another container gets neither of them, before or after."""
+    await harness.network("small", subnets=(n.Subnet(subnet="10.231.7.0/30"),))
+    await harness.network("other")
+    port = n.Port(container_port=80, host_port=18080)
+
+    async def rejoin(handle: str, network: str, left: str | None = None, address: str | None = None) -> str:
+        if left is not None:
+            handle = (await harness.pl.network.leave(ME, n.LeaveNetwork(handle=handle, network=left))).handle
+        join = n.JoinNetwork(handle=handle, network=network, address=address, ports=(port,))
+        handle = (await harness.pl.network.join(ME, join)).handle
+        return (await harness.pl.network.bind(ME, n.BindNetwork(handle=handle))).handle
+
+    async def endpoint() -> n.Endpoint:
+        (found,) = (await harness.inspect("one")).endpoints
+        return found
+
+    one = await harness.set_state(await rejoin(await harness.draft(name="one"), "small"), "running")
+    await harness.commit(one)
+    had = await endpoint()
+    for address in (had.address, None):
+        handle = await rejoin(await harness.handle("one"), "small", left="small", address=address)
+        harness.world.fail("network.plug", SubstrateFailed("no link"))
+        with pytest.raises(SubstrateFailed):
+            await harness.commit(handle)
+        assert await endpoint() == had
+        await harness.commit(handle)
+        assert (had.id, had.address) != ((had := await endpoint()).id, had.address)
+        assert (had.address, had.ports) == ("10.231.7.2", (port,))
+        with pytest.raises(ResourceExhausted):
+            await rejoin(await harness.draft(), "small")
+        with pytest.raises(AlreadyExists):
+            await harness.commit(await rejoin(await harness.draft(), "other"))
+    await harness.commit(await rejoin(await harness.handle("one"), "other", left="small"))
+    assert (await endpoint()).network == "other"
+    with pytest.raises(AlreadyExists):
+        await harness.commit(await rejoin(await harness.draft(), "small"))
+    handle = (await harness.pl.network.unbind(ME, n.BindNetwork(handle=await harness.handle("one")))).handle
+    handle = (await harness.pl.network.bind(ME, n.BindNetwork(handle=handle))).handle
+    await harness.commit(handle)
+    await harness.remove("one", force=True)
+    await harness.commit(await rejoin(await harness.draft(), "other"))
 
 
 async def until(harness, ref, test):

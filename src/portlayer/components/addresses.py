@@ -7,7 +7,7 @@ there is a third, who has that address: all or none of them are made, in one tra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from portlayer.components import keys
 from portlayer.components.handles import Draft
@@ -45,6 +45,12 @@ class Lease(Value):
     address6: str = ""
     prefix_length6: int = 0
     gateway6: str = ""
+    own: tuple[str, ...] = ()
+
+    @property
+    def reserved(self) -> tuple[str, ...]:
+        """Those that the lease keeps from others; `own` are kept by what the container has."""
+        return tuple(address for address in self.addresses if address not in self.own)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -59,9 +65,18 @@ class Pool:
         self._seconds = lease_seconds
         self._next: dict[tuple[str, int], str] = {}
 
-    async def lease(self, vch: str, network: NetworkSpec, endpoint: EndpointSpec, container: str, claim: str) -> Lease:
+    async def lease(
+        self,
+        vch: str,
+        network: NetworkSpec,
+        endpoint: EndpointSpec,
+        container: str,
+        claim: str,
+        own: Collection[str] = (),
+    ) -> Lease:
         """Reserve an address for *endpoint* and, where *network* has IPv6, one of each kind; or prolong what it has. In
-        the name of handle *claim*.
+        the name of handle *claim*. own: addresses that *container* has and the handle lets go; nobody else can want
+        them before the commit, and they need no lease.
 
         Raises:
             ResourceExhausted: the network has no free address. AlreadyExists: the one asked for is taken. Nothing is
@@ -71,7 +86,7 @@ class Pool:
         while True:
             held = await self._store.get(key)
             if held is None:
-                lease = await self._fresh(vch, network, endpoint, container, claim)
+                lease = await self._fresh(vch, network, endpoint, container, claim, own)
                 if lease is not None:
                     return lease
                 continue
@@ -80,7 +95,7 @@ class Pool:
             address = Address(endpoint=endpoint.id, container=container)
             ops = (
                 put(key, lease, self._seconds),
-                *(put(keys.address(vch, network.id, text), address, self._seconds) for text in lease.addresses),
+                *(put(keys.address(vch, network.id, text), address, self._seconds) for text in lease.reserved),
             )
             try:
                 await self._store.apply(Transaction((Check(key, held.revision),), ops, durable=False))
@@ -89,22 +104,30 @@ class Pool:
             return lease
 
     async def _fresh(
-        self, vch: str, network: NetworkSpec, endpoint: EndpointSpec, container: str, claim: str
+        self,
+        vch: str,
+        network: NetworkSpec,
+        endpoint: EndpointSpec,
+        container: str,
+        claim: str,
+        own: Collection[str],
     ) -> Lease | None:
         """A first lease; None where another bind of the same endpoint came first."""
         lease_key = keys.entity(vch, "leases", endpoint.id)
         versions = (4, 6) if network.ipv6 else (4,)
         searches = [
-            _Search(self._store, vch, network, endpoint, version, self._next.get((network.id, version)))
+            _Search(self._store, vch, network, endpoint, version, self._next.get((network.id, version)), own)
             for version in versions
         ]
         picks = [await search.next() for search in searches]
         while True:
             lease = _lease(network, claim, *picks)
+            lease = replace(lease, own=tuple(text for text in lease.addresses if text in own))
             address_keys = [keys.address(vch, network.id, address) for address in lease.addresses]
             address = Address(endpoint=endpoint.id, container=container)
-            ops = (*(put(key, address, self._seconds) for key in address_keys), put(lease_key, lease, self._seconds))
-            checks = [Check(key, 0) for key in (*address_keys, lease_key)]
+            reserved = [keys.address(vch, network.id, text) for text in lease.reserved]
+            ops = (*(put(key, address, self._seconds) for key in reserved), put(lease_key, lease, self._seconds))
+            checks = [Check(key, 0) for key in (*reserved, lease_key)]
             try:
                 await self._store.apply(Transaction(checks, ops, durable=False))
             except CheckFailed as failure:
@@ -137,7 +160,7 @@ class Pool:
             if not left:
                 ops = [Delete(key)]
                 for row in rows:
-                    if row is not None and decode(Address, row.value).endpoint == change.endpoint:
+                    if row is not None and _is_leased(decode(Address, row.value), change.endpoint):
                         checks.append(Check(row.key, row.revision))
                         ops.append(Delete(row.key))
             try:
@@ -147,13 +170,25 @@ class Pool:
             return
 
 
+def _is_leased(address: Address, endpoint: str) -> bool:
+    return address.endpoint == endpoint and not address.committed
+
+
 class _Search:
     """Looks for an address of one kind, from *start* on and around: each `next` is one that may be free."""
 
     def __init__(
-        self, store: Store, vch: str, network: NetworkSpec, endpoint: EndpointSpec, version: int, start: str | None
+        self,
+        store: Store,
+        vch: str,
+        network: NetworkSpec,
+        endpoint: EndpointSpec,
+        version: int,
+        start: str | None,
+        own: Collection[str],
     ) -> None:
         self._store = store
+        self._own = own
         self._network = network
         self._prefix = keys.addresses(vch, network.id, version)
         self._kind = "IPv6 address" if version == 6 else "address"
@@ -170,7 +205,8 @@ class _Search:
         """It and its subnet. Raises ResourceExhausted, or AlreadyExists where one was asked for."""
         for address, subnet in self._left:
             if self._tries == PROBES:
-                self._taken = frozenset(keys.last(row.key) for row in await self._store.range(self._prefix))
+                rows = await self._store.range(self._prefix)
+                self._taken = frozenset(keys.last(row.key) for row in rows).difference(self._own)
             self._tries += 1
             if address not in self._taken:
                 return address, subnet

@@ -82,7 +82,9 @@ class LocalNetwork:
             if endpoint.bound:
                 continue
             network = await self._find(caller, endpoint.network)
-            lease = await self._pool.lease(caller.vch, network, endpoint, preview.spec.id, claim)
+            committed = preview.record.spec.endpoints.get(network.id) if preview.record else None
+            own = committed.addresses if committed is not None else ()
+            lease = await self._pool.lease(caller.vch, network, endpoint, preview.spec.id, claim, own)
             changes.append(
                 c.ActivateEndpoint(
                     network=network.id,

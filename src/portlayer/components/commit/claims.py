@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from portlayer.components import keys
 from portlayer.components.addresses import Address
@@ -111,19 +111,22 @@ class Claims:
 
     async def _endpoints(self, records: Records, old: ContainerSpec | None, new: ContainerSpec) -> None:
         before = old.endpoints if old else {}
+        gone = {network: earlier for network, earlier in before.items() if _ends(earlier, new.endpoints.get(network))}
+        freed = {
+            op.key: (op, earlier)
+            for network, earlier in gone.items()
+            for op in self._let_go(earlier, new.id, joined=network in new.endpoints)
+        }
         for network, endpoint in new.endpoints.items():
             earlier = before.get(network)
             if earlier is None:
                 self._use("networks", network, endpoint.network_name, new.id)
-            if endpoint.bound and not (earlier and earlier.bound and earlier.addresses == endpoint.addresses):
-                await self._allocate(records, endpoint, new.id)
-                self._publish(endpoint)
-        for network, earlier in before.items():
-            now = new.endpoints.get(network)
-            if now is None or now.id != earlier.id:
-                self.frees += self._let_go(earlier, new.id, joined=now is not None)
-            elif earlier.bound and earlier.addresses != now.addresses:
-                self.frees += self._let_go(earlier, new.id, joined=True)
+            if endpoint.bound and not (earlier and earlier.bound and network not in gone):
+                mine = {key: of.id for key, (_, of) in freed.items()}
+                await self._allocate(records, endpoint, new.id, mine)
+                self._publish(endpoint, mine)
+        kept = {op.key for op in self.takes}
+        self.frees += [op for op, _ in freed.values() if op.key not in kept]
 
     def _let_go(self, endpoint: EndpointSpec, container: str, *, joined: bool = False) -> Iterable[Op]:
         if endpoint.bound:
@@ -134,8 +137,10 @@ class Claims:
         if not joined:
             yield Op(key=keys.use(self.vch, "networks", endpoint.network, container))
 
-    async def _allocate(self, records: Records, endpoint: EndpointSpec, container: str) -> None:
-        """The lease that bind made becomes an allocation."""
+    async def _allocate(
+        self, records: Records, endpoint: EndpointSpec, container: str, mine: Mapping[str, str]
+    ) -> None:
+        """The lease that bind made becomes an allocation. mine: what this commit lets go, and of which endpoint."""
         lease_key = keys.entity(self.vch, "leases", endpoint.id)
         wanted = [keys.address(self.vch, endpoint.network, address) for address in endpoint.addresses]
         lease, *rows = await records.store.get_many([lease_key, *wanted])
@@ -147,17 +152,21 @@ class Claims:
         )
         owned = encode(Address(endpoint=endpoint.id, container=container, committed=True))
         for key, held in zip(wanted, rows, strict=True):
-            if held is None or decode(Address, held.value).endpoint != endpoint.id:
+            if held is None or decode(Address, held.value).endpoint not in (endpoint.id, mine.get(key)):
                 raise gone
             self._demand(Check(key, held.revision), gone)
-            self._take(Op(key=key, value=owned), Op(key=key, value=held.value, ttl_seconds=self._lease_seconds))
+            seconds = None if key in mine else self._lease_seconds
+            self._take(Op(key=key, value=owned), Op(key=key, value=held.value, ttl_seconds=seconds))
         if lease is not None:
             back = Op(key=lease_key, value=lease.value, ttl_seconds=self._lease_seconds)
             self._take(Op(key=lease_key), back)
 
-    def _publish(self, endpoint: EndpointSpec) -> None:
+    def _publish(self, endpoint: EndpointSpec, mine: Mapping[str, str]) -> None:
         for port in endpoint.ports:
             key = keys.port(self._host, port.protocol, port.host_port)
+            if key in mine:
+                self._take(Op(key=key, value=endpoint.id.encode()), Op(key=key, value=mine[key].encode()))
+                continue
             number = f"{port.host_port}/{port.protocol}"
             taken = AlreadyExists(f"Port {number} of the host is published already.", kind="port", id=number)
             self._demand(Check(key, 0), taken)
@@ -168,3 +177,8 @@ class Claims:
         if failure.keys & self._planned_on:
             return None
         return next((self.reasons[key] for key in sorted(failure.keys) if key in self.reasons), None)
+
+
+def _ends(earlier: EndpointSpec, now: EndpointSpec | None) -> bool:
+    """Whether what *earlier* has is let go: it left, another took its place, or it is bound no more, or elsewhere."""
+    return now is None or now.id != earlier.id or (earlier.bound and earlier.addresses != now.addresses)

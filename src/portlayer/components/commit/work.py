@@ -196,6 +196,7 @@ class Work:
             await self._store.apply(Transaction(held.checks, [*ops, *held.deletes()], durable=durable))
         except CheckFailed:
             raise Deposed from None
+        self._told.discard(held.intent.id)
 
     async def _tell_stuck(self, intent: Intent, step: p.AnyStep, error: Exception) -> None:
         """What could not be done or undone is told once, and tried again until it can."""
