@@ -21,15 +21,16 @@ from portlayer.model.names import new_id
 Retry = Callable[[], Awaitable[Any]]
 Picture = dict[str, tuple[Any, ...]]
 Kind = Callable[[Driver], Awaitable[Retry]]
+PORTS = (n.Port(container_port=80, host_port=18099),)
 
 
 async def create(driver: Driver) -> Retry:
-    handle = await driver.draft(network="gibson_network", volume="jar", name="cookie")
+    handle = await driver.draft(network="gibson_network", ports=PORTS, volume="jar", name="cookie")
     return lambda: driver.commit(handle)
 
 
 async def create_and_start(driver: Driver) -> Retry:
-    handle = await driver.draft(network="gibson_network", volume="jar", name="cookie")
+    handle = await driver.draft(network="gibson_network", ports=PORTS, volume="jar", name="cookie")
     handle = await driver.set_state(handle, "running")
     return lambda: driver.commit(handle)
 
@@ -41,7 +42,7 @@ async def create_and_start_on_a_disk(driver: Driver) -> Retry:
 
 
 async def _existing(driver: Driver, state: str) -> str:
-    handle = await driver.draft(network="gibson_network", volume="jar", name="cookie")
+    handle = await driver.draft(network="gibson_network", ports=PORTS, volume="jar", name="cookie")
     if state != "created":
         handle = await driver.set_state(handle, "running")
     await driver.commit(handle)
@@ -88,10 +89,10 @@ def edit(before: str, what: str) -> Kind:
 
 
 async def _rejoined(driver: Driver, handle: str) -> str:
-    """Out of the network and in again, with the address that it had."""
+    """Out of the network and in again, with the address and the port that it had."""
     had = (await driver.inspect("cookie")).endpoints[0]
     handle = (await driver.pl.network.leave(ME, n.LeaveNetwork(handle=handle, network=had.network))).handle
-    join = n.JoinNetwork(handle=handle, network=had.network, address=had.address)
+    join = n.JoinNetwork(handle=handle, network=had.network, address=had.address, ports=PORTS)
     handle = (await driver.pl.network.join(ME, join)).handle
     return (await driver.pl.network.bind(ME, n.BindNetwork(handle=handle))).handle
 
@@ -258,6 +259,9 @@ async def check(harness: Harness) -> None:
     known = {container.id for container in listed}
     volumes = {volume.id for volume in (await harness.pl.storage.list_volumes(ME, s.ListVolumes())).volumes}
     assert set(world.volumes) <= volumes
+    running = [container for container in listed if container.state in ("running", "paused")]
+    publishing = {end.id for one in running for end in one.endpoints if end.ports and end.state == "bound"}
+    assert set(world.published) == publishing
     networks = {network.id for network in (await harness.pl.network.list_networks(ME, n.ListNetworks())).networks}
     assert set(world.networks) <= networks
     images = (await harness.pl.storage.list_images(ME, s.ListImages())).images

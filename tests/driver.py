@@ -33,12 +33,19 @@ class Driver:
     async def network(self, name: str = "gibson_network", **fields: Any) -> n.Network:
         return await self.pl.network.create_network(ME, n.CreateNetwork(name=name, **fields))
 
-    async def draft(self, *args: str, network: str | None = None, volume: str | None = None, **fields: Any) -> str:
+    async def draft(
+        self,
+        *args: str,
+        network: str | None = None,
+        ports: tuple[n.Port, ...] = (),
+        volume: str | None = None,
+        **fields: Any,
+    ) -> str:
         """A handle to a container that is not committed."""
         request = e.Create(image="busybox", process=e.ProcessRequest(args=args or ("sleep", "1000")), **fields)
         handle = (await self.pl.execution.create(ME, request)).handle
         if network is not None:
-            handle = (await self.pl.network.join(ME, n.JoinNetwork(handle=handle, network=network))).handle
+            handle = (await self.pl.network.join(ME, n.JoinNetwork(handle=handle, network=network, ports=ports))).handle
             handle = (await self.pl.network.bind(ME, n.BindNetwork(handle=handle))).handle
         if volume is not None:
             join = s.JoinVolume(handle=handle, volume=volume, destination="/data")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,6 +68,14 @@ class HostView:
     def tables(self) -> set[str]:
         listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True)
         return {line for line in listed.stdout.splitlines() if self.instance in line}
+
+    def published(self) -> set[str]:
+        """Endpoints that ports of the host lead to."""
+        table = f"portlayer_{self.instance}"
+        if f"table inet {table}" not in self.tables():
+            return set()
+        listed = subprocess.run(["nft", "list", "table", "inet", table], capture_output=True, text=True, check=True)
+        return set(re.findall(r'comment "(\w+)" :', listed.stdout))
 
     def trees(self, area: str) -> set[str]:
         """Names in an area of the state directory."""

@@ -118,6 +118,7 @@ class Killable(Driver):
         volumes = (await self.pl.storage.list_volumes(ME, s.ListVolumes())).volumes
         images = (await self.pl.storage.list_images(ME, s.ListImages())).images
         return [
+            *_unlike("endpoints that publish", self.host.published(), _publishing(listed)),
             *self._of_containers({one.id: one for one in listed}),
             *_more("bridges", len(self.host.links("b")), len(networks)),
             *_strange("volume", self.host.trees("volumes"), {volume.id for volume in volumes}),
@@ -164,6 +165,11 @@ def _unlike_process(process: Process, container: e.Container | None) -> list[str
 
 def _layers(images: tuple[s.Image, ...]) -> set[str]:
     return {layer.diff_id.removeprefix("sha256:") for image in images for layer in image.layers}
+
+
+def _publishing(containers: tuple[e.Container, ...]) -> set[str]:
+    running = [one for one in containers if one.state in ("running", "paused")]
+    return {end.id for one in running for end in one.endpoints if end.ports and end.state == "bound"}
 
 
 def _mounted(containers: tuple[e.Container, ...], volumes: tuple[s.Volume, ...]) -> set[str]:

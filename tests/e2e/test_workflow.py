@@ -287,6 +287,61 @@ async def test_a_published_port_is_reached_from_the_host(call: Api) -> None:
     await call.ok("DELETE", "network/networks/published")
 
 
+async def test_a_port_leads_to_a_container_while_it_runs(call: Api) -> None:
+    """Before and after, and where the program cannot be executed, who connects reaches the host's own server."""
+    await call.ok("POST", "network/networks", {"name": "published"})
+    ports = [{"containerPort": 80, "hostPort": 18093, "protocol": "tcp"}]
+
+    async def committed(name: str, *command: str) -> None:
+        handle = await create(call, name, *command)
+        join = {"handle": handle, "network": "published", "ports": ports}
+        handle = (await call.ok("POST", "network/join", join))["handle"]
+        handle = (await call.ok("POST", "network/bind", {"handle": handle}))["handle"]
+        await call.ok("POST", "execution/commit", {"handle": handle})
+
+    async def become(name: str, state: str, **more: Any) -> Any:
+        handle = (await call.ok("POST", f"execution/containers/{name}/handle"))["handle"]
+        handle = (await call.ok("POST", "execution/set-state", {"handle": handle, "state": state, **more}))["handle"]
+        return (await call.ok("POST", "execution/commit", {"handle": handle})).json
+
+    async def reached() -> bytes:
+        return await asyncio.to_thread(_fetched, "127.0.0.1", 18093)
+
+    server = await asyncio.start_server(_greet, "127.0.0.1", 18093)
+    await committed("web", "sh", "-c", "mkdir -p /www; echo container >/www/index.html; exec httpd -f -p 80 -h /www")
+    assert await reached() == b"host"
+    await become("web", "running")
+    assert b"container" in await reached()
+    await become("web", "stopped", timeoutSeconds=0)
+    assert await reached() == b"host"
+    await become("web", "running")
+    assert b"container" in await reached()
+    await call("POST", "execution/containers/web/signal", {"signal": "SIGKILL"})
+    await call.ok("GET", "execution/containers/web/wait")
+    async with asyncio.timeout(10):
+        while await reached() != b"host":
+            pass
+    await call.ok("DELETE", "execution/containers/web")
+    script = "#!/no/such/interpreter"
+    await committed("wrong", "sh", "-c", f"echo '{script}' > /bin/sh.new; chmod 755 /bin/sh.new; mv /bin/sh.new /bin/sh")
+    await become("wrong", "running")
+    await call.ok("GET", "execution/containers/wrong/wait")
+    assert (await become("wrong", "running"))["state"] == "stopped"
+    assert await reached() == b"host"
+    await call.ok("DELETE", "execution/containers/wrong")
+    await call.ok("DELETE", "network/networks/published")
+    server.close()
+    await server.wait_closed()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.to_thread(socket.create_connection, ("127.0.0.1", 18093), 5)
+
+
+async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"host")
+    writer.close()
+
+
 def _own_address() -> str:
     """The address that this host would speak with, or the loopback where it speaks to nobody."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

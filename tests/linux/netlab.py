@@ -218,6 +218,8 @@ async def plug(driver: LinuxNetwork, machine: Machine, net: NetworkSpec, last: i
     made = endpoint(net, last, *ports)
     await driver.make_network(net)
     await driver.plug(machine.id, machine.incarnation, made, net)
+    if ports:
+        await driver.publish(machine.id, made)
     return made
 
 

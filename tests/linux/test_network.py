@@ -281,6 +281,20 @@ class TestPublishedPorts:
         with netlab.listen(80, "127.0.0.1"):
             assert a.fails_to_reach("127.0.0.1", 80)
 
+    async def test_none_before_and_after_it_is_published(self, lab, driver):
+        net, a = network(), lab.machine()
+        made = await plug(driver, a, net, 2, Port(container_port=80, host_port=8080))
+        with a.listen(80) as server:
+            netlab.reach(server, netlab.client(), "127.0.0.1", 8080)
+            for _ in range(2):
+                await driver.unpublish(a.id, made.id)
+                assert netlab.fails_to_reach(netlab.client(netlab.IMPATIENCE), "127.0.0.1", 8080)
+            await driver.plug(a.id, a.incarnation, made, net)
+            assert netlab.fails_to_reach(netlab.client(netlab.IMPATIENCE), "127.0.0.1", 8080)
+            for _ in range(2):
+                await driver.publish(a.id, made)
+                netlab.reach(server, netlab.client(), "127.0.0.1", 8080)
+
     async def test_none_outlives_its_endpoint(self, lab, driver):
         net, a = network(), lab.machine()
         made = await plug(driver, a, net, 2, Port(container_port=80, host_port=8080))
@@ -319,6 +333,7 @@ class TestRestart:
         assert await after.networks() == [net.id]
         await after.make_network(net)
         await after.plug(a.id, a.incarnation, made, net)
+        await after.publish(a.id, made)
         with a.listen(80) as server:
             netlab.reach(server, netlab.client(), "127.0.0.1", 8080)
             await after.unplug(a.id, a.incarnation, made.id)

@@ -143,16 +143,23 @@ class Observer:
                 except CheckFailed:
                     continue  # another process watches it, too
                 await driver.remove(container, incarnation)
-                for endpoint in record.spec.endpoints.values():
-                    if endpoint.bound and endpoint.ports:  # what is published outlives the process
-                        await self._engine.substrate.network.unplug(container, incarnation, endpoint.id)
+                await self._withdraw(record)
                 return record, ended
+
+    async def _withdraw(self, record: ContainerRecord) -> None:
+        """What is published outlives the process."""
+        for endpoint in record.spec.endpoints.values():
+            if endpoint.publishes:
+                await self._engine.substrate.network.unpublish(record.spec.id, endpoint.id)
 
     async def _resume(self, vch: str, container: str) -> None:
         """What the end of *container* leads to, where an earlier process of ours did not come to it."""
-        found = await self._records.container(vch, container)
-        if found is not None:
-            await self._react(vch, *found)
+        async with self._engine.alone(vch, container) as found:
+            record, observed = found.committed, found.observed
+            if record is None or observed.state != "stopped":
+                return
+            await self._withdraw(record)
+        await self._react(vch, record, observed)
 
     async def _after_end(self, vch: str, container: str) -> None:
         """A commit stopped it, or could not execute its program: what is to be removed on exit goes."""

@@ -224,7 +224,11 @@ class Reconciler:
             if (await self._on.execution.observe(one.spec.id, one.live)).state in ("exited", "absent"):
                 continue
             for endpoint in bound:
-                wanted[endpoint.id] = one, Link(container=one.spec.id, incarnation=one.live, endpoint=endpoint)
+                published = endpoint.publishes and one.observed.state in LIVE
+                wanted[endpoint.id] = (
+                    one,
+                    Link(container=one.spec.id, incarnation=one.live, endpoint=endpoint, published=published),
+                )
                 if endpoint.network not in specs:
                     spec = await self._records.read(NetworkSpec, keys.entity(one.vch, "networks", endpoint.network))
                     if spec is not None:
@@ -264,6 +268,8 @@ class Reconciler:
             if not (await self._on.network.missing((), [link])).links:
                 return
             await self._on.network.plug(one.spec.id, one.live, link.endpoint, network)
+            if link.published:
+                await self._on.network.publish(one.spec.id, link.endpoint)
         await self._told(one, "link", network=network.name)
 
     # what no record explains

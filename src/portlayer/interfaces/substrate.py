@@ -52,11 +52,13 @@ class Presence(Value):
 
 
 class Link(Value):
-    """The link of a bound endpoint, as it should be: of an incarnation that is prepared, running or paused."""
+    """The link of a bound endpoint, as it should be: of an incarnation that is prepared, running or paused. published:
+    whether its ports should lead to it."""
 
     container: str
     incarnation: str
     endpoint: EndpointSpec
+    published: bool = False
 
 
 class Missing(Value):
@@ -188,8 +190,8 @@ class NetworkDriver(Protocol):
 
     async def missing(self, networks: Sequence[NetworkSpec], links: Sequence[Link]) -> Missing:
         """What somebody has taken away behind our back, of *networks* that were made and *links* that were plugged: for
-        the reconciler. `make_network` and `plug` bring it back, whatever this driver has made before. A published port
-        belongs to its link, and all that a network needs to work to the network."""
+        the reconciler. `make_network`, `plug` and `publish` bring it back, whatever this driver has made before. A
+        published port belongs to its link, and all that a network needs to work to the network."""
 
     async def plug(self, container: str, incarnation: str, endpoint: EndpointSpec, network: NetworkSpec) -> None:
         """Give a prepared, running or paused incarnation the link of a bound *endpoint*: up, with address (both of them
@@ -197,7 +199,14 @@ class NetworkDriver(Protocol):
         when this returns."""
 
     async def unplug(self, container: str, incarnation: str, endpoint: str) -> None:
-        """Take the link of endpoint id *endpoint* away. The end of an incarnation takes its links with it."""
+        """Take the link of endpoint id *endpoint* away, and what is published. The end of an incarnation takes its
+        links with it."""
+
+    async def publish(self, container: str, endpoint: EndpointSpec) -> None:
+        """Let the published ports of *endpoint*, which is plugged, lead to it. They outlive its incarnation."""
+
+    async def unpublish(self, container: str, endpoint: str) -> None:
+        """Take back all ports of endpoint id *endpoint*."""
 
     async def rewrite_files(
         self, container: ContainerSpec, incarnation: str, networks: Mapping[str, NetworkSpec]

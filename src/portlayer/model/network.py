@@ -80,6 +80,11 @@ class EndpointSpec(Value):
         """What it has: none, one, or one of IPv4 and one of IPv6."""
         return tuple(address for address in (self.address, self.address6) if address)
 
+    @property
+    def publishes(self) -> bool:
+        """Whether ports of the host lead to it while its container runs."""
+        return self.bound and bool(self.ports)
+
 
 class Endpoint(Value):
     """An endpoint as the API shows it. `state` is `joined` or `bound`. What ends in 6 is there where its network has

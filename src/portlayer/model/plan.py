@@ -3,11 +3,12 @@
 A plan has two halves. `before` runs before the record is changed: each of its steps has an undo, except Stop, which
 comes last and is judged by its evidence. `after` runs once the record is changed and only rolls forward.
 
-    before   MakeNetwork  MakeRootfs  MakeVolume  Prepare  Unplug  Plug  RewriteFiles  Update  Pause  Resume  Stop
-    after    Release  Unplug  Retire  RemoveRootfs  RemoveVolume
+    before   MakeNetwork  MakeRootfs  MakeVolume  Prepare  Unplug  Plug  RewriteFiles  Update  Publish  Pause  Resume
+             Stop
+    after    Release  Unpublish  Retire  RemoveRootfs  RemoveVolume
 
-An idle container keeps a process prepared, so that its start is only a Release. That process is a cache: any
-change that it cannot follow makes another one and retires it.
+An idle container keeps a process prepared, so that its start is only a Release, and a Publish of each endpoint that
+publishes ports. That process is a cache: any change that it cannot follow makes another one and retires it.
 """
 
 from __future__ import annotations
@@ -54,6 +55,14 @@ class Plug(Step, tag="Plug"):
 class Unplug(Step, tag="Unplug"):
     incarnation: str
     network: str
+
+
+class Publish(Step, tag="Publish"):
+    network: str
+
+
+class Unpublish(Step, tag="Unpublish"):
+    endpoint: str
 
 
 class RewriteFiles(Step, tag="RewriteFiles"):
@@ -104,6 +113,8 @@ AnyStep = (
     | Prepare
     | Plug
     | Unplug
+    | Publish
+    | Unpublish
     | RewriteFiles
     | Update
     | Pause
@@ -184,7 +195,7 @@ def _removal(spec: ContainerSpec, observed: Observed, change: RemoveContainer) -
     return Plan(
         before=(kill,) if live else (),
         after=(
-            *_withdraw(spec, spec.endpoints, observed),
+            *_withdraw(spec),
             *(Retire(container=spec.id, incarnation=name) for name in retired),
             RemoveRootfs(container=spec.id),
             *(RemoveVolume(container=spec.id, volume=volume, name=name) for volume, name in change.volumes.items()),
@@ -192,12 +203,18 @@ def _removal(spec: ContainerSpec, observed: Observed, change: RemoveContainer) -
     )
 
 
-def _withdraw(spec: ContainerSpec, networks: Iterable[str], observed: Observed) -> Iterator[AnyStep]:
-    """What is published outlives its process: it goes with the endpoint."""
-    incarnation = observed.incarnation or observed.prepared
+def _publish(spec: ContainerSpec, networks: Iterable[str]) -> Iterator[AnyStep]:
+    """Ports lead to a container while it runs, not to one that is only prepared."""
     for network in networks:
-        if spec.endpoints[network].bound and spec.endpoints[network].ports:
-            yield Unplug(container=spec.id, incarnation=incarnation, network=network)
+        if spec.endpoints[network].publishes:
+            yield Publish(container=spec.id, network=network)
+
+
+def _withdraw(spec: ContainerSpec) -> Iterator[AnyStep]:
+    """What is published outlives its process."""
+    for endpoint in spec.endpoints.values():
+        if endpoint.publishes:
+            yield Unpublish(container=spec.id, endpoint=endpoint.id)
 
 
 def _live(old: ContainerSpec, new: ContainerSpec, observed: Observed, target: ChangeState | None) -> Plan:
@@ -215,8 +232,9 @@ def _live(old: ContainerSpec, new: ContainerSpec, observed: Observed, target: Ch
             container=new.id, incarnation=incarnation, signal=parse_signal(new.stop_signal), timeout_seconds=seconds
         )
         retire = Retire(container=new.id, incarnation=incarnation)
-        return Plan(before=(stop,), after=(*_withdraw(new, new.endpoints, observed), retire))
+        return Plan(before=(stop,), after=(*_withdraw(new), retire))
     steps: list[AnyStep] = list(_follow(old, new, incarnation))
+    steps += _publish(new, [step.network for step in steps if isinstance(step, Plug)])
     state = observed.state
     if target is not None and target.state != state:
         state = target.state
@@ -240,10 +258,10 @@ def _idle(
         if observed.prepared:
             after.append(Retire(container=new.id, incarnation=observed.prepared))
     else:
-        gone = [network for network, earlier in old.endpoints.items() if new.endpoints.get(network) != earlier]
-        return Plan(after=tuple(_withdraw(old, gone, observed)), observed=observed)
+        return Plan(observed=observed)
     if not started_at:
         return Plan(before=tuple(steps), after=tuple(after), observed=replace(observed, prepared=incarnation))
+    steps += _publish(new, new.endpoints)
     running = Observed(
         state="running",
         incarnation=incarnation,

@@ -14,6 +14,7 @@ from portlayer.model.execution import ContainerSpec
 from portlayer.model.network import NetworkSpec
 
 KILL_PATIENCE_SECONDS = 30.0
+_OF_A_PROCESS = (p.Plug, p.Publish, p.Release, p.Update, p.RewriteFiles)
 
 
 class Steps:
@@ -29,7 +30,7 @@ class Steps:
         """Run *step*; nothing where its container's program has turned out not to be executable."""
         piece = self._pieces[step.container]
         new = piece.new
-        if step.container in self.failures and isinstance(step, (p.Plug, p.Release, p.Update, p.RewriteFiles)):
+        if step.container in self.failures and isinstance(step, _OF_A_PROCESS):
             return
         match step:
             case p.MakeNetwork(network=network):
@@ -45,6 +46,10 @@ class Steps:
             case p.Unplug(incarnation=incarnation, network=network):
                 endpoint = (piece.old or new).endpoints[network]
                 await self._on.network.unplug(new.id, incarnation, endpoint.id)
+            case p.Publish(network=network):
+                await self._on.network.publish(new.id, new.endpoints[network])
+            case p.Unpublish(endpoint=endpoint_id):
+                await self._on.network.unpublish(new.id, endpoint_id)
             case p.RewriteFiles(incarnation=incarnation):
                 await self._on.network.rewrite_files(new, incarnation, self._networks)
             case p.Update(incarnation=incarnation):
@@ -78,6 +83,10 @@ class Steps:
                 await self._on.network.unplug(step.container, incarnation, endpoint.id)
             case p.Unplug(incarnation=incarnation, network=network) if old is not None:
                 await self._plug(old, incarnation, network)
+                if piece.observed.state in ("running", "paused") and old.endpoints[network].publishes:
+                    await self._on.network.publish(step.container, old.endpoints[network])
+            case p.Publish(network=network):
+                await self._on.network.unpublish(step.container, piece.new.endpoints[network].id)
             case p.RewriteFiles(incarnation=incarnation) if old is not None:
                 await self._on.network.rewrite_files(old, incarnation, self._networks)
             case p.Update(incarnation=incarnation) if old is not None:
@@ -92,6 +101,12 @@ class Steps:
     def _note(self, container: str, failure: StartFailure | None) -> None:
         if failure is not None:
             self.failures[container] = failure
+
+    async def withdraw(self, container: str) -> None:
+        """What does not run after all publishes nothing."""
+        for endpoint in self._pieces[container].new.endpoints.values():
+            if endpoint.publishes:
+                await self._on.network.unpublish(container, endpoint.id)
 
     async def _plug(self, spec: ContainerSpec, incarnation: str, network: str) -> None:
         await self._on.network.plug(spec.id, incarnation, spec.endpoints[network], self._networks[network])

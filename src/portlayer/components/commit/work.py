@@ -174,6 +174,8 @@ class Work:
             await self._failpoints.hit(f"commit.done.{name}")
         ops: list[Put | Delete] = [op.live() for op in intent.finally_free]
         failed = {piece.container for piece in intent.pieces if piece.container in steps.failures}
+        for container in failed:
+            await steps.withdraw(container)
         late = {
             container: outcome.failed_start(observed[container], steps.failures[container])
             for container in failed

@@ -38,6 +38,9 @@ class Cgroups(Protocol):
     def names(self) -> list[str]:
         """Groups that are there."""
 
+    def parent(self) -> str:
+        """The path of the parent, empty or not; "" where there is none."""
+
     def exists(self, name: str) -> bool:
         """Whether anything of the group is there."""
 
@@ -140,6 +143,12 @@ class _Named:
 
     def path(self, name: str) -> str:
         return f"/{self._parent}/{name}"
+
+    def parent(self) -> str:
+        return f"/{self._parent}" if self.exists("") else ""
+
+    def exists(self, name: str) -> bool:
+        raise NotImplementedError
 
 
 class SplitCgroups(_Named):

@@ -357,6 +357,7 @@ class LinuxExecution:
         return [
             *(f"process {holder.pid} (conmon)" for holder in holders),
             *(f"cgroup {self._cgroups.path(name)}" for name in self._cgroups.names()),
+            *(f"cgroup {parent}" for parent in (self._cgroups.parent(),) if parent),
             *(f"incarnation {name}" for name in sorted(_names(self._paths.incarnations))),
         ]
 

@@ -13,7 +13,7 @@ nothing is lost with our process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
 
@@ -190,6 +190,10 @@ class Firewall:
         self._replace(
             _wanted(endpoint), lambda target: endpoint.id == target.endpoint or target.address in endpoint.addresses
         )
+
+    def clear(self, addresses: Collection[str]) -> None:
+        """Take back all that leads to *addresses*, which may have been another endpoint's before."""
+        self._replace({}, lambda target: target.address in addresses)
 
     def unpublish(self, endpoint: str) -> None:
         """Take back all ports of endpoint id *endpoint*."""

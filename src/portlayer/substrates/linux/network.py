@@ -97,6 +97,14 @@ class LinuxNetwork:
             await self._run(self._wiring.unpublish, endpoint)
             await _delete([self._wiring.veth_name(incarnation, endpoint)])
 
+    async def publish(self, container: str, endpoint: EndpointSpec) -> None:
+        with _failing("publish", container):
+            await self._run(self._wiring.publish, endpoint)
+
+    async def unpublish(self, container: str, endpoint: str) -> None:
+        with _failing("unpublish", container):
+            await self._run(self._wiring.unpublish, endpoint)
+
     async def rewrite_files(
         self, container: ContainerSpec, incarnation: str, networks: Mapping[str, NetworkSpec]
     ) -> None:

@@ -115,7 +115,7 @@ class Wiring:
     def missing_links(self, wanted: Sequence[Wanted]) -> list[str]:
         """The endpoint ids of those without a veth in their network's bridge, or without a published port."""
         lost = []
-        if any(link.endpoint.ports for link in wanted):
+        if any(link.published for link in wanted):
             self._firewall.bridges()
         for start in range(0, len(wanted), _AT_ONCE):
             some = wanted[start : start + _AT_ONCE]
@@ -134,12 +134,12 @@ class Wiring:
                     and bridge.error is None
                     and links.parse_link(veth.bodies[0]).master == links.parse_link(bridge.bodies[0]).index
                 )
-                if not stands or (link.endpoint.ports and not self._firewall.publishes(link.endpoint)):
+                if not stands or (link.published and not self._firewall.publishes(link.endpoint)):
                     lost.append(link.endpoint.id)
         return lost
 
     def plug(self, incarnation: str, endpoint: EndpointSpec, network: NetworkSpec) -> None:
-        """The endpoint's veth stands, has its address, and is reachable; its ports are published.
+        """The endpoint's veth stands, has its address, and is reachable; nothing is published for it yet.
 
         Raises LookupError where the network was never made. A bridge that somebody else removed is made again.
         """
@@ -153,6 +153,9 @@ class Wiring:
                     raise
                 del self._bridges[network.id]
                 self._connect(incarnation, inside, endpoint, network)
+        self._firewall.clear(endpoint.addresses)
+
+    def publish(self, endpoint: EndpointSpec) -> None:
         self._firewall.publish(endpoint)
 
     def unpublish(self, endpoint: str) -> None:

@@ -36,10 +36,13 @@ class MemoryNetwork(Driver):
     @step
     async def missing(self, networks: Sequence[NetworkSpec], links: Sequence[Link]) -> Missing:
         found = {link.endpoint.id: self.find(link.container, link.incarnation) for link in links}
+        hidden = {link.endpoint.id for link in links if link.published} - self.world.published.keys()
         return Missing(
             networks=tuple(network.id for network in networks if network.id not in self.world.networks),
             links=tuple(
-                endpoint for endpoint, one in found.items() if one is None or not one.live or endpoint not in one.links
+                endpoint
+                for endpoint, one in found.items()
+                if one is None or not one.live or endpoint not in one.links or endpoint in hidden
             ),
         )
 
@@ -51,12 +54,22 @@ class MemoryNetwork(Driver):
                 f"Network {network.name} is not on this host; make it first.", step="network.plug", id=container
             )
         found.links[endpoint.id] = endpoint
+        self.world.withdraw(endpoint.addresses)
 
     @step
     async def unplug(self, container: str, incarnation: str, endpoint: str) -> None:
         found = self.find(container, incarnation)
         if found is not None:
             found.links.pop(endpoint, None)
+        self.world.published.pop(endpoint, None)
+
+    @step
+    async def publish(self, container: str, endpoint: EndpointSpec) -> None:
+        self.world.published[endpoint.id] = endpoint
+
+    @step
+    async def unpublish(self, container: str, endpoint: str) -> None:
+        self.world.published.pop(endpoint, None)
 
     @step
     async def rewrite_files(

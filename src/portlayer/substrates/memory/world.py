@@ -9,6 +9,7 @@ before or after they act (`before`, `after`), the disk is small (`disk_bytes`), 
     ├── rootfs        container id -> Rootfs: its tree, whether mounted, its log
     ├── volumes       volume id -> Files
     ├── networks      network id -> NetworkSpec            gone after a reboot
+    ├── published     endpoint id -> EndpointSpec          gone after a reboot
     └── incarnations  incarnation id -> Incarnation        gone after a reboot
 """
 
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 
 from portlayer.model.base import Value
 from portlayer.model.errors import ResourceExhausted
-from portlayer.model.network import NetworkSpec
+from portlayer.model.network import EndpointSpec, NetworkSpec
 from portlayer.substrates.memory.files import Files, Layer, Node, merge
 from portlayer.substrates.memory.pipes import Log
 from portlayer.substrates.memory.process import Incarnation
@@ -53,6 +54,7 @@ class World:
         self.rootfs: dict[str, Rootfs] = {}
         self.volumes: dict[str, Files] = {}
         self.networks: dict[str, NetworkSpec] = {}
+        self.published: dict[str, EndpointSpec] = {}
         self.incarnations: dict[str, Incarnation] = {}
         self.reserved_subnets: list[str] = ["127.0.0.0/8", "::1/128"]
         self.ipv6 = True
@@ -125,6 +127,7 @@ class World:
             incarnation.end(128 + signal.SIGKILL)
         self.incarnations.clear()
         self.networks.clear()
+        self.published.clear()
         for rootfs in self.rootfs.values():
             rootfs.mounted = False
 
@@ -143,6 +146,12 @@ class World:
             for each in end.addresses
         }
         return address in gateways | peers
+
+    def withdraw(self, addresses: tuple[str, ...]) -> None:
+        """Nothing leads to *addresses* any more."""
+        self.published = {
+            name: end for name, end in self.published.items() if not {*end.addresses} & {*addresses}
+        }
 
     def live(self, container: str = "") -> list[Incarnation]:
         """Incarnations that have not ended: of *container*, or all."""
