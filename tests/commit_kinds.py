@@ -152,8 +152,10 @@ async def unbind_dual(driver: Driver) -> Retry:
 async def import_image(driver: Driver) -> Retry:
     tar = images.tar([images.directory("etc"), images.file("etc/motd", b"another\n")])
 
+    caller = Caller(idempotency_key=new_id())
+
     async def importing() -> str:
-        return (await driver.image("another", tar)).id
+        return (await driver.image("another", tar, caller)).id
 
     return importing
 

@@ -21,13 +21,13 @@ class Driver:
 
     pl: Components
 
-    async def image(self, name: str = "busybox", tar: bytes = b"") -> s.Image:
+    async def image(self, name: str = "busybox", tar: bytes = b"", caller: Caller = ME) -> s.Image:
         """The image *name*, imported: of busybox, or of another root filesystem."""
 
         async def body() -> AsyncIterator[bytes]:
             yield tar or layer()[1]
 
-        imported = await self.pl.storage.import_image(ME, s.ImportImage(name=name, format="rootfs"), body())
+        imported = await self.pl.storage.import_image(caller, s.ImportImage(name=name, format="rootfs"), body())
         return imported.images[0]
 
     async def network(self, name: str = "gibson_network", **fields: Any) -> n.Network:

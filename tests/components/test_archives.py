@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import json
 import random
+import resource
 import subprocess
 import tarfile
 from pathlib import Path
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from images import Built
 
 from portlayer.components.archives import ArchivedImage, open_layer, read_archive, read_config
-from portlayer.model.errors import InvalidArgument, PortlayerError, Unsupported
+from portlayer.model.errors import InvalidArgument, PortlayerError, SubstrateFailed, Unsupported
 
 LOWER = images.tar([images.directory("etc/"), images.file("etc/motd", b"lower\n")])
 UPPER = images.tar([images.file("etc/.wh.motd"), images.file("bin", b"x" * 70_000)])
@@ -45,6 +46,20 @@ async def assert_reads(body: bytes, staging: Path, names: tuple[str, ...] = ("lo
     assert [layer.diff_id for layer in image.layers] == IMAGE.diff_ids
     assert await layer_tars(image) == [LOWER, UPPER]
     return image
+
+
+@pytest.mark.parametrize("format", ["auto", "rootfs"])
+async def test_what_cannot_be_written_is_told_as_such(tmp_path: Path, format: Any) -> None:
+    """Also where the file, which is closed then, could not take what is left of it."""
+    tar = images.tar([images.file("large", b"x" * 300_000)])
+    body = tar if format == "rootfs" else images.oci_archive(Built([tar], "localhost/large:1"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        with pytest.raises(SubstrateFailed, match="cannot be written"):
+            await read(body, tmp_path, format=format, name="large")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def compressed(compression: images.Compression) -> Built:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import images
 import pytest
 from e2e.conftest import Served
 from e2e.raw import Api, api, url
@@ -256,6 +257,26 @@ async def test_small_values_have_etags(call: Api) -> None:
     await call.refused(409, "Conflict", "DELETE", "kv/persona.docker", If_Match=etag)
     assert (await call("DELETE", "kv/persona.docker", If_Match=changed.headers["ETag"])).status == 204
     await call.refused(404, "NotFound", "GET", "kv/persona.docker")
+
+
+async def test_an_import_with_a_key_happens_once(call: Api) -> None:
+    key = {"Idempotency_Key": "import-once"}
+    tar = images.tar([images.directory("etc"), images.file("etc/motd", b"once")])
+    path = "storage/images/import?name=once&format=rootfs"
+    first = await call.ok("POST", path, tar, **key)
+    image = first["images"][0]["id"]
+    await call.ok("POST", "storage/images/import?name=once&format=rootfs", images.tar([images.file("other")]))
+    assert (await call.ok("POST", path, tar, **key)).json == first.json
+    newest = await call.ok("GET", "storage/images/once")
+    assert newest["id"] != image  # the name is the newer image's, and stays so
+    for other in (("storage/images/import?name=twice&format=rootfs", tar), (path, images.tar([images.file("third")]))):
+        problem = await call.refused(400, "InvalidArgument", "POST", *other, **key)
+        assert "Idempotency-Key" in problem["detail"]
+    listed = (await call.ok("GET", "storage/images"))["images"]
+    assert "twice:latest" not in [name for one in listed for name in one["names"]]
+    await call.ok("DELETE", f"storage/images/{image}")
+    assert (await call.ok("POST", path, tar, **key)).json == first.json
+    await call.ok("DELETE", "storage/images/once")
 
 
 async def test_waits_end_in_time(call: Api) -> None:

@@ -49,6 +49,14 @@ def unified(tree: Tree) -> UnifiedCgroups:
     return found
 
 
+def test_the_parent_is_told_of_while_it_is_there(tree: Tree, unified: UnifiedCgroups) -> None:
+    assert unified.parent() == ""
+    tree.group(PARENT, {})
+    assert (unified.parent(), unified.names()) == (f"/{PARENT}", [])
+    unified.close()
+    assert unified.parent() == ""
+
+
 def test_v2_enables_what_is_available_and_not_enabled(tree: Tree, unified: UnifiedCgroups) -> None:
     tree.group(PARENT, {"cgroup.controllers": "cpu memory pids", "cgroup.subtree_control": "memory pids"})
     tree.group("", {"cgroup.controllers": "cpu memory hugetlb", "cgroup.subtree_control": "memory"})

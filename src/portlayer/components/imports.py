@@ -8,29 +8,37 @@ from __future__ import annotations
 import asyncio
 import collections
 import errno
+import hashlib
 import shutil
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 from portlayer.components import keys
 from portlayer.components.archives import ArchivedImage, open_layer, read_archive, read_config
 from portlayer.components.records import decode, event, event_puts, put
+from portlayer.components.replays import Replays, digest_of
 from portlayer.failpoints import Failpoints
 from portlayer.interfaces.storage import Report
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Put, Store, Transaction
 from portlayer.interfaces.substrate import StorageDriver
 from portlayer.model import storage as m
 from portlayer.model.base import now
-from portlayer.model.errors import ResourceExhausted, SubstrateFailed
+from portlayer.model.caller import Caller
+from portlayer.model.errors import ResourceExhausted, SubstrateFailed, Unavailable
 from portlayer.model.execution import replace
 from portlayer.model.names import new_id
+
+_KIND = "image"
 
 
 class Importer:
     """Imports archives, and removes layers that no image uses. staging: a directory for what streams in."""
 
-    def __init__(self, store: Store, driver: StorageDriver, staging: Path, failpoints: Failpoints) -> None:
+    def __init__(
+        self, store: Store, replays: Replays, driver: StorageDriver, staging: Path, failpoints: Failpoints
+    ) -> None:
         self._store = store
+        self._replays = replays
         self._driver = driver
         self._staging = staging
         self._failpoints = failpoints
@@ -43,14 +51,24 @@ class Importer:
         await self.prune(await self._driver.layers())
 
     async def run(
-        self, vch: str, request: m.ImportImage, body: AsyncIterator[bytes], report: Report
-    ) -> tuple[m.Image, ...]:
-        """The images of the archive, recorded. On failure nothing of it stays."""
+        self, caller: Caller, request: m.ImportImage, body: AsyncIterator[bytes], report: Report
+    ) -> m.Images:
+        """The images of the archive, recorded; or those of the first time, where the caller's key was used before. On
+        failure nothing of it stays.
+
+        Raises InvalidArgument where the key was used for another archive, and what `read_archive` raises.
+        """
+        digest = hashlib.sha256()
+        counted = _counted(body, digest.update if caller.idempotency_key is not None else None, report)
+        known = await self._replays.find(caller, _KIND)
+        if known is not None:
+            async for _ in counted:
+                pass
+            return known.answer_to(digest_of(_KIND, request, digest.digest()), m.Images)
         staging = self._staging / new_id()
         pins: list[str] = []
         try:
             await asyncio.to_thread(staging.mkdir, mode=0o700)
-            counted = _counted(body, report)
             archived = await read_archive(counted, staging, name=request.name, format=request.format)
             await self._failpoints.hit("import.read")
             pins = [layer.diff_id for image in archived for layer in image.layers]
@@ -58,11 +76,10 @@ class Importer:
             for image in archived:
                 await self._unpack(image, report)
             await self._failpoints.hit("import.unpacked")
-            images = [await self._record(vch, image) for image in archived]
+            images = await self._record_all(caller, archived, digest_of(_KIND, request, digest.digest()))
             await self._failpoints.hit("import.recorded")
-            return tuple(images)
+            return images
         except OSError as error:
-            # Also closing a file may find the disk full: what is buffered is written then.
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise ResourceExhausted(
                     "The disk is full; free some space and import again.", resource="disk"
@@ -87,7 +104,31 @@ class Importer:
             await self._driver.put_layer(layer.diff_id, open_layer(layer))
             report(done)
 
-    async def _record(self, vch: str, archived: ArchivedImage) -> m.Image:
+    async def _record_all(self, caller: Caller, archived: list[ArchivedImage], request: str) -> m.Images:
+        """The images one by one; with the last one, the answer to *request* for the caller's key."""
+        done: tuple[m.Image, ...] = ()
+        for image in archived:
+            last = image is archived[-1]
+            recorded = await self._record(caller, image, lambda new, done=done: _images(*done, new), request, last=last)
+            if recorded is None:
+                first = await self._replays.find(caller, _KIND)
+                if first is None:
+                    raise Unavailable("Others import with the same Idempotency-Key; try again.", retry_after_seconds=1)
+                return first.answer_to(request, m.Images)
+            done = (*done, recorded)
+        return _images(*done)
+
+    async def _record(
+        self,
+        caller: Caller,
+        archived: ArchivedImage,
+        answer: Callable[[m.Image], m.Images],
+        request: str,
+        *,
+        last: bool,
+    ) -> m.Image | None:
+        """One image; None where an import with the same key was faster. last: the answer to the key is complete."""
+        vch = caller.vch
         ident = archived.config_digest.removeprefix("sha256:")
         key = keys.entity(vch, "images", ident)
         while True:
@@ -104,9 +145,12 @@ class Importer:
                 if row is not None and (owner := row.value.decode()) != ident:
                     await self._take_name(vch, owner, name, checks, ops)
             ops += event_puts(vch, event("image", "imported", ident, image.names[0] if image.names else ident))
+            unused, kept = self._replays.keep(caller, _KIND, request, answer(image))
             try:
-                await self._store.apply(Transaction(checks, ops))
-            except CheckFailed:
+                await self._store.apply(Transaction([*checks, *unused], [*ops, *kept] if last else ops))
+            except CheckFailed as failure:
+                if any(check.key in failure.keys for check in unused):
+                    return None
                 continue
             return image
 
@@ -126,10 +170,18 @@ class Importer:
                 await self._driver.remove_layer(layer)
 
 
-async def _counted(body: AsyncIterator[bytes], report: Report) -> AsyncIterator[bytes]:
+def _images(*images: m.Image) -> m.Images:
+    return m.Images(images=images, next=None)
+
+
+async def _counted(
+    body: AsyncIterator[bytes], hashing: Callable[[bytes], None] | None, report: Report
+) -> AsyncIterator[bytes]:
     done = 0
     async for piece in body:
         done += len(piece)
+        if hashing is not None:
+            hashing(piece)
         report(m.Progress(status="reading", done=done))
         yield piece
 

@@ -26,6 +26,17 @@ class Replay(Value):
     request: str
     answer: bytes
 
+    def answer_to(self, request: str, answer_type: type[A]) -> A:
+        """The answer of the first time. Raises InvalidArgument where that was another request."""
+        if self.request != request:
+            raise InvalidArgument("This Idempotency-Key was used for another request; choose a new one.")
+        return decode(answer_type, self.answer)
+
+
+def digest_of(kind: str, request: Value, body: bytes = b"") -> str:
+    """What tells one request from another. body: the digest of what came with it."""
+    return hashlib.sha256(kind.encode() + encode(request) + body).hexdigest()
+
 
 class Replays:
     """Runs creations, each in one transaction with its answer."""
@@ -33,6 +44,19 @@ class Replays:
     def __init__(self, store: Store, failpoints: Failpoints) -> None:
         self._store = store
         self._failpoints = failpoints
+
+    async def find(self, caller: Caller, kind: str) -> Replay | None:
+        """What the caller's key was used for before, if it has one."""
+        key = _key(caller, kind)
+        record = None if key is None else await self._store.get(key)
+        return None if record is None else decode(Replay, record.value)
+
+    def keep(self, caller: Caller, kind: str, request: str, answer: Value) -> tuple[list[Check], list[Put]]:
+        """What has to be in the transaction of the creation; nothing where the caller has no key."""
+        key = _key(caller, kind)
+        if key is None:
+            return [], []
+        return [Check(key, 0)], [put(key, Replay(request=request, answer=encode(answer)), REPLAY_SECONDS)]
 
     async def once(
         self,
@@ -49,26 +73,25 @@ class Replays:
         Raises:
             InvalidArgument: the key was used for another request.
         """
-        digest = hashlib.sha256(kind.encode() + encode(request)).hexdigest()
-        key = None
-        if caller.idempotency_key is not None:
-            name = hashlib.sha256(f"{kind}\0{caller.idempotency_key}".encode()).hexdigest()
-            key = keys.entity(caller.vch, "idempotency", name)
+        digest = digest_of(kind, request)
         for _ in range(ATTEMPTS):
-            if key is not None and (record := await self._store.get(key)) is not None:
-                replay = decode(Replay, record.value)
-                if replay.request != digest:
-                    raise InvalidArgument("This Idempotency-Key was used for another request; choose a new one.")
-                return decode(answer_type, replay.answer)
+            replay = await self.find(caller, kind)
+            if replay is not None:
+                return replay.answer_to(digest, answer_type)
             answer, checks, puts = await create(caller, request)
             await self._failpoints.hit(f"creation.{kind}")
-            if key is not None:
-                checks = [*checks, Check(key, 0)]
-                puts = [*puts, put(key, Replay(request=digest, answer=encode(answer)), REPLAY_SECONDS)]
+            kept = self.keep(caller, kind, digest, answer)
             try:
-                await self._store.apply(Transaction(checks, puts))
+                await self._store.apply(Transaction([*checks, *kept[0]], [*puts, *kept[1]]))
             except CheckFailed:
                 continue
             await self._failpoints.hit(f"created.{kind}")
             return answer
         raise Unavailable("Too many others create at the same time; try again.", retry_after_seconds=1)
+
+
+def _key(caller: Caller, kind: str) -> str | None:
+    if caller.idempotency_key is None:
+        return None
+    name = hashlib.sha256(f"{kind}\0{caller.idempotency_key}".encode()).hexdigest()
+    return keys.entity(caller.vch, "idempotency", name)

@@ -40,7 +40,7 @@ class LocalStorage:
         self._replays = replays
         self._driver = driver
         self._failpoints = failpoints
-        self._importer = Importer(drafts.records.store, driver, staging, failpoints)
+        self._importer = Importer(drafts.records.store, replays, driver, staging, failpoints)
 
     async def start(self) -> None:
         """Remove what no record explains: layers and volumes of calls that died."""
@@ -95,8 +95,7 @@ class LocalStorage:
         report: Report | None = None,
     ) -> m.Images:
         await self._records.check_vch(caller.vch)
-        images = await self._importer.run(caller.vch, request, body, report or (lambda _: None))
-        return m.Images(images=images, next=None)
+        return await self._importer.run(caller, request, body, report or (lambda _: None))
 
     async def list_images(self, caller: Caller, request: m.ListImages) -> m.Images:
         labels = label_filter(request.label)

@@ -5,6 +5,7 @@ Files are numbered, so no name in an archive is ever a name on the host.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import posixpath
@@ -13,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from portlayer import tarstream
 from portlayer.components.archives.compression import Decompressor
@@ -156,26 +157,30 @@ class RootfsSpool:
 
 
 class _Spooled:
-    """A file being written and hashed."""
+    """A file being written and hashed. Nothing is buffered: whatever fails to be written fails at once, and not when a
+    file that nobody needs any more is closed."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
         self._path = path
-        self._file: BinaryIO = path.open("xb", buffering=64 << 10)
+        self._file = path.open("xb", buffering=0)
         self._digest = hashlib.sha256()
         self._size = 0
 
     def write(self, piece: memoryview) -> None:
         self._digest.update(piece)
-        self._file.write(piece)
         self._size += len(piece)
+        while piece:
+            piece = piece[self._file.write(piece) :]
 
     def finish(self) -> Blob:
         self._file.close()
         return Blob(self._path, f"sha256:{self._digest.hexdigest()}", self._size)
 
     def close(self) -> None:
-        self._file.close()
+        """Let go of it, finished or not: what is thrown away need not be whole."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 @contextmanager
