@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-APT := crun runc conmon nftables libnftables1 libseccomp2 busybox-static iproute2 tini golang-github-containers-common
+APT := crun runc conmon nftables libnftables1 libseccomp2 busybox-static iproute2 e2fsprogs tini golang-github-containers-common
 APT_TEST := skopeo
 APT_BENCH := docker.io podman containerd netavark iptables
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 PATIENCE_SECONDS = 15.0
+CGROUPS = "/sys/fs/cgroup"
 _LEVELS = 3
 PROGRAMS = ("conmon", "crun", "runc", "portlayer")
 
@@ -27,18 +28,17 @@ def _namespaces() -> set[str]:
     return {entry.name for entry in named.iterdir()} if named.is_dir() else set()
 
 
-def _cgroups() -> set[str]:
+def cgroups() -> set[str]:
     """Read by os.walk, which unlike glob does not mind that one goes meanwhile."""
-    root = "/sys/fs/cgroup"
     found = set()
-    for folder, names, _ in os.walk(root):
+    for folder, names, _ in os.walk(CGROUPS):
         found |= {f"{folder}/{name}" for name in names if "portlayer" in name}
-        if folder.count("/") - root.count("/") >= _LEVELS - 1:
+        if folder.count("/") - CGROUPS.count("/") >= _LEVELS - 1:
             names.clear()
     return found
 
 
-def _disks() -> set[str]:
+def disks() -> set[str]:
     """Files on loop devices."""
     found = set()
     for path in Path("/sys/block").glob("loop*/loop/backing_file"):
@@ -71,9 +71,9 @@ KINDS: dict[str, Callable[[], set[str]]] = {
     "mount": _mounts,
     "link": _links,
     "network namespace": _namespaces,
-    "cgroup": _cgroups,
+    "cgroup": cgroups,
     "nft table": _tables,
-    "disk on a loop device": _disks,
+    "disk on a loop device": disks,
     "process": _processes,
 }
 

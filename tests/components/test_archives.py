@@ -48,16 +48,16 @@ async def assert_reads(body: bytes, staging: Path, names: tuple[str, ...] = ("lo
     return image
 
 
-@pytest.mark.parametrize("format", ["auto", "rootfs"])
-async def test_what_cannot_be_written_is_told_as_such(tmp_path: Path, format: Any) -> None:
+@pytest.mark.parametrize("kind", ["auto", "rootfs"])
+async def test_what_cannot_be_written_is_told_as_such(tmp_path: Path, kind: str) -> None:
     """Also where the file, which is closed then, could not take what is left of it."""
     tar = images.tar([images.file("large", b"x" * 300_000)])
-    body = tar if format == "rootfs" else images.oci_archive(Built([tar], "localhost/large:1"))
+    body = tar if kind == "rootfs" else images.oci_archive(Built([tar], "localhost/large:1"))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
     try:
         with pytest.raises(SubstrateFailed, match="cannot be written"):
-            await read(body, tmp_path, format=format, name="large")
+            await read(body, tmp_path, format=kind, name="large")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 

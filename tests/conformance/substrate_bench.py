@@ -116,6 +116,10 @@ class Bench(abc.ABC):
         """Whether the running container can open connections to *address*."""
 
     @abc.abstractmethod
+    async def published(self) -> set[str]:
+        """The ids of the endpoints that ports of the host lead to."""
+
+    @abc.abstractmethod
     async def limits(self, started: Started) -> Resources:
         """The limits that hold for the running container now."""
 

@@ -12,7 +12,7 @@ from portlayer.interfaces.substrate import Link, Missing
 from portlayer.model.errors import SubstrateFailed
 from portlayer.model.execution import replace
 from portlayer.model.names import new_id
-from portlayer.model.network import EndpointSpec, NetworkSpec
+from portlayer.model.network import EndpointSpec, NetworkSpec, Port
 
 
 async def plugged(bench: Bench, network: NetworkSpec, *hosts: int) -> list[tuple[Started, EndpointSpec]]:
@@ -209,9 +209,48 @@ class NetworkSuite:
 
     async def test_undoing_what_was_never_done(self, bench: Bench) -> None:
         await bench.substrate.network.unplug(new_id(), new_id(), new_id())
+        await bench.substrate.network.unpublish(new_id(), new_id())
         await bench.substrate.network.remove_network(new_id())
         alone = await bench.started("sleep", "100")
         await bench.substrate.network.unplug(*alone.ids, new_id())
+
+    async def test_ports_are_published_for_themselves(self, bench: Bench) -> None:
+        network = builders.network()
+        await bench.substrate.network.make_network(network)
+        ports = (Port(container_port=80, host_port=18097), Port(container_port=53, host_port=18097, protocol="udp"))
+        endpoint = builders.endpoint(network, 2, ports=ports)
+        started = await bench.started("sleep", "100", endpoints=[endpoint], networks={network.id: network})
+        for _ in range(2):
+            await bench.substrate.network.plug(*started.ids, endpoint, network)
+        assert await bench.published() == set()
+        for _ in range(2):
+            await bench.substrate.network.publish(started.spec.id, endpoint)
+        await bench.restart()
+        assert await bench.published() == {endpoint.id}
+        for _ in range(2):
+            await bench.substrate.network.unpublish(started.spec.id, endpoint.id)
+        assert await bench.published() == set()
+
+    async def test_what_is_published_goes_with_its_link_and_its_address(self, bench: Bench) -> None:
+        network = builders.network()
+        await bench.substrate.network.make_network(network)
+        endpoint = builders.endpoint(network, 2, ports=(Port(container_port=80, host_port=18097),))
+        for way in ("unplug", "heir", "network"):
+            started = await bench.started("sleep", "100", endpoints=[endpoint], networks={network.id: network})
+            await bench.substrate.network.plug(*started.ids, endpoint, network)
+            await bench.substrate.network.publish(started.spec.id, endpoint)
+            assert await bench.published() == {endpoint.id}
+            if way == "unplug":
+                await bench.substrate.network.unplug(*started.ids, endpoint.id)
+            await started.remove()
+            assert await bench.published() == (set() if way == "unplug" else {endpoint.id})
+            if way == "heir":
+                heir = await bench.started("sleep", "100")
+                await bench.substrate.network.plug(*heir.ids, replace(endpoint, id=new_id(), ports=()), network)
+                await heir.remove()
+                assert await bench.published() == set()
+        await bench.substrate.network.remove_network(network.id)
+        assert await bench.published() == set()
 
     async def test_a_link_needs_its_process_and_its_network(self, bench: Bench) -> None:
         network = builders.network()

@@ -344,7 +344,9 @@ async def test_a_port_leads_to_a_container_while_it_runs(call: Api) -> None:
             pass
     await call.ok("DELETE", "execution/containers/web")
     script = "#!/no/such/interpreter"
-    await committed("wrong", "sh", "-c", f"echo '{script}' > /bin/sh.new; chmod 755 /bin/sh.new; mv /bin/sh.new /bin/sh")
+    await committed(
+        "wrong", "sh", "-c", f"echo '{script}' > /bin/sh.new; chmod 755 /bin/sh.new; mv /bin/sh.new /bin/sh"
+    )
     await become("wrong", "running")
     await call.ok("GET", "execution/containers/wrong/wait")
     assert (await become("wrong", "running"))["state"] == "stopped"

@@ -38,6 +38,9 @@ class RunLab(Bench):
     async def reaches(self, started: Started, address: str) -> bool:
         raise NotImplementedError
 
+    async def published(self) -> set[str]:
+        raise NotImplementedError
+
     async def limits(self, started: Started) -> Resources:
         raise NotImplementedError
 

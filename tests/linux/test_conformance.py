@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import re
 import shutil
 import socket
 import threading
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -45,6 +47,12 @@ class LinuxBench(Bench):
 
     async def reaches(self, started: Started, address: str) -> bool:
         return await asyncio.to_thread(_reaches, main_pid(started), address)
+
+    async def published(self) -> set[str]:
+        table = f"portlayer_{self._paths.instance}"
+        listing = await asyncio.create_subprocess_exec("nft", "list", "table", "inet", table, stdout=PIPE)
+        said, _ = await listing.communicate()
+        return set(re.findall(r'comment "(\w+)" :', said.decode()))
 
     async def limits(self, started: Started) -> Resources:
         return Resources(**await asyncio.to_thread(_limits, main_pid(started)))

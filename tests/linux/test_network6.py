@@ -320,6 +320,7 @@ class TestPublishedPorts:
         await after.start()
         await after.make_network(net)
         await after.plug(a.id, a.incarnation, made, net)
+        await after.publish(a.id, made)
         assert netlab.nft("list ruleset") == table
         await after.unplug(a.id, a.incarnation, made.id)
         with a.listen(80, "::"):

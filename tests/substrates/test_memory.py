@@ -40,6 +40,9 @@ class MemoryBench(Bench):
     async def lose_network(self, network: NetworkSpec) -> None:
         self.world.lose_network(network.id)
 
+    async def published(self) -> set[str]:
+        return set(self.world.published)
+
     async def limits(self, started: Started) -> Resources:
         return self.world.incarnations[started.incarnation].resources
 

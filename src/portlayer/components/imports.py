@@ -50,9 +50,7 @@ class Importer:
         await asyncio.to_thread(self._staging.mkdir, mode=0o700, parents=True)
         await self.prune(await self._driver.layers())
 
-    async def run(
-        self, caller: Caller, request: m.ImportImage, body: AsyncIterator[bytes], report: Report
-    ) -> m.Images:
+    async def run(self, caller: Caller, request: m.ImportImage, body: AsyncIterator[bytes], report: Report) -> m.Images:
         """The images of the archive, recorded; or those of the first time, where the caller's key was used before. On
         failure nothing of it stays.
 
@@ -78,7 +76,6 @@ class Importer:
             await self._failpoints.hit("import.unpacked")
             images = await self._record_all(caller, archived, digest_of(_KIND, request, digest.digest()))
             await self._failpoints.hit("import.recorded")
-            return images
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise ResourceExhausted(
@@ -89,6 +86,7 @@ class Importer:
             self._pinned.subtract(pins)
             self._pinned += collections.Counter()
             await asyncio.shield(self._clean(staging, pins))
+        return images
 
     async def _clean(self, staging: Path, layers: list[str]) -> None:
         await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
@@ -108,26 +106,20 @@ class Importer:
         """The images one by one; with the last one, the answer to *request* for the caller's key."""
         done: tuple[m.Image, ...] = ()
         for image in archived:
-            last = image is archived[-1]
-            recorded = await self._record(caller, image, lambda new, done=done: _images(*done, new), request, last=last)
+            recorded = await self._record(caller, image, done, request, last=image is archived[-1])
             if recorded is None:
                 first = await self._replays.find(caller, _KIND)
                 if first is None:
                     raise Unavailable("Others import with the same Idempotency-Key; try again.", retry_after_seconds=1)
                 return first.answer_to(request, m.Images)
             done = (*done, recorded)
-        return _images(*done)
+        return m.Images(images=done, next=None)
 
     async def _record(
-        self,
-        caller: Caller,
-        archived: ArchivedImage,
-        answer: Callable[[m.Image], m.Images],
-        request: str,
-        *,
-        last: bool,
+        self, caller: Caller, archived: ArchivedImage, before: tuple[m.Image, ...], request: str, *, last: bool
     ) -> m.Image | None:
-        """One image; None where an import with the same key was faster. last: the answer to the key is complete."""
+        """One image; None where an import with the same key was faster. before: what the archive had beside it and is
+        recorded. last: that and this is the whole answer."""
         vch = caller.vch
         ident = archived.config_digest.removeprefix("sha256:")
         key = keys.entity(vch, "images", ident)
@@ -145,7 +137,7 @@ class Importer:
                 if row is not None and (owner := row.value.decode()) != ident:
                     await self._take_name(vch, owner, name, checks, ops)
             ops += event_puts(vch, event("image", "imported", ident, image.names[0] if image.names else ident))
-            unused, kept = self._replays.keep(caller, _KIND, request, answer(image))
+            unused, kept = self._replays.keep(caller, _KIND, request, m.Images(images=(*before, image), next=None))
             try:
                 await self._store.apply(Transaction([*checks, *unused], [*ops, *kept] if last else ops))
             except CheckFailed as failure:
@@ -168,10 +160,6 @@ class Importer:
         for layer in dict.fromkeys(layers):
             if not self._pinned[layer] and not await self._store.count(keys.layer_users(layer)):
                 await self._driver.remove_layer(layer)
-
-
-def _images(*images: m.Image) -> m.Images:
-    return m.Images(images=images, next=None)
 
 
 async def _counted(

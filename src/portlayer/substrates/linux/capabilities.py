@@ -48,5 +48,5 @@ def resolve(difference: Capabilities, host: frozenset[str]) -> frozenset[str]:
 
 
 def _named(names: tuple[str, ...], everything: frozenset[str]) -> frozenset[str]:
-    found = {full_name(name) for name in names}
-    return found - {"ALL"} | everything if "ALL" in found else frozenset(found)
+    found = frozenset(full_name(name) for name in names)
+    return found - {"ALL"} | everything if "ALL" in found else found

@@ -31,7 +31,7 @@ _STATUS = struct.Struct("=5Q4I64s64s32s2Q")  # struct loop_info64
 _CONFIG = struct.Struct(f"=2I{_STATUS.size}s64x")  # struct loop_config
 _TRIES = 100
 _MKFS_SECONDS = 600.0
-# No block is kept for root, or for a larger size. What reads as zero, as all of a new sparse file does, need not be written.
+# No block is kept for root, or for a larger size. What reads as zero, as all of a new file does, need not be written.
 _LAYOUT = ("-q", "-F", "-m", "0", "-O", "^resize_inode", "-E", "lazy_itable_init=0,lazy_journal_init=1")
 # What is deleted in a volume is given back to the host. Where the host has no block left, nothing more is written.
 _OPTIONS = "errors=remount-ro,discard"
@@ -82,10 +82,10 @@ def make(disk: Path, capacity_bytes: int, scratch: Path) -> None:
 
 
 def mount(disk: Path, target: Path) -> int:
-    """Mount *disk* at *target*, which is made; a descriptor that keeps it mounted, wherever else it goes. Raises OSError.
+    """Mount *disk* at *target*, which is made; a descriptor that keeps it mounted, wherever else it goes.
 
     The last to let go of a disk waits until all is written: a container would take as long to end. So let go of the
-    descriptor after its end, and where nobody waits.
+    descriptor after its end, and where nobody waits. Raises OSError.
     """
     target.mkdir(mode=0o700, parents=True)
     backing = os.open(disk, os.O_RDWR | os.O_CLOEXEC)

@@ -26,6 +26,7 @@ class MemoryNetwork(Driver):
     @step
     async def remove_network(self, network: str) -> None:
         self.world.networks.pop(network, None)
+        self.world.published = {name: end for name, end in self.world.published.items() if end.network != network}
         for one in self.world.live():
             one.links = {name: end for name, end in one.links.items() if end.network != network}
 
@@ -65,10 +66,12 @@ class MemoryNetwork(Driver):
 
     @step
     async def publish(self, container: str, endpoint: EndpointSpec) -> None:
+        del container
         self.world.published[endpoint.id] = endpoint
 
     @step
     async def unpublish(self, container: str, endpoint: str) -> None:
+        del container
         self.world.published.pop(endpoint, None)
 
     @step
