@@ -64,6 +64,9 @@ async def test_a_container_may_take_over_what_it_lets_go(harness: Harness) -> No
             await rejoin(await harness.draft(), "small")
         with pytest.raises(AlreadyExists):
             await harness.commit(await rejoin(await harness.draft(), "other"))
+    with pytest.raises(AlreadyExists):  # not in two networks at once
+        await harness.commit(await rejoin(await rejoin(await harness.handle("one"), "other", left="small"), "small"))
+    assert await endpoint() == had
     await harness.commit(await rejoin(await harness.handle("one"), "other", left="small"))
     assert (await endpoint()).network == "other"
     with pytest.raises(AlreadyExists):

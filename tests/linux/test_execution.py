@@ -452,3 +452,9 @@ async def test_a_disk_is_a_file_system_of_its_own(lab: RunLab) -> None:
     mounts = [builders.mount(volume, "/cask", capacity_bytes=16 << 20)]
     found = await lab.facts("echo kind: $(stat -f -c %T /cask); echo files: $(ls -A /cask)", mounts=mounts)
     assert found == {"kind": "ext2/ext3", "files": ""}
+
+
+async def test_the_empty_parent_of_the_groups_is_told_of(crun: RunLab) -> None:
+    assert f"cgroup /portlayer-{crun.paths.instance}" in await crun.substrate.leftovers()
+    await crun.substrate.purge()
+    assert await crun.substrate.leftovers() == []

@@ -117,12 +117,12 @@ class Claims:
             for network, earlier in gone.items()
             for op in self._let_go(earlier, new.id, joined=network in new.endpoints)
         }
+        mine = {key: of.id for key, (_, of) in freed.items()}
         for network, endpoint in new.endpoints.items():
             earlier = before.get(network)
             if earlier is None:
                 self._use("networks", network, endpoint.network_name, new.id)
             if endpoint.bound and not (earlier and earlier.bound and network not in gone):
-                mine = {key: of.id for key, (_, of) in freed.items()}
                 await self._allocate(records, endpoint, new.id, mine)
                 self._publish(endpoint, mine)
         kept = {op.key for op in self.takes}
@@ -140,7 +140,8 @@ class Claims:
     async def _allocate(
         self, records: Records, endpoint: EndpointSpec, container: str, mine: Mapping[str, str]
     ) -> None:
-        """The lease that bind made becomes an allocation. mine: what this commit lets go, and of which endpoint."""
+        """The lease that bind made becomes an allocation. mine: what this commit lets go and has not taken again, and
+        which endpoint has it."""
         lease_key = keys.entity(self.vch, "leases", endpoint.id)
         wanted = [keys.address(self.vch, endpoint.network, address) for address in endpoint.addresses]
         lease, *rows = await records.store.get_many([lease_key, *wanted])
@@ -161,11 +162,11 @@ class Claims:
             back = Op(key=lease_key, value=lease.value, ttl_seconds=self._lease_seconds)
             self._take(Op(key=lease_key), back)
 
-    def _publish(self, endpoint: EndpointSpec, mine: Mapping[str, str]) -> None:
+    def _publish(self, endpoint: EndpointSpec, mine: dict[str, str]) -> None:
         for port in endpoint.ports:
             key = keys.port(self._host, port.protocol, port.host_port)
             if key in mine:
-                self._take(Op(key=key, value=endpoint.id.encode()), Op(key=key, value=mine[key].encode()))
+                self._take(Op(key=key, value=endpoint.id.encode()), Op(key=key, value=mine.pop(key).encode()))
                 continue
             number = f"{port.host_port}/{port.protocol}"
             taken = AlreadyExists(f"Port {number} of the host is published already.", kind="port", id=number)

@@ -53,6 +53,7 @@ class LinuxExecution:
         self._runtime_seconds = runtime_seconds
         self._runtime: Runtime | None = None
         self._containers: dict[str, str] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def runtime(self) -> Runtime:
@@ -80,6 +81,7 @@ class LinuxExecution:
         """Containers run on."""
         await self._waker.close()
         self._spawner.close()
+        await asyncio.gather(*self._closing)
         self._launcher.close()
         if self._runtime is not None:
             self._runtime.close()
@@ -255,7 +257,9 @@ class LinuxExecution:
             async with asyncio.timeout(_END_SECONDS):
                 await self._remover.remove(Incarnation(self._paths, incarnation))
             if self._launcher.has_disks(incarnation):
-                await asyncio.to_thread(self._launcher.release_disks, incarnation)
+                closing = asyncio.create_task(asyncio.to_thread(self._launcher.release_disks, incarnation))
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
         except TimeoutError:
             raise _failed(
                 "remove",
