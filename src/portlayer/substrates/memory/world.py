@@ -149,9 +149,7 @@ class World:
 
     def withdraw(self, addresses: tuple[str, ...]) -> None:
         """Nothing leads to *addresses* any more."""
-        self.published = {
-            name: end for name, end in self.published.items() if not {*end.addresses} & {*addresses}
-        }
+        self.published = {name: end for name, end in self.published.items() if not {*end.addresses} & {*addresses}}
 
     def live(self, container: str = "") -> list[Incarnation]:
         """Incarnations that have not ended: of *container*, or all."""
