@@ -25,7 +25,7 @@ from soak.server import LEASE_SECONDS, Server
 from soak.witness import Witness
 
 NETWORKS = 4
-DISTURBED = 0.6
+DISTURBED = 0.4
 """The part of all rounds in which the server is killed; in the rest its memory can be judged."""
 _CYCLE_SECONDS = 240.0
 _FAILURES = 25

@@ -6,6 +6,7 @@ from harness import ME, Harness
 from portlayer.model import execution as e
 from portlayer.model import network as n
 from portlayer.model.errors import AlreadyExists, NotFound, ResourceExhausted, SubstrateFailed
+from portlayer.substrates.memory.execution import MemoryExecution
 
 
 async def test_one_commit_takes_a_name_once(harness: Harness) -> None:
@@ -108,3 +109,16 @@ async def test_a_restart_survives_our_death(harness: Harness) -> None:
     await harness.crash()
     await harness.start()
     await until(harness, "r", lambda c: c.restarts >= 3)
+
+
+async def test_a_death_between_an_exit_and_its_removal_leaves_nothing(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as dying:
+        dying.setattr(MemoryExecution, "remove", lambda *_: asyncio.Event().wait())
+        await harness.run("true", name="r")
+        await until(harness, "r", lambda c: c.state == "stopped")
+        assert harness.world.incarnations
+    await harness.crash()
+    assert not harness.world.incarnations
+    assert (await harness.inspect("r")).exit_code == 0
