@@ -6,7 +6,7 @@ APT := crun runc conmon nftables libnftables1 libseccomp2 busybox-static iproute
 APT_TEST := skopeo
 APT_BENCH := docker.io podman containerd netavark iptables
 
-.PHONY: demo test test-kill test-model lint bench install system system-test system-bench lock clean
+.PHONY: demo test test-kill test-model soak lint bench install system system-test system-bench lock clean
 
 demo: install
 	$(PYTHON) demo/demo.py
@@ -21,6 +21,10 @@ test-kill: install system-test
 # The model-based test for longer.
 test-model: install
 	PORTLAYER_MODEL_EXAMPLES=2000 $(PYTHON) -m pytest --timeout=3600 tests/commit/test_model.py
+
+# Mixed work against a server that is killed again and again; SOAK_CYCLES, SOAK_KILLS, SOAK_SEED.
+soak: install
+	$(PYTHON) -m soak --json soak/results/last.json
 
 lint: install
 	$(VENV)/bin/ruff check .
