@@ -8,9 +8,10 @@ import msgspec
 
 from soak.flat import Fit, fit
 
+SETTLED_CYCLES = 1000
 MEMORY_TOLERANCE = 4096.0
 """Bytes a cycle, which is some twenty calls, that the server's memory may grow by in the latter half of its last start.
-Caches, SQLite's among them, fill during the first thousand cycles; README.md says what a longer run shows."""
+Caches, SQLite's among them, fill during the first thousand cycles, so that a shorter time says nothing."""
 STORE_TOLERANCE = 12 * 1024.0
 """Bytes a cycle that the store may grow by: receipts, events and replays, which end after hours and days."""
 WAL_LIMIT = 64 << 20
@@ -53,8 +54,9 @@ class Result(msgspec.Struct, rename="camel"):
 
     def memory(self) -> Fit:
         """Of the server's own memory, in the latter half of the time for which it was left alone."""
-        warm = self._last_start(WARM_UP_CYCLES)
-        rests = [rest for rest in warm if rest.served * 2 >= warm[-1].served]
+        rests = self._last_start(0)
+        long = rests and rests[-1].served >= SETTLED_CYCLES
+        rests = [rest for rest in rests if rest.served * 2 >= rests[-1].served] if long else rests[-1:]
         return fit([(rest.served, rest.anonymous) for rest in rests], MEMORY_TOLERANCE)
 
     def store(self) -> Fit:

@@ -99,6 +99,7 @@ class Soak:
             self.result.seconds = time.monotonic() - began
             self.result.recoveries = self._server.recoveries
             self.result.repeated = self._patience.repeated
+            await self._no_more_strokes()
             await self._server.stop()
             await self._server.cleanup("--apply")
         return self.result
@@ -153,6 +154,12 @@ class Soak:
         async with self._striking:
             await self._server.kill()
             self._served_from = number
+
+    async def _no_more_strokes(self) -> None:
+        """After an interruption: whatever was about to start the server again does not."""
+        for stroke in self._strokes:
+            stroke.cancel()
+        await asyncio.gather(*self._strokes, return_exceptions=True)
 
     async def _cycle(self, pl: PortLayer, number: int, name: str) -> None:
         rng = random.Random(f"{self._plan.seed}/{number}")

@@ -22,6 +22,10 @@ def test_memory_that_grows_to_the_end_is_wrong() -> None:
     assert "memory grows by 9000 bytes a cycle" in wrong
 
 
+def test_a_short_run_does_not_judge_memory() -> None:
+    assert _result(*(_rest(cycles, anonymous=9000 * cycles) for cycles in range(100, 901, 100))).wrong() == []
+
+
 def test_caches_that_fill_are_not() -> None:
     grown = (_rest(cycles, anonymous=9000 * min(cycles, 500)) for cycles in range(100, 1001, 100))
     assert _result(*grown).wrong() == []
