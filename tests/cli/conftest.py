@@ -82,10 +82,12 @@ class Cli:
         return json.loads(self.ok(*args, "--json"))
 
 
-def serving(cli: Cli, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+def serving(
+    cli: Cli, environment: dict[str, str] | None = None, options: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
     """A server that has said that it is ready."""
     with (cli.directory / "log").open("ab") as log:
-        server = cli.start("serve", environment=environment, stdout=subprocess.PIPE, stderr=log)
+        server = cli.start("serve", *options, environment=environment, stdout=subprocess.PIPE, stderr=log)
     assert server.stdout is not None
     assert b"serves unix://" in server.stdout.readline(), (cli.directory / "log").read_text()
     return server

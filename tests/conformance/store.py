@@ -69,6 +69,23 @@ class Reads:
         assert await store.range("c/", after="c/024") == []
         assert await store.range("c/", after="d") == []
 
+    async def test_several_ranges_are_of_one_instant(self, store: Store) -> None:
+        async def write() -> None:
+            for number in range(200):
+                await store.apply(Transaction(ops=[Put("a/1", b"%d" % number), Put("c/1", b"%d" % number)]))
+
+        writing = asyncio.create_task(write())
+        seen = 0
+        while not writing.done():
+            first, nothing, second = await store.ranges(["a/", "b/", "c/"])
+            assert nothing == []
+            assert [row.value for row in first] == [row.value for row in second]
+            seen += len(first)
+            await asyncio.sleep(0)
+        await writing
+        assert seen
+        assert await store.ranges([]) == []
+
     @pytest.mark.parametrize(
         ("prefix", "inside", "outside"),
         [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import images
@@ -23,9 +23,9 @@ class Served:
         self.view = HostView(directory)
         self.server: subprocess.Popen[bytes] | None = None
 
-    def serve(self, environment: dict[str, str] | None = None) -> None:
-        """Start the server, with more in its environment; it is ready afterwards."""
-        self.server = serving(self.cli, environment)
+    def serve(self, environment: dict[str, str] | None = None, options: Sequence[str] = ()) -> None:
+        """Start the server, with more in its environment or on its command line; it is ready afterwards."""
+        self.server = serving(self.cli, environment, options)
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send the server a signal that ends it; how it ended."""

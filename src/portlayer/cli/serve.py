@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import Annotated, Literal
@@ -39,10 +40,11 @@ def serve(
 
 async def _serve(settings: Settings) -> None:
     stopping = _on_signals()
+    _allow_files()
     paths = make_paths(settings)
     with holding(paths.state, paths.run):
         async with open_local(settings) as components:
-            server = Server(components)
+            server = Server(components, bounds=settings.limits.http)
             inherited = inherited_sockets(os.environ)
             for listening in inherited:
                 await server.listen_socket(listening)
@@ -61,6 +63,13 @@ async def _serve(settings: Settings) -> None:
                 await server.drain()
                 watchdog.cancel()
     _log.info("stopped; containers run on")
+
+
+def _allow_files() -> None:
+    """As many open files as we may have, not as many as programs that use `select` can bear. Containers have their own
+    limit."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _collect_rarely() -> None:

@@ -17,6 +17,7 @@ from portlayer.model.caller import DEFAULT_VCH, Caller
 from portlayer.rest.client import RestClient
 
 DEFAULT_RUN = "/run/portlayer"
+RETRIES = 3
 
 
 class PortLayer:
@@ -33,18 +34,24 @@ class PortLayer:
 
 @asynccontextmanager
 async def connect(
-    components: Components | None = None, *, host: str | None = None, vch: str | None = None
+    components: Components | None = None,
+    *,
+    host: str | None = None,
+    vch: str | None = None,
+    retries: int = RETRIES,
 ) -> AsyncIterator[PortLayer]:
     """A port layer: the one at *host*, or *components* that are in this process.
 
     host: `unix:///path` or `https://host:port`; without, what the environment says (see `default_host`). Nothing is
-    sent before the first call. vch: the tenant to speak for; without, PORTLAYER_VCH or `default`.
+    sent before the first call. vch: the tenant to speak for; without, PORTLAYER_VCH or `default`. retries: how many
+    times a call that does no harm twice (reads, mutations of handles, commits of a handle, what was refused before it
+    began) is sent again where the server says when to come again; 0: such a call raises Unavailable at once.
     """
     caller = Caller(vch=vch or os.environ.get("PORTLAYER_VCH") or DEFAULT_VCH)
     if components is not None:
         yield PortLayer(components, caller)
         return
-    async with RestClient(host or default_host(os.environ)) as client:
+    async with RestClient(host or default_host(os.environ), retries=retries) as client:
         yield PortLayer(client.components, caller)
 
 

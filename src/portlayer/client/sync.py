@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, cont
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from portlayer.client.attachment import Attachment
-from portlayer.client.connect import PortLayer, connect
+from portlayer.client.connect import RETRIES, PortLayer, connect
 from portlayer.client.execution import Execution
 from portlayer.client.interaction import Interaction
 from portlayer.client.network import Network
@@ -190,12 +190,16 @@ class SyncPortLayer:
 
 @contextmanager
 def connect_sync(
-    components: Components | None = None, *, host: str | None = None, vch: str | None = None
+    components: Components | None = None,
+    *,
+    host: str | None = None,
+    vch: str | None = None,
+    retries: int = RETRIES,
 ) -> Iterator[SyncPortLayer]:
     """As connect. The event loop runs in a thread of its own, which ends with the block."""
     portal = Portal()
     try:
-        with portal.enter(connect(components, host=host, vch=vch)) as portlayer:
+        with portal.enter(connect(components, host=host, vch=vch, retries=retries)) as portlayer:
             yield SyncPortLayer(portal, portlayer)
     finally:
         portal.close()

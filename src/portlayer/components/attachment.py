@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from portlayer.components import keys
+from portlayer.components.admission import Place
 from portlayer.components.records import Records, decode
 from portlayer.interfaces.interaction import Control, Output
 from portlayer.interfaces.substrate import InteractionDriver
@@ -69,6 +70,7 @@ class LocalAttachment:
         cursor: int,
         streams: frozenset[int],
         detach_keys: bytes,
+        place: Place,
         *,
         stdin: bool,
     ) -> None:
@@ -78,6 +80,7 @@ class LocalAttachment:
         self._cursor = cursor
         self._streams = streams
         self._detacher = Detacher(detach_keys)
+        self._place = place
         self._stdin = stdin
         self._incarnation = asyncio.create_task(life.incarnation())
         self._detached = asyncio.Event()
@@ -154,6 +157,7 @@ class LocalAttachment:
             await self._end()
 
     async def _end(self) -> None:
+        self._place.leave()
         self._incarnation.cancel()
         await asyncio.wait((self._incarnation,))
         await self._life.aclose()

@@ -118,17 +118,19 @@ class LocalExecution:
 
     async def list_containers(self, caller: Caller, request: m.ListContainers) -> m.Containers:
         labels = label_filter(request.label)
-        rows = await self._records.store.range(keys.entities(caller.vch, "observed"))
-        observed = {keys.last(row.key): decode(m.Observed, row.value) for row in rows}
+        await self._records.check_vch(caller.vch)
+        containers, seen = await self._records.store.ranges(
+            [keys.entities(caller.vch, kind) for kind in ("containers", "observed")]
+        )
+        observed = {keys.last(row.key): decode(m.Observed, row.value) for row in seen}
+        rows = (row for row in containers if request.after is None or keys.last(row.key) > request.after)
 
         def keep(record: m.ContainerRecord) -> bool:
             spec = record.spec
             state = observed.get(spec.id, m.Observed()).state
             return request.state in (None, state) and request.name in (None, spec.name) and labels(spec.labels)
 
-        found, after = await self._records.page(
-            m.ContainerRecord, caller.vch, "containers", keep, request.limit, request.after
-        )
+        found, after = self._records.page_of(m.ContainerRecord, rows, keep, request.limit)
         views = tuple(container_view(record, observed.get(record.spec.id, m.Observed())) for record in found)
         return m.Containers(containers=views, next=after)
 

@@ -29,6 +29,7 @@ from portlayer.model.execution import replace
 from portlayer.model.names import new_id
 
 _KIND = "image"
+BODY_IDLE_SECONDS = 60.0
 
 
 class Importer:
@@ -165,8 +166,18 @@ class Importer:
 async def _counted(
     body: AsyncIterator[bytes], hashing: Callable[[bytes], None] | None, report: Report
 ) -> AsyncIterator[bytes]:
+    """The *body*, as it is reported. Who sends nothing for too long does not keep others waiting."""
     done = 0
-    async for piece in body:
+    while True:
+        try:
+            async with asyncio.timeout(BODY_IDLE_SECONDS):
+                piece = await anext(body, None)
+        except TimeoutError:
+            raise Unavailable(
+                f"Nothing of the archive came for {BODY_IDLE_SECONDS:g} seconds; import it again."
+            ) from None
+        if piece is None:
+            return
         done += len(piece)
         if hashing is not None:
             hashing(piece)

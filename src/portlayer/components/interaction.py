@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 
+from portlayer.components.admission import Gate, Held
 from portlayer.components.attachment import Life, LocalAttachment
 from portlayer.components.drafts import Drafts
 from portlayer.interfaces.substrate import InteractionDriver
@@ -26,8 +27,9 @@ MAX_SIZE = 65535
 class LocalInteraction:
     """Implements interfaces.interaction.Interaction."""
 
-    def __init__(self, drafts: Drafts, driver: InteractionDriver) -> None:
+    def __init__(self, drafts: Drafts, driver: InteractionDriver, streams: Gate) -> None:
         self._drafts = drafts
+        self._streams = streams
         self._records = drafts.records
         self._driver = driver
 
@@ -63,8 +65,9 @@ class LocalInteraction:
             raise _not_running(record, observed)
         wanted = frozenset(stream for stream, on in ((m.STDOUT, request.stdout), (m.STDERR, request.stderr)) if on)
         streams = wanted & _joined(record)
+        place = await self._streams.admit(caller.vch)
         life = Life(self._records, caller.vch, spec.id)
-        return LocalAttachment(self._driver, life, spec.id, cursor, streams, sequence, stdin=request.stdin)
+        return LocalAttachment(self._driver, life, spec.id, cursor, streams, sequence, place, stdin=request.stdin)
 
     async def _cursor(self, request: m.Attach, container: str) -> int:
         if request.cursor is not None:
@@ -81,8 +84,9 @@ class LocalInteraction:
         if stream not in _joined(record):
             raise InvalidState(f"{record.spec.name} has not joined this stream.", kind="container", id=record.spec.id)
         cursor = await self._driver.log_end(record.spec.id)
+        place = await self._streams.admit(caller.vch)
         life = Life(self._records, caller.vch, record.spec.id)
-        return self._output(life, record.spec.id, cursor, stream)
+        return Held(place, self._output(life, record.spec.id, cursor, stream))
 
     async def _output(self, life: Life, container: str, cursor: int, stream: int) -> AsyncGenerator[bytes, None]:
         async with contextlib.aclosing(life):
@@ -96,8 +100,12 @@ class LocalInteraction:
 
     async def write_stdin(self, caller: Caller, request: m.Streams, body: AsyncIterator[bytes]) -> None:
         container, incarnation = await self._with_stdin(caller, request)
-        async for data in body:
-            await self._driver.write_stdin(container, incarnation, data)
+        place = await self._streams.admit(caller.vch)
+        try:
+            async for data in body:
+                await self._driver.write_stdin(container, incarnation, data)
+        finally:
+            place.leave()
 
     async def close_stdin(self, caller: Caller, request: m.Streams) -> None:
         await self._driver.close_stdin(*await self._with_stdin(caller, request))
@@ -123,8 +131,9 @@ class LocalInteraction:
         if request.tail is not None and request.tail < 0:
             raise InvalidArgument("tail counts lines; it cannot be negative.", pointer="?tail")
         record, _ = await self._records.find_container(caller.vch, request.ref)
+        place = await self._streams.admit(caller.vch)
         log = self._log(caller.vch, record.spec.id, request)
-        return _within(log, since, until, frozenset(_streams(request)))
+        return Held(place, _within(log, since, until, frozenset(_streams(request))))
 
     async def _log(self, vch: str, container: str, request: m.Logs) -> AsyncGenerator[m.Chunk, None]:
         """The log so far, its tail where asked, and what follows."""

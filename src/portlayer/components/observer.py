@@ -190,7 +190,7 @@ class Observer:
                 return
             try:
                 draft = replace(draft, base=found[0].revision)
-                await self._engine.commit(vch, [draft], bump=record.spec.remove_on_exit)
+                await self._engine.commit(vch, [draft], bump=record.spec.remove_on_exit, patient=True)
             except PortlayerError as error:
                 log.warning("what the end of container %s leads to has failed: %s", record.spec.id, error)
                 pause *= 2

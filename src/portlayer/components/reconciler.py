@@ -195,7 +195,7 @@ class Reconciler:
             if found is None or found.observed != one.observed:
                 return
         try:
-            await self._engine.commit(one.vch, [internal_draft(one.vch, one.record)], bump=False)
+            await self._engine.commit(one.vch, [internal_draft(one.vch, one.record)], bump=False, patient=True)
             await self._told(one, "process")
         except PortlayerError as error:
             log.warning("container %s cannot be prepared again, its next start will try: %s", one.spec.id, error)

@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from portlayer.components import keys
-from portlayer.interfaces.store import Put, Store
+from portlayer.interfaces.store import Put, Record, Store
 from portlayer.model.base import Value, now
 from portlayer.model.errors import InvalidArgument, NotFound
 from portlayer.model.events import Event
@@ -125,11 +125,18 @@ class Records:
     ) -> tuple[tuple[T, ...], str | None]:
         """Up to *limit* entities for which *keep* holds, by id after *after*, and the cursor of the next page."""
         await self.check_vch(vch)
-        _check_limit(limit)
         prefix = keys.entities(vch, kind)
+        rows = await self.store.range(prefix, after=prefix + after if after else "")
+        return self.page_of(type_, rows, keep, limit)
+
+    def page_of(
+        self, type_: type[T], rows: Iterable[Record], keep: Callable[[T], bool], limit: int
+    ) -> tuple[tuple[T, ...], str | None]:
+        """As `page`, of *rows*."""
+        _check_limit(limit)
         found: list[T] = []
         last = ""
-        for record in await self.store.range(prefix, after=prefix + after if after else ""):
+        for record in rows:
             value = decode(type_, record.value)
             if not keep(value):
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 from portlayer import __version__
 from portlayer.components import keys
@@ -24,8 +24,8 @@ _KEY = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}")
 class LocalService:
     """Implements interfaces.service.Service.
 
-    substrates: features by name. alive: asks the substrate. stuck: counts the commits that are tried again. reconciler:
-    its metrics.
+    substrates: features by name. alive: asks the substrate. stuck: counts the commits that are tried again. figures:
+    what the parts of this process have to say, as lines of metrics.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class LocalService:
         substrates: Mapping[str, Mapping[str, str]],
         alive: Callable[[], Awaitable[object]],
         stuck: Callable[[], Awaitable[int]],
-        reconciler: Callable[[], list[str]],
+        figures: Callable[[], Sequence[str]],
     ) -> None:
         self._records = records
         self._store = records.store
@@ -43,7 +43,7 @@ class LocalService:
         self._substrates = substrates
         self._alive = alive
         self._stuck = stuck
-        self._reconciler = reconciler
+        self._figures = figures
 
     async def info(self, caller: Caller, request: Nothing) -> m.Info:  # noqa: ARG002
         return m.Info(
@@ -85,7 +85,7 @@ class LocalService:
             "# TYPE portlayer_commits_stuck gauge",
             f"portlayer_commits_stuck {await self._stuck()}",
         ]
-        lines += self._reconciler()
+        lines += self._figures()
         usage = {vch.name: vch.usage for vch in await self._vchs()}
         for kind in ("containers", "networks", "volumes", "images"):
             lines += [f"# HELP portlayer_{kind} How many {kind} there are.", f"# TYPE portlayer_{kind} gauge"]

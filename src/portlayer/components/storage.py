@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from portlayer.components import keys
+from portlayer.components.admission import Gate
 from portlayer.components.drafts import Drafts
 from portlayer.components.imports import Importer
 from portlayer.components.records import cut, decode, event, event_puts, label_filter, put
@@ -32,7 +33,13 @@ class LocalStorage:
     """Implements interfaces.storage.Storage."""
 
     def __init__(
-        self, drafts: Drafts, replays: Replays, driver: StorageDriver, staging: Path, failpoints: Failpoints
+        self,
+        drafts: Drafts,
+        replays: Replays,
+        driver: StorageDriver,
+        staging: Path,
+        failpoints: Failpoints,
+        imports: Gate,
     ) -> None:
         self._drafts = drafts
         self._records = drafts.records
@@ -40,6 +47,7 @@ class LocalStorage:
         self._replays = replays
         self._driver = driver
         self._failpoints = failpoints
+        self._imports = imports
         self._importer = Importer(drafts.records.store, replays, driver, staging, failpoints)
 
     async def start(self) -> None:
@@ -52,6 +60,10 @@ class LocalStorage:
         for volume in await self._driver.volumes():
             if volume not in known:
                 await self._driver.remove_volume(volume)
+
+    async def close(self) -> None:
+        """Finish what was begun."""
+        await self._imports.drain()
 
     # mutations
 
@@ -95,7 +107,8 @@ class LocalStorage:
         report: Report | None = None,
     ) -> m.Images:
         await self._records.check_vch(caller.vch)
-        return await self._importer.run(caller, request, body, report or (lambda _: None))
+        report = report or (lambda _: None)
+        return await self._imports.finish(caller.vch, lambda: self._importer.run(caller, request, body, report))
 
     async def list_images(self, caller: Caller, request: m.ListImages) -> m.Images:
         labels = label_filter(request.label)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from portlayer.components.addresses import Pool
+from portlayer.components.admission import Gate, metrics
 from portlayer.components.commit.engine import Engine
 from portlayer.components.drafts import Drafts
 from portlayer.components.execution import LocalExecution
@@ -27,6 +29,7 @@ from portlayer.interfaces.components import Components
 from portlayer.interfaces.store import Store
 from portlayer.interfaces.substrate import Substrate
 from portlayer.model.base import now
+from portlayer.model.bounds import commits_on
 from portlayer.model.caller import DEFAULT_VCH
 from portlayer.model.topology import LOCAL_HOST
 
@@ -57,11 +60,15 @@ async def assemble(
     drafts = Drafts(records, sealer)
     pool = Pool(store, settings.lease_seconds)
     replays = Replays(store, failpoints)
-    engine = Engine(records, substrate, Membership(store, host, clock), failpoints, settings.lease_seconds)
+    limits = settings.limits
+    commits = Gate("commits", limits.commits or commits_on(len(os.sched_getaffinity(0))))
+    imports, streams = Gate("imports", limits.imports), Gate("streams", limits.streams)
+    membership = Membership(store, host, clock)
+    engine = Engine(records, substrate, membership, failpoints, settings.lease_seconds, commits)
     observer = Observer(records, engine, host)
     reconciler = Reconciler(records, engine, observer, settings.reconcile_seconds)
     execution = LocalExecution(drafts, pool, engine, observer, reconciler)
-    storage = LocalStorage(drafts, replays, substrate.storage, state / "uploads", failpoints)
+    storage = LocalStorage(drafts, replays, substrate.storage, state / "uploads", failpoints, imports)
     await execution.start(alone=alone)
     if alone:
         await storage.start()
@@ -69,12 +76,14 @@ async def assemble(
         yield Components(
             service=LocalService(
                 *(records, instance, {substrate.name: features}, substrate.execution.present),
-                *(engine.recovery.abandoned, reconciler.metrics),
+                engine.recovery.abandoned,
+                lambda: [*reconciler.metrics(), *metrics((commits, imports, streams))],
             ),
             storage=storage,
             execution=execution,
             network=LocalNetwork(drafts, pool, Ports(store, host), replays, substrate.network, failpoints),
-            interaction=LocalInteraction(drafts, substrate.interaction),
+            interaction=LocalInteraction(drafts, substrate.interaction, streams),
         )
     finally:
+        await storage.close()
         await execution.close()

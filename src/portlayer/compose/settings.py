@@ -11,31 +11,28 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from portlayer.components.addresses import LEASE_SECONDS
 from portlayer.components.reconciler import PERIOD_SECONDS
 from portlayer.model.base import Value
+from portlayer.model.bounds import Limits, check_limits
 from portlayer.model.errors import InvalidArgument
 from portlayer.substrates.linux.execution import RUNTIME_SECONDS
 
 DEFAULT_STATE, DEFAULT_RUN = "/var/lib/portlayer", "/run/portlayer"
 SOCKET = "portlayer.sock"
 MOST_SECONDS = 86400
-TIMES = {
-    "leaseSeconds": "lease_seconds",
-    "runtimeSeconds": "runtime_seconds",
-    "reconcileSeconds": "reconcile_seconds",
-}
-"""Settings in seconds: the name in the file, and the field."""
-SETTINGS = ("state", "run", "runtime", *TIMES)
-"""The keys of a configuration file."""
+TIMES = ("lease_seconds", "runtime_seconds", "reconcile_seconds")
 
 
 class Settings(Value):
     """What a port layer is made of. Empty strings mean the default. leaseSeconds: how long a bind holds an address.
 
     runtimeSeconds: how long a call of the OCI runtime may take before its step fails. reconcileSeconds: the pause
-    between two sweeps of the reconciler.
+    between two sweeps of the reconciler. limits: what it takes on at once, and what may wait (see model.bounds).
     """
 
     state: str = DEFAULT_STATE
@@ -45,36 +42,44 @@ class Settings(Value):
     lease_seconds: float = LEASE_SECONDS
     runtime_seconds: float = RUNTIME_SECONDS
     reconcile_seconds: float = PERIOD_SECONDS
+    limits: Limits = Limits()
 
     @property
     def socket(self) -> Path:
         return Path(self.run) / SOCKET
 
 
+SETTINGS = tuple(field.encode_name for field in msgspec.structs.fields(Settings) if field.name != "failpoints")
+"""The keys of a configuration file."""
+
+
 def read_settings(environment: Mapping[str, str], config: Path | None = None) -> Settings:
     """Settings from a TOML file (keys as in Settings), over which the environment wins.
 
     Raises:
-        InvalidArgument: the file cannot be read, or has unknown keys.
+        InvalidArgument: the file cannot be read, or has unknown keys, or values that make no sense.
     """
-    values: dict[str, object] = {}
-    if config is not None:
-        try:
-            values = tomllib.loads(config.read_text())
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise InvalidArgument(f"{config} cannot be read: {error}.") from None
-        unknown = sorted(values.keys() - set(SETTINGS))
-        if unknown:
-            raise InvalidArgument(f"{config} has unknown keys {unknown}; known: {sorted(SETTINGS)}.")
+    values = _read(config) if config is not None else {}
     for name, key in (("STATE", "state"), ("RUN", "run"), ("RUNTIME", "runtime"), ("FAILPOINTS", "failpoints")):
         if environment.get(f"PORTLAYER_{name}"):
             values[key] = environment[f"PORTLAYER_{name}"]
-    times = {}
-    for key, field in TIMES.items():
-        seconds = values.pop(key, None)
-        if seconds is None:
-            continue
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 1 <= seconds <= MOST_SECONDS:
-            raise InvalidArgument(f"{key} must be between 1 and {MOST_SECONDS}.")
-        times[field] = float(seconds)
-    return Settings(**{key: str(value) for key, value in values.items()}, **times)  # type: ignore[arg-type]
+    try:
+        settings = msgspec.convert(values, Settings)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"{config} does not say what it should: {error}.") from None
+    for field in msgspec.structs.fields(Settings):
+        if field.name in TIMES and not 1 <= getattr(settings, field.name) <= MOST_SECONDS:
+            raise InvalidArgument(f"{field.encode_name} must be between 1 and {MOST_SECONDS}.")
+    check_limits(settings.limits)
+    return settings
+
+
+def _read(config: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(config.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise InvalidArgument(f"{config} cannot be read: {error}.") from None
+    unknown = sorted(values.keys() - set(SETTINGS))
+    if unknown:
+        raise InvalidArgument(f"{config} has unknown keys {unknown}; known: {sorted(SETTINGS)}.")
+    return values

@@ -122,6 +122,9 @@ class Store(Protocol):
     async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> list[Record]:
         """Records whose key starts with *prefix* and is greater than *after*, by key. limit 0: all. One instant."""
 
+    async def ranges(self, prefixes: Sequence[str]) -> list[list[Record]]:
+        """As `range`, all of each of *prefixes*, of one instant."""
+
     async def count(self, prefix: str) -> int:
         """How many keys start with *prefix*."""
 

@@ -113,9 +113,10 @@ class SubstrateFailed(PortlayerError):
 
 
 class Unavailable(PortlayerError):
-    """Not now. `retry_after_seconds` is the advice when to come again."""
+    """Not now. `retry_after_seconds` is the advice when to come again. `refused` is true where nothing was begun, so
+    that the same call does no harm a second time, whatever it is."""
 
-    fields = ("retry_after_seconds",)
+    fields = ("retry_after_seconds", "refused")
 
 
 class DeadlineExceeded(PortlayerError):

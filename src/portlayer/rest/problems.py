@@ -55,6 +55,7 @@ class Problem(Value):
     option: str | None = None
     step: str | None = None
     retry_after_seconds: float | None = None
+    refused: bool | None = None
 
 
 _JSON_NAMES = {info.name: info.encode_name for info in msgspec.structs.fields(Problem)}

@@ -68,6 +68,9 @@ class MemoryStore:
         found = self._keys[self._span(prefix, after)]
         return [self._entries[key].record for key in (found[:limit] if limit else found)]
 
+    async def ranges(self, prefixes: Sequence[str]) -> list[list[Record]]:
+        return [await self.range(prefix) for prefix in prefixes]
+
     async def count(self, prefix: str) -> int:
         self._ready()
         return len(self._keys[self._span(prefix)])

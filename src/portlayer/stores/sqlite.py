@@ -77,6 +77,9 @@ class SqliteStore:
     async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> list[Record]:
         return await self._reader.range(prefix, after, limit)
 
+    async def ranges(self, prefixes: Sequence[str]) -> list[list[Record]]:
+        return await self._reader.ranges(prefixes)
+
     async def count(self, prefix: str) -> int:
         return await self._reader.count(prefix)
 

@@ -84,6 +84,13 @@ class Reader:
         rows = await self._read(lambda connection: connection.execute(RANGE, span).fetchall())
         return [Record(*row) for row in rows]
 
+    async def ranges(self, prefixes: Sequence[str]) -> list[list[Record]]:
+        spans = [self._span(prefix) | {"limit": NO_LIMIT} for prefix in prefixes]
+        found = await self._read(
+            _snapshot(lambda connection: [connection.execute(RANGE, span).fetchall() for span in spans])
+        )
+        return [[Record(*row) for row in rows] for rows in found]
+
     async def count(self, prefix: str) -> int:
         span = self._span(prefix)
         (found,) = await self._read(lambda connection: connection.execute(COUNT, span).fetchone())

@@ -19,6 +19,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 
 from portlayer.components import keys
+from portlayer.components.admission import Gate, Place
 from portlayer.components.commit.claims import Claims
 from portlayer.components.commit.gathering import Found, gather, look
 from portlayer.components.commit.intents import Held, Intent, Piece
@@ -48,6 +49,7 @@ class Engine:
         membership: Membership,
         failpoints: Failpoints,
         lease_seconds: float,
+        gate: Gate,
     ) -> None:
         self.records = records
         self.substrate = substrate
@@ -57,24 +59,28 @@ class Engine:
         self.work = Work(records, substrate, membership, failpoints)
         self.recovery = Recovery(records, self.work, substrate.execution, membership, self.locks)
         self._lease_seconds = lease_seconds
+        self._gate = gate
         self._store = records.store
         self._running: set[asyncio.Task[list[Committed]]] = set()
 
     async def commit(
-        self, vch: str, drafts: Sequence[Draft], *, strict: bool = False, bump: bool = True
+        self, vch: str, drafts: Sequence[Draft], *, strict: bool = False, bump: bool = True, patient: bool = False
     ) -> list[Committed]:
-        """All changes of *drafts* (one a container) as one. A caller that goes away does not cut it short."""
+        """All changes of *drafts* (one a container) as one. A caller that goes away does not cut it short; before its
+        turn has come, it has done nothing and is forgotten. patient: of our own accord, so never refused."""
         await self.records.check_vch(vch)
         await self.membership.ensure()
+        place = await self._gate.admit(vch, patient=patient)
         answer: Answer = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._commit(vch, drafts, strict, bump, answer))
+        task = asyncio.create_task(self._commit(vch, drafts, strict, bump, answer, place))
         self._running.add(task)
         self.membership.bind(task)
-        task.add_done_callback(lambda done: self._ended(done, answer))
+        task.add_done_callback(lambda done: self._ended(done, answer, place))
         return await asyncio.shield(answer)
 
-    def _ended(self, task: asyncio.Task[list[Committed]], answer: Answer) -> None:
+    def _ended(self, task: asyncio.Task[list[Committed]], answer: Answer, place: Place) -> None:
         self._running.discard(task)
+        place.leave()
         error = Deposed() if task.cancelled() else task.exception()
         if isinstance(error, Deposed):
             self.work.stuck.set()
@@ -105,20 +111,21 @@ class Engine:
         self.work.known_networks.discard(network)
 
     async def _commit(
-        self, vch: str, drafts: Sequence[Draft], strict: bool, bump: bool, answer: Answer
+        self, vch: str, drafts: Sequence[Draft], strict: bool, bump: bool, answer: Answer, place: Place
     ) -> list[Committed]:
         containers = [draft.container for draft in drafts]
         if any(isinstance(change, CreateContainer) for draft in drafts for change in draft.changes):
             self.substrate.execution.expect()
         while True:
-            async with self.locks.hold(*containers):
-                done = await self._try(vch, drafts, strict, bump, answer)
+            async with self.locks.hold(*containers, waiting=place.parked):
+                done = await self._try(vch, drafts, strict, bump, answer, place)
             if isinstance(done, list):
                 return done
-            await self.recovery.settle(vch, done)
+            async with place.parked():
+                await self.recovery.settle(vch, done)
 
     async def _try(
-        self, vch: str, drafts: Sequence[Draft], strict: bool, bump: bool, answer: Answer
+        self, vch: str, drafts: Sequence[Draft], strict: bool, bump: bool, answer: Answer, place: Place
     ) -> list[Committed] | str:
         """The result; or the id of a container with an intent that somebody else has left, or works on."""
         containers = [draft.container for draft in drafts]
@@ -138,7 +145,7 @@ class Engine:
             self._check_host(pieces)
             unchanged = [check for one in found for check in one.unchanged]
             unchanged += [Check(keys.entity(vch, "receipts", draft.id), 0) for draft in drafts]
-            result = await self._attempt(vch, tuple(pieces), unchanged, answer)
+            result = await self._attempt(vch, tuple(pieces), unchanged, answer, place)
             if result is not None:
                 return result
 
@@ -158,7 +165,7 @@ class Engine:
         return found
 
     async def _attempt(
-        self, vch: str, pieces: tuple[Piece, ...], unchanged: list[Check], answer: Answer
+        self, vch: str, pieces: tuple[Piece, ...], unchanged: list[Check], answer: Answer, place: Place
     ) -> list[Committed] | None:
         """One try; None where the containers changed under way and have to be looked at again."""
         claims = Claims(vch, self.host, self._lease_seconds)
@@ -179,7 +186,7 @@ class Engine:
         )
         self.membership.check(intent.owner)
         held = Held(intent)
-        steps = await self.work.steps(vch, pieces)
+        steps = await self.work.steps(vch, pieces, place.aside)
         first: list[Check | Empty] = claims.checks
         takes = list({op.key: op.live() for op in claims.takes}.values())
         if any(piece.plan.before for piece in pieces):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 
 
 class Locks:
@@ -14,12 +15,24 @@ class Locks:
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
 
     @contextlib.asynccontextmanager
-    async def hold(self, *names: str) -> AsyncIterator[None]:
-        """Hold all *names*, taken in one order by everybody, so that nobody waits in a circle."""
+    async def hold(
+        self, *names: str, waiting: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext
+    ) -> AsyncIterator[None]:
+        """Hold all *names*, taken in one order by everybody, so that nobody waits in a circle.
+
+        Where others hold some, it is waited for within *waiting*.
+        """
         async with contextlib.AsyncExitStack() as stack:
-            for name in sorted(set(names)):
-                await stack.enter_async_context(self._hold(name))
+            if any(name in self._locks for name in names):
+                async with waiting():
+                    await self._take(stack, names)
+            else:
+                await self._take(stack, names)
             yield
+
+    async def _take(self, stack: contextlib.AsyncExitStack, names: tuple[str, ...]) -> None:
+        for name in sorted(set(names)):
+            await stack.enter_async_context(self._hold(name))
 
     @contextlib.asynccontextmanager
     async def _hold(self, name: str) -> AsyncIterator[None]:

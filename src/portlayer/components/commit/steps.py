@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from portlayer.components.commit.intents import Piece
 from portlayer.interfaces.substrate import StartFailure, Substrate
@@ -18,12 +19,22 @@ _OF_A_PROCESS = (p.Plug, p.Publish, p.Release, p.Update, p.RewriteFiles)
 
 
 class Steps:
-    """Runs the steps of one commit. failures collects programs that cannot be executed, by container."""
+    """Runs the steps of one commit. failures collects programs that cannot be executed, by container.
 
-    def __init__(self, substrate: Substrate, pieces: tuple[Piece, ...], networks: Mapping[str, NetworkSpec]) -> None:
+    waiting: within it, time passes in which nothing is done.
+    """
+
+    def __init__(
+        self,
+        substrate: Substrate,
+        pieces: tuple[Piece, ...],
+        networks: Mapping[str, NetworkSpec],
+        waiting: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    ) -> None:
         self._on = substrate
         self._pieces = {piece.container: piece for piece in pieces}
         self._networks = networks
+        self._waiting = waiting
         self.failures: dict[str, StartFailure] = {}
 
     async def do(self, step: p.AnyStep) -> None:
@@ -118,7 +129,7 @@ class Steps:
         if step.timeout_seconds > 0:
             await driver.signal(step.container, step.incarnation, step.signal)
             try:
-                async with asyncio.timeout(step.timeout_seconds):
+                async with self._waiting(), asyncio.timeout(step.timeout_seconds):
                     await driver.wait(step.container, step.incarnation)
             except TimeoutError:
                 pass

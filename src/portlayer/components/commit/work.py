@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from portlayer.components import keys
 from portlayer.components.commit import outcome
@@ -49,9 +50,14 @@ class Work:
         self._membership = membership
         self._failpoints = failpoints
 
-    async def steps(self, vch: str, pieces: tuple[Piece, ...]) -> Steps:
-        """What does and undoes the steps of *pieces*."""
-        return Steps(self._substrate, pieces, await self._networks(vch, pieces))
+    async def steps(
+        self,
+        vch: str,
+        pieces: tuple[Piece, ...],
+        waiting: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    ) -> Steps:
+        """What does and undoes the steps of *pieces*. waiting: see Steps."""
+        return Steps(self._substrate, pieces, await self._networks(vch, pieces), waiting)
 
     async def lock(self, held: Held, checks: Sequence[Check | Empty], takes: Sequence[Put | Delete]) -> None:
         """Transaction 1."""

@@ -56,6 +56,7 @@ class Call(Generic[Q, A]):
     status: of success. 204 goes with an answer of None.
     mutation: takes a handle and may be sent twice without harm: allowed in a compose.
     acts: changes something, so it is finished even when the caller goes away in the middle.
+    leaves: its component sees to that itself, and forgets what it has not begun when the caller goes away.
     streams: the answer goes on for as long as it likes; ended when the server drains.
     headers: field name -> header that carries it.
     also: another type of answer that the call may give.
@@ -76,6 +77,7 @@ class Call(Generic[Q, A]):
     status: int = 200
     mutation: bool = False
     acts: bool = False
+    leaves: bool = False
     streams: bool = False
     creates: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -46,6 +46,6 @@ Compose: Any = msgspec.defstruct("Compose", [("steps", tuple[_ANY_STEP, ...])], 
 
 _table = Table("execution")
 COMPOSE: Call[Any, Composed] = _table.post(
-    "compose", "compose", Compose, Composed, method="", summary="Several mutations in one round trip."
+    "compose", "compose", Compose, Composed, method="", leaves=True, summary="Several mutations in one round trip."
 )
 CALLS = _table.calls

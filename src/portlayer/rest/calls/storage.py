@@ -15,7 +15,13 @@ JOIN = _table.mutation("join", m.JoinVolume, m.HandleAnswer)
 LEAVE = _table.mutation("leave", m.LeaveVolume, m.HandleAnswer)
 
 IMPORT_IMAGE = _table.create(
-    "import-image", "images/import", m.ImportImage, m.Images, consumes=BYTES, also_produces=(PROGRESS,)
+    "import-image",
+    "images/import",
+    m.ImportImage,
+    m.Images,
+    consumes=BYTES,
+    also_produces=(PROGRESS,),
+    leaves=True,
 )
 LIST_IMAGES = _table.get("list-images", "images", m.ListImages, m.Images)
 GET_IMAGE = _table.get("get-image", "images/{ref}", m.ImageRef, m.Image)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
@@ -24,6 +26,7 @@ from portlayer.rest.query import written
 
 A = TypeVar("A")
 Q = TypeVar("Q", bound=Value)
+T = TypeVar("T")
 
 _CONNECT_SECONDS = 10.0
 _BUFFER = 256 * 1024
@@ -36,6 +39,7 @@ class Connection:
     address: `unix:///path/of/socket`, `https://host:port`, or `http://host:port` (tests on the loopback only).
     ssl_context: for https; None means the system's trust. passport: where both ends are processes of one port layer;
     it signs for the callers. name: what errors call the other end.
+    retries: how many times a call that does no harm twice is repeated, where the server says when to come again.
     """
 
     def __init__(
@@ -45,11 +49,13 @@ class Connection:
         *,
         passport: Passport | None = None,
         name: str | None = None,
+        retries: int = 0,
     ) -> None:
         self.address = address
         self._passport = passport
         self._name = name
         self._ssl = ssl_context
+        self._retries = retries
         self._path = address.removeprefix("unix://") if address.startswith("unix://") else None
         if self._path is None and not address.startswith(("http://", "https://")):
             raise InvalidArgument(f"{address!r} is no address; use unix:///path or https://host:port.")
@@ -63,6 +69,9 @@ class Connection:
 
     async def fetch(self, call: Call[Q, Any], caller: Caller, request: Q) -> bytes:
         """Make *call*; the bytes of its answer. One that may be repeated is, once, where the connection is lost."""
+        return await self._again(call, lambda: self._fetch_once_or_twice(call, caller, request))
+
+    async def _fetch_once_or_twice(self, call: Call[Q, Any], caller: Caller, request: Q) -> bytes:
         with self._translating():
             try:
                 return await self._fetch(call, caller, request)
@@ -73,6 +82,19 @@ class Connection:
                     raise
             return await self._fetch(call, caller, request)
 
+    async def _again(self, call: Call[Q, Any], ask: Callable[[], Awaitable[T]]) -> T:
+        """What *ask* gives; asked again after the time that the server names, where that does no harm."""
+        for _ in range(self._retries):
+            try:
+                return await ask()
+            except Unavailable as error:
+                seconds = error.facts.get("retry_after_seconds")
+                if seconds is None or not (call.repeatable or error.facts.get("refused")):
+                    raise
+                # Not all that were refused together come back together.
+                await asyncio.sleep(seconds * random.uniform(1, 1.5))  # noqa: S311
+        return await ask()
+
     async def _fetch(self, call: Call[Q, Any], caller: Caller, request: Q) -> bytes:
         async with await self._request(call, caller, request) as response:
             return await response.read()
@@ -81,18 +103,26 @@ class Connection:
         self, call: Call[Q, Any], caller: Caller, request: Q, *, accept: str | None = None, data: Any = None
     ) -> aiohttp.ClientResponse:
         """Make *call*; the response, once its headers are there. Whoever takes it closes it."""
-        with self._translating():
-            return await self._request(call, caller, request, accept=accept, data=data)
+
+        async def ask() -> aiohttp.ClientResponse:
+            with self._translating():
+                return await self._request(call, caller, request, accept=accept, data=data)
+
+        return await (ask() if data is not None else self._again(call, ask))  # what streams in is not there twice
 
     async def websocket(
         self, call: Call[Q, Any], caller: Caller, request: Q, protocol: str
     ) -> aiohttp.ClientWebSocketResponse:
         """Make *call* as a WebSocket."""
-        with self._translating():
-            url = self._url(call, caller, request)
-            return await self._open_session().ws_connect(
-                url, headers=self._signed(call, caller, url), protocols=(protocol,), max_msg_size=_ATTACH_MESSAGE
-            )
+
+        async def ask() -> aiohttp.ClientWebSocketResponse:
+            with self._translating():
+                url = self._url(call, caller, request)
+                return await self._open_session().ws_connect(
+                    url, headers=self._signed(call, caller, url), protocols=(protocol,), max_msg_size=_ATTACH_MESSAGE
+                )
+
+        return await self._again(call, ask)
 
     async def close(self) -> None:
         """Close all connections."""

@@ -12,11 +12,13 @@ from typing import Any
 from aiohttp import web
 
 from portlayer.interfaces.components import Components
+from portlayer.model.bounds import HttpBounds
 from portlayer.model.errors import InUse, InvalidArgument
 from portlayer.rest.passport import Passport
 from portlayer.rest.server.answers import problem_answer
 from portlayer.rest.server.content import MAX_BODY
 from portlayer.rest.server.dispatch import Dispatcher
+from portlayer.rest.server.load import Load
 
 _BACKLOG = 1024
 _LAST_SECONDS = 1.0
@@ -30,9 +32,13 @@ class Server:
     """
 
     def __init__(
-        self, components: Components, here: Components | None = None, passport: Passport | None = None
+        self,
+        components: Components,
+        here: Components | None = None,
+        passport: Passport | None = None,
+        bounds: HttpBounds | None = None,
     ) -> None:
-        self._dispatcher = Dispatcher(components, here, passport)
+        self._dispatcher = Dispatcher(components, here, passport, bounds)
         self._runner: web.ServerRunner | None = None
         self._paths: dict[Path, int] = {}
 
@@ -91,7 +97,26 @@ class Server:
 
 
 class _ProblemProtocol(web.RequestHandler):
-    """Answers what is not even HTTP with a problem document too."""
+    """Answers what is not even HTTP with a problem document too, and tells *load* when it comes and goes."""
+
+    __slots__ = ("_load",)
+
+    def __init__(self, manager: web.Server, load: Load) -> None:
+        super().__init__(
+            manager,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]  # the dispatcher logs
+            auto_decompress=False,
+        )
+        self._load = load
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._load.connected(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._load.disconnected(self)
+        super().connection_lost(exc)
 
     def handle_error(
         self,
@@ -111,14 +136,10 @@ class _ProblemServer(web.Server):
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         super().__init__(dispatcher, request_factory=_request, handler_cancellation=True)
+        self._load = dispatcher.load
 
     def __call__(self) -> web.RequestHandler:
-        return _ProblemProtocol(
-            self,
-            loop=asyncio.get_running_loop(),
-            access_log=None,  # type: ignore[arg-type]  # the dispatcher logs
-            auto_decompress=False,
-        )
+        return _ProblemProtocol(self, self._load)
 
 
 def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:

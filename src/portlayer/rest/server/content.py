@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from aiohttp import ClientError, http_exceptions, web
 
-from portlayer.model.errors import InvalidArgument, Unavailable
+from portlayer.model.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from portlayer.rest.server.answers import Refused
 
 MAX_BODY = 4 * 1024 * 1024
+BODY_SECONDS = 60.0
 
 
 def check_encoding(http: web.BaseRequest) -> None:
@@ -23,14 +25,20 @@ def check_encoding(http: web.BaseRequest) -> None:
 
 
 async def read(http: web.BaseRequest) -> bytes:
-    """The whole body. Raises Refused (413) over `MAX_BODY` bytes."""
+    """The whole body. Raises Refused over `MAX_BODY` bytes (413), or where it takes over `BODY_SECONDS` (408)."""
     too_large = f"The body is over {MAX_BODY} bytes; this call takes no more."
     if (http.content_length or 0) > MAX_BODY:
         raise Refused(InvalidArgument(too_large), 413)
     await _proceed(http)
     with _breaking_off():
         try:
-            return await http.read()
+            if http.content.is_eof():
+                return await http.read()
+            async with asyncio.timeout(BODY_SECONDS):
+                return await http.read()
+        except TimeoutError:
+            late = f"The body did not come within {BODY_SECONDS:g} seconds."
+            raise Refused(DeadlineExceeded(late), 408) from None
         except web.HTTPRequestEntityTooLarge:
             raise Refused(InvalidArgument(too_large), 413) from None
 

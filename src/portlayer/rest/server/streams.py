@@ -24,6 +24,7 @@ async def stream(
     """
     transport = exchange.http.transport
     if transport is None:
+        await close(pieces)
         raise Unavailable("The caller went away.")
     response = web.StreamResponse(headers={"Content-Type": media_type, "Cache-Control": "no-store"})
     if not drains:

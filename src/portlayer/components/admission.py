@@ -1,0 +1,267 @@
+"""Admission: what is expensive runs a few at once; the rest waits its turn, fairly between VCHs, or is refused.
+
+A `Gate` stands in front of one kind of work, in the component that does it. Who finds room goes through; who does not
+waits as one future in the line of its VCH. A place that comes free goes to the VCH that has the fewest; among those, to
+the one that has not had one for longest. So a VCH that floods waits for itself.
+
+Waiting is not work: whoever waits for something else (a container's lock, a process that takes its time to stop)
+steps aside meanwhile, and goes before the others of its VCH when it comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, TypeVar
+
+from portlayer.model.bounds import Bounds
+from portlayer.model.errors import Unavailable
+
+T = TypeVar("T")
+Waiter = asyncio.Future[None]
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1, 30
+_SMOOTHING = 0.1
+_FIGURES = {
+    "running": ("gauge", "that run now"),
+    "waiting": ("gauge", "that wait for their turn"),
+    "admitted_total": ("counter", "that were let through"),
+    "refused_total": ("counter", "that were refused, to come again later"),
+    "waited_seconds_total": ("counter", "Seconds waited for a turn, of all together"),
+}
+
+
+class Line:
+    """One VCH at one gate: how many of it run, and who waits, in order (the dicts are ordered sets).
+
+    parked: how many have begun to wait for something else before they have done anything.
+    """
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.parked = 0
+        self.returning: dict[Waiter, None] = {}
+        self.coming: dict[Waiter, None] = {}
+        self.admitted = 0
+        self.refused = 0
+        self.waited_seconds = 0.0
+
+    @property
+    def queued(self) -> int:
+        """Those that have not done anything yet."""
+        return len(self.coming) + self.parked
+
+    def figures(self) -> tuple[float, ...]:
+        """As _FIGURES."""
+        waiting = self.queued + len(self.returning)
+        return self.running, waiting, self.admitted, self.refused, self.waited_seconds
+
+
+class Gate:
+    """Lets *bounds* of one *kind* (a plural) of work through."""
+
+    def __init__(self, kind: str, bounds: Bounds) -> None:
+        self.kind = kind
+        self.bounds = bounds
+        self.lines: dict[str, Line] = {}
+        self._turns: dict[str, Line] = {}
+        self._running = 0
+        self._mean_seconds = 0.0
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def admit(self, vch: str, *, patient: bool = False) -> Place:
+        """A place for work of *vch*, as soon as it is its turn. patient: work of our own, paced but never refused.
+
+        Whoever is cancelled while it waits has left the line.
+
+        Raises:
+            Unavailable: too many wait already, or it has waited too long; with the time when to come again.
+        """
+        line = self.lines.get(vch)
+        if line is None:
+            line = self.lines[vch] = Line()
+        if not patient and (line.parked or not self._has_room(line)):
+            self._check_queue(line)
+        place = Place(self, vch, line)
+        await place.take(line.coming, None if patient else self.bounds.wait_seconds)
+        line.admitted += 1
+        return place
+
+    async def finish(self, vch: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What *work* gives, in a place of *vch*. Once begun it is finished, also where the caller goes away."""
+        place = await self.admit(vch)
+        task = asyncio.create_task(work())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: place.leave())
+        return await asyncio.shield(task)
+
+    async def drain(self) -> None:
+        """Wait until nothing that `finish` has begun is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def enter(self, line: Line) -> bool:
+        """Take a place at once, where there is one."""
+        if not self._has_room(line):
+            return False
+        self._start(line)
+        return True
+
+    async def wait(self, vch: str, line: Line, order: dict[Waiter, None], patience: float | None) -> None:
+        """Take a place when it is the turn of this one, which waits in *order*; patience in seconds."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        waiter: Waiter = loop.create_future()
+        order[waiter] = None
+        self._turns.setdefault(vch, line)
+        expiry = None if patience is None else loop.call_later(patience, self._expire, waiter, line)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled() and waiter.exception() is None:  # it was given a place just then
+                self.leave(line, 0)
+            raise
+        finally:
+            if expiry is not None:
+                expiry.cancel()
+            order.pop(waiter, None)
+            line.waited_seconds += loop.time() - began
+
+    def leave(self, line: Line, seconds: float) -> None:
+        """Give a place back, after *seconds* of work (0: none was done)."""
+        if seconds:
+            self._mean_seconds += (seconds - self._mean_seconds) * _SMOOTHING
+        line.running -= 1
+        self._running -= 1
+        while self._running < self.bounds.at_once and self._turns:
+            able = [vch for vch, line in self._turns.items() if line.running < self.bounds.at_once_per_vch]
+            if not able:
+                return
+            self._serve(min(able, key=lambda vch: self._turns[vch].running))  # the first of those with the fewest
+
+    def _serve(self, vch: str) -> None:
+        line = self._turns.pop(vch)
+        for order in (line.returning, line.coming):
+            while order:
+                waiter = next(iter(order))
+                del order[waiter]
+                if not waiter.done():
+                    if line.returning or line.coming:
+                        self._turns[vch] = line  # behind all others
+                    self._start(line)
+                    waiter.set_result(None)
+                    return
+
+    def _has_room(self, line: Line) -> bool:
+        return self._running < self.bounds.at_once and line.running < self.bounds.at_once_per_vch
+
+    def _start(self, line: Line) -> None:
+        line.running += 1
+        self._running += 1
+
+    def _check_queue(self, line: Line) -> None:
+        queued = sum(each.queued for each in self.lines.values())
+        if queued >= self.bounds.queued or line.queued >= self.bounds.queued_per_vch:
+            raise self._refusal(line, "as many as may wait do so already")
+
+    def _expire(self, waiter: Waiter, line: Line) -> None:
+        if not waiter.done():
+            waiter.set_exception(self._refusal(line, f"its turn did not come in {self.bounds.wait_seconds:g} seconds"))
+
+    def _refusal(self, line: Line, why: str) -> Unavailable:
+        line.refused += 1
+        expected = math.ceil(self._mean_seconds * (line.queued + 1) / self.bounds.at_once)
+        seconds = min(max(expected, FIRST_RETRY_SECONDS), LAST_RETRY_SECONDS)
+        return Unavailable(
+            f"Too many {self.kind} at once: {why}; nothing was done, try again.",
+            retry_after_seconds=seconds,
+            refused=True,
+        )
+
+
+class Place:
+    """Room for one piece of work, until it leaves."""
+
+    __slots__ = ("_gate", "_held", "_line", "_since", "_vch")
+
+    def __init__(self, gate: Gate, vch: str, line: Line) -> None:
+        self._gate = gate
+        self._vch = vch
+        self._line = line
+        self._held = False
+        self._since = 0.0
+
+    async def take(self, order: dict[Waiter, None], patience: float | None) -> None:
+        """Have it, at once or when the turn comes."""
+        if not self._gate.enter(self._line):
+            await self._gate.wait(self._vch, self._line, order, patience)
+        self._held = True
+        self._since = asyncio.get_running_loop().time()
+
+    def leave(self) -> None:
+        """The work is done. Nothing where that was said already."""
+        if self._held:
+            self._held = False
+            self._gate.leave(self._line, asyncio.get_running_loop().time() - self._since)
+
+    def aside(self) -> AbstractAsyncContextManager[None]:
+        """The place is others' while this block waits for something else."""
+        return _Aside(self, self._line, 0)
+
+    def parked(self) -> AbstractAsyncContextManager[None]:
+        """As `aside`, for one that has not done anything yet: it counts as one of those that wait."""
+        return _Aside(self, self._line, 1)
+
+
+class _Aside(AbstractAsyncContextManager[None]):
+    def __init__(self, place: Place, line: Line, parked: int) -> None:
+        self._place = place
+        self._line = line
+        self._parked = parked
+
+    async def __aenter__(self) -> None:
+        self._line.parked += self._parked
+        self._place.leave()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._line.parked -= self._parked
+        if kind is None or issubclass(kind, Exception):  # not where it is cancelled: it does not work on
+            await self._place.take(self._line.returning, None)
+
+
+class Held(AsyncIterator[T]):
+    """The *items*, which hold *place* until they end or are closed."""
+
+    def __init__(self, place: Place, items: AsyncIterator[T]) -> None:
+        self._place = place
+        self._items = items
+
+    async def __anext__(self) -> T:
+        try:
+            return await anext(self._items)
+        except BaseException:
+            self._place.leave()
+            raise
+
+    async def aclose(self) -> None:
+        """Stop."""
+        self._place.leave()
+        close = getattr(self._items, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def metrics(gates: Iterable[Gate]) -> list[str]:
+    """The gates' figures, as Prometheus wants to read them."""
+    lines = []
+    told = [(gate.kind, vch, line.figures()) for gate in gates for vch, line in gate.lines.items()]
+    for place, (name, (type_, what)) in enumerate(_FIGURES.items()):
+        lines += [f"# HELP portlayer_queue_{name} Commits, imports and streams: {what}."]
+        lines += [f"# TYPE portlayer_queue_{name} {type_}"]
+        lines += [f'portlayer_queue_{name}{{kind="{kind}",vch="{vch}"}} {each[place]:g}' for kind, vch, each in told]
+    return lines

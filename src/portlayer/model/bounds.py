@@ -1,0 +1,59 @@
+"""How much of a kind of work is done at once, and how much may wait for it."""
+
+from __future__ import annotations
+
+from portlayer.model.base import Value
+from portlayer.model.errors import InvalidArgument
+
+MOST = 1_000_000
+
+
+class Bounds(Value):
+    """at_once, at_once_per_vch: how many run. queued, queued_per_vch: how many may wait; 0: none, who finds no room is
+    refused at once. wait_seconds: how long one waits before it is refused."""
+
+    at_once: int
+    at_once_per_vch: int
+    queued: int
+    queued_per_vch: int
+    wait_seconds: float = 30.0
+
+
+class HttpBounds(Value):
+    """connections: how many a server keeps open; beyond, those that idle go. requests: how many it works at, at once; a
+    VCH gets half of them, and health, readiness and metrics are told beside them."""
+
+    connections: int = 4096
+    requests: int = 2000
+
+
+class Limits(Value):
+    """What a port layer takes on at once. commits: at most as many as its drivers profit from (`None`: by the machine).
+    imports: long uploads. streams: attachments, outputs, logs, which go on for as long as they like."""
+
+    commits: Bounds | None = None
+    imports: Bounds = Bounds(at_once=4, at_once_per_vch=3, queued=64, queued_per_vch=32, wait_seconds=120.0)
+    streams: Bounds = Bounds(at_once=1000, at_once_per_vch=500, queued=0, queued_per_vch=0)
+    http: HttpBounds = HttpBounds()
+
+
+def commits_on(cores: int) -> Bounds:
+    """Some more than a machine with that many *cores* has work for: who waits for the kernel keeps none busy. A VCH
+    leaves a quarter to the others, also where its own commits hang."""
+    at_once = max(8, 6 * cores)
+    return Bounds(at_once=at_once, at_once_per_vch=at_once * 3 // 4, queued=1000, queued_per_vch=250)
+
+
+def check_limits(limits: Limits) -> Limits:
+    """*limits*; raises InvalidArgument where nothing could ever run, or a number is out of all reason."""
+    for kind in ("commits", "imports", "streams", "http"):
+        bounds = getattr(limits, kind)
+        for name in bounds.__struct_fields__ if bounds is not None else ():
+            least = 0 if name.startswith("queued") else 1
+            if not least <= getattr(bounds, name) <= MOST:
+                raise InvalidArgument(f"limits.{kind}: {name} must be between {least} and {MOST}.")
+    if limits.http.connections <= limits.http.requests:
+        raise InvalidArgument(
+            "limits.http: connections must be more than requests, to leave room for asking for health."
+        )
+    return limits

@@ -1,0 +1,69 @@
+"""What the server takes on: connections and requests, bounded so that it always has room to say how it is.
+
+Fairness in what is expensive is the components' matter. Here it is only seen to that no number of callers takes all
+memory and file descriptors, and that no VCH keeps the others out.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aiohttp import web
+
+from portlayer.model.bounds import HttpBounds
+from portlayer.model.errors import Unavailable
+
+_RETRY_SECONDS = 1
+
+
+class Load:
+    """The connections that are open, and the requests that are being answered."""
+
+    def __init__(self, bounds: HttpBounds) -> None:
+        self._bounds = bounds
+        self._idle: dict[web.RequestHandler, None] = {}
+        self._busy: set[web.RequestHandler] = set()
+        self._requests = 0
+        self._of_vch: collections.Counter[str] = collections.Counter()
+
+    def connected(self, connection: web.RequestHandler) -> None:
+        """A new one. Where there are too many, the one that has been idle for longest goes."""
+        self._idle[connection] = None
+        if len(self._idle) + len(self._busy) > self._bounds.connections:
+            oldest = next(iter(self._idle))
+            del self._idle[oldest]
+            oldest.force_close()
+
+    def disconnected(self, connection: web.RequestHandler) -> None:
+        """It is gone."""
+        self._idle.pop(connection, None)
+        self._busy.discard(connection)
+
+    @contextmanager
+    def using(self, connection: web.RequestHandler) -> Iterator[None]:
+        """It has a request."""
+        self._idle.pop(connection, None)
+        self._busy.add(connection)
+        try:
+            yield
+        finally:
+            if connection in self._busy:
+                self._busy.discard(connection)
+                self._idle[connection] = None
+
+    @contextmanager
+    def answering(self, vch: str) -> Iterator[None]:
+        """A request for *vch* ("" for none) is answered. Raises Unavailable where there are too many."""
+        if self._requests >= self._bounds.requests or self._of_vch[vch] >= max(1, self._bounds.requests // 2):
+            raise Unavailable("Too many requests at once; try again.", retry_after_seconds=_RETRY_SECONDS, refused=True)
+        self._requests += 1
+        self._of_vch[vch] += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+            self._of_vch[vch] -= 1
+            if not self._of_vch[vch]:
+                del self._of_vch[vch]
