@@ -3,7 +3,7 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 APT := crun runc conmon nftables libnftables1 libseccomp2 busybox-static iproute2 e2fsprogs tini golang-github-containers-common
-APT_TEST := skopeo
+APT_TEST := skopeo etcd-server etcd-client
 APT_BENCH := docker.io podman containerd netavark iptables
 
 .PHONY: demo test test-kill test-model soak lint bench install system system-test system-bench lock clean

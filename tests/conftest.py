@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import etcdlab
 import hoststate
 import pytest
 from harness import Harness
@@ -22,6 +23,13 @@ def host_is_left_as_it_was() -> Iterator[None]:
     yield
     left = hoststate.left_since(before)
     assert not left, f"the tests left on this host: {left}"
+
+
+@pytest.fixture(scope="session")
+def etcd() -> Iterator[etcdlab.Cluster]:
+    """An etcd for all tests that want one; each takes a prefix of its own."""
+    with etcdlab.cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture

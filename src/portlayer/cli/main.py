@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("service", "Show what this port layer is made of."),
     "version": ("service", "Show the versions of this command and of the server."),
     "serve": ("serve", "Serve the REST API until stopped; containers run on."),
+    "store": ("store", "The store: backup, restore, migrate."),
     "doctor": ("doctor", "Say what this host lacks, and how to get it."),
     "cleanup": ("cleanup", "List, and with --apply remove, all that this port layer has on the host."),
 }

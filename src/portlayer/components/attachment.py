@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from portlayer.components import keys
 from portlayer.components.admission import Place
-from portlayer.components.records import Records, decode
+from portlayer.components.records import Records, decode, next_change
 from portlayer.interfaces.interaction import Control, Output
 from portlayer.interfaces.substrate import InteractionDriver
 from portlayer.model.detach import Detacher
@@ -33,7 +33,7 @@ class Life:
             found = await self._records.container(self._vch, self._container)
             self._last = found[1] if found else None
             return self._last
-        change = await anext(self._changes, None)
+        change = await next_change(self._changes)
         if change is None or change.record is None:
             return None
         self._last = decode(Observed, change.record.value)

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 from portlayer.components import keys
 from portlayer.components.records import decode
-from portlayer.interfaces.store import Record, Store
+from portlayer.interfaces.store import Compacted, Record, Store
 from portlayer.model.errors import InvalidArgument
 from portlayer.model.events import Event, NumberedEvent
 
@@ -36,16 +36,22 @@ class History:
 
     async def follow(self, after: Cursor) -> AsyncGenerator[NumberedEvent, None]:
         """Every event behind *after*, in order, for ever."""
-        async with contextlib.aclosing(self._store.watch(self._prefix)) as changes:
-            while True:
-                rows = await self._store.since(self._prefix, max(0, after[0] - 1), limit=0)
-                for row in rows:
-                    place = (row.revision, int(keys.last(row.key)))
-                    if place > after:
+        while True:
+            async with contextlib.aclosing(self._store.watch(self._prefix)) as changes:
+                for row in await self._store.since(self._prefix, max(0, after[0] - 1)):
+                    if (place := _place(row)) > after:
                         after = place
                         yield _numbered(row, place)
-                if await anext(changes, None) is None:
+                with contextlib.suppress(Compacted):  # the store was away for long; what came meanwhile is in it
+                    async for change in changes:
+                        if change.record is not None and (place := _place(change.record)) > after:
+                            after = place
+                            yield _numbered(change.record, place)
                     return
+
+
+def _place(row: Record) -> Cursor:
+    return row.revision, int(keys.last(row.key))
 
 
 def _numbered(row: Record, place: Cursor) -> NumberedEvent:

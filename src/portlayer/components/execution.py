@@ -16,7 +16,7 @@ from portlayer.components.drafts import Drafts
 from portlayer.components.handles import Draft
 from portlayer.components.observer import Observer, internal_draft
 from portlayer.components.reconciler import Reconciler
-from portlayer.components.records import decode, label_filter, own_volumes, put
+from portlayer.components.records import decode, label_filter, next_change, own_volumes, put
 from portlayer.interfaces.store import CheckFailed, Transaction
 from portlayer.model import changes as c
 from portlayer.model import execution as m
@@ -202,7 +202,7 @@ class LocalExecution:
                     if found is None:
                         break
                     observed = found[1]
-                    if await anext(changes, None) is None:
+                    if await next_change(changes) is None:
                         raise Unavailable("The server is stopping; wait again.", retry_after_seconds=1)
                     found = await self._records.container(caller.vch, record.spec.id)
         except TimeoutError:

@@ -7,6 +7,7 @@ recorded. What happens behind our back is the reconciler's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 
@@ -15,7 +16,7 @@ from portlayer.components.commit import outcome
 from portlayer.components.commit.engine import Engine
 from portlayer.components.handles import Draft
 from portlayer.components.records import Records, decode, event_puts, own_volumes, put
-from portlayer.interfaces.store import CheckFailed, Delete, Transaction
+from portlayer.interfaces.store import CheckFailed, Compacted, Delete, Transaction
 from portlayer.model.base import now
 from portlayer.model.changes import ChangeState, RemoveContainer
 from portlayer.model.errors import PortlayerError
@@ -226,12 +227,15 @@ class Observer:
     async def _remove_gone_networks(self) -> None:
         """Networks that were deleted are taken from this host; the deletion waits for it."""
         store, prefix = self._records.store, keys.gone_networks(self._host)
-        changes = store.watch(prefix)
-        for row in await store.range(prefix):
-            await self._remove_network(row.key)
-        async for change in changes:
-            if change.record is not None:
-                await self._remove_network(change.key)
+        while True:
+            changes = store.watch(prefix)
+            for row in await store.range(prefix):
+                await self._remove_network(row.key)
+            with contextlib.suppress(Compacted):  # look at all of them again
+                async for change in changes:
+                    if change.record is not None:
+                        await self._remove_network(change.key)
+                return
 
     async def _remove_network(self, key: str) -> None:
         network = keys.last(key)

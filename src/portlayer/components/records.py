@@ -10,9 +10,9 @@ from typing import TypeVar
 import msgspec
 
 from portlayer.components import keys
-from portlayer.interfaces.store import Put, Record, Store
+from portlayer.interfaces.store import Changed, Compacted, Put, Record, Store, Watch
 from portlayer.model.base import Value, now
-from portlayer.model.errors import InvalidArgument, NotFound
+from portlayer.model.errors import InvalidArgument, NotFound, Unavailable
 from portlayer.model.events import Event
 from portlayer.model.execution import ContainerRecord, ContainerSpec, Observed
 from portlayer.model.names import check_image_name, image_id, is_id, new_id
@@ -152,12 +152,24 @@ class Records:
             async with asyncio.timeout(seconds), contextlib.aclosing(self.store.watch(prefix)) as changes:
                 if not await self.store.count(prefix):
                     return True
-                async for change in changes:
+                while (change := await next_change(changes)) is not None:
                     if change.record is None and not await self.store.count(prefix):
                         return True
         except TimeoutError:
             pass
         return False
+
+
+async def next_change(changes: Watch) -> Changed | None:
+    """The next change; None once the store is closed.
+
+    Raises:
+        Unavailable: some were missed, as the store was out of reach for long.
+    """
+    try:
+        return await anext(changes, None)
+    except Compacted:
+        raise Unavailable("Changes were missed while the store was away; ask again.", retry_after_seconds=1) from None
 
 
 async def own_volumes(records: Records, vch: str, spec: ContainerSpec) -> dict[str, str]:

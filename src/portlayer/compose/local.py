@@ -12,7 +12,7 @@ from portlayer.compose.settings import Settings
 from portlayer.interfaces.components import Components
 from portlayer.interfaces.substrate import Substrate
 from portlayer.model.errors import Unavailable
-from portlayer.stores.sqlite import SqliteStore
+from portlayer.stores.choice import open_store
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.substrate import LinuxSubstrate
 
@@ -35,7 +35,7 @@ def make_paths(settings: Settings) -> Paths:
 
 @contextlib.asynccontextmanager
 async def open_local(settings: Settings) -> AsyncIterator[Components]:
-    """All four components in this process: SQLite and the Linux substrate.
+    """All four components in this process, on the Linux substrate.
 
     The caller holds the lock of the directories, so that what another process of this host has begun is finished or
     undone at once, without waiting for its lease.
@@ -44,7 +44,7 @@ async def open_local(settings: Settings) -> AsyncIterator[Components]:
         Unavailable: the store or the host is not fit; the reason says how to mend it.
     """
     paths = make_paths(settings)
-    store = await SqliteStore.open(paths.state / "portlayer.db")
+    store = await open_store(settings.store, paths.state)
     try:
         substrate = LinuxSubstrate(paths, runtime=settings.runtime or None, runtime_seconds=settings.runtime_seconds)
         features = await substrate.start()

@@ -3,6 +3,7 @@
 PORTLAYER_STATE     what lasts: store, layers, volumes, logs, the host's key       /var/lib/portlayer
 PORTLAYER_RUN       sockets, and what a reboot may clear                            /run/portlayer
 PORTLAYER_RUNTIME   the OCI runtime, crun or runc; by default what proves able to run
+PORTLAYER_STORE     sqlite, or etcd://host:port/prefix (see stores.choice)          sqlite
 PORTLAYER_FAILPOINTS  for tests of the commit protocol (see failpoints)
 """
 
@@ -20,6 +21,8 @@ from portlayer.components.reconciler import PERIOD_SECONDS
 from portlayer.model.base import Value
 from portlayer.model.bounds import Limits, check_limits
 from portlayer.model.errors import InvalidArgument
+from portlayer.model.execution import replace
+from portlayer.stores.choice import StoreChoice, parse_table, parse_url
 from portlayer.substrates.linux.execution import RUNTIME_SECONDS
 
 DEFAULT_STATE, DEFAULT_RUN = "/var/lib/portlayer", "/run/portlayer"
@@ -32,7 +35,8 @@ class Settings(Value):
     """What a port layer is made of. Empty strings mean the default. leaseSeconds: how long a bind holds an address.
 
     runtimeSeconds: how long a call of the OCI runtime may take before its step fails. reconcileSeconds: the pause
-    between two sweeps of the reconciler. limits: what it takes on at once, and what may wait (see model.bounds).
+    between two sweeps of the reconciler. limits: what it takes on at once, and what may wait (see model.bounds). store:
+    which one, and where (see stores.choice).
     """
 
     state: str = DEFAULT_STATE
@@ -43,6 +47,7 @@ class Settings(Value):
     runtime_seconds: float = RUNTIME_SECONDS
     reconcile_seconds: float = PERIOD_SECONDS
     limits: Limits = Limits()
+    store: StoreChoice = StoreChoice()
 
     @property
     def socket(self) -> Path:
@@ -63,6 +68,7 @@ def read_settings(environment: Mapping[str, str], config: Path | None = None) ->
     for name, key in (("STATE", "state"), ("RUN", "run"), ("RUNTIME", "runtime"), ("FAILPOINTS", "failpoints")):
         if environment.get(f"PORTLAYER_{name}"):
             values[key] = environment[f"PORTLAYER_{name}"]
+    store = _store(values.pop("store", {}), environment)
     try:
         settings = msgspec.convert(values, Settings)
     except msgspec.ValidationError as error:
@@ -71,7 +77,7 @@ def read_settings(environment: Mapping[str, str], config: Path | None = None) ->
         if field.name in TIMES and not 1 <= getattr(settings, field.name) <= MOST_SECONDS:
             raise InvalidArgument(f"{field.encode_name} must be between 1 and {MOST_SECONDS}.")
     check_limits(settings.limits)
-    return settings
+    return replace(settings, store=store)
 
 
 def _read(config: Path) -> dict[str, Any]:
@@ -83,3 +89,10 @@ def _read(config: Path) -> dict[str, Any]:
     if unknown:
         raise InvalidArgument(f"{config} has unknown keys {unknown}; known: {sorted(SETTINGS)}.")
     return values
+
+
+def _store(table: object, environment: Mapping[str, str]) -> StoreChoice:
+    if not isinstance(table, dict):
+        raise InvalidArgument("store is a section of the configuration: [store].")
+    url = environment.get("PORTLAYER_STORE")
+    return parse_url(url) if url else parse_table(table)

@@ -5,6 +5,7 @@ number; the records it wrote carry it. A put with `ttl_seconds` is a lease: the 
 when that time is over, unless it was put again; the deletion is a transaction of its own, seen by watchers.
 Lease time is monotonic and stands still while no store process runs longer than a restart allows: a wall clock
 that jumps must neither end nor prolong a lease, and after a reboot of the host a lease starts over with its whole time.
+Where the process that gave a lease is no more, a store of several hosts may end it late, never early.
 
 Example, an address that nobody else may have:
 
@@ -71,7 +72,7 @@ class Transaction(msgspec.Struct, frozen=True):
 
 
 class Changed(msgspec.Struct, frozen=True):
-    """One change as a watcher sees it. record is None for a deletion. index is the op's place in the transaction."""
+    """One change as a watcher sees it. record is None for a deletion. index grows with the op's place."""
 
     revision: int
     index: int
@@ -139,7 +140,8 @@ class Store(Protocol):
 
         Raises:
             CheckFailed: a demand did not hold; nothing was written.
-            InvalidArgument: an empty key, a key written twice, no valid Unicode, a ttl that is no positive number.
+            InvalidArgument: an empty key, a key written twice, no valid Unicode, a ttl that is no positive number, a
+                record too large for the store.
             Unavailable: the store cannot be reached or is full; whether it happened can be read back.
         """
 

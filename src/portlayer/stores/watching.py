@@ -116,8 +116,9 @@ class Hub:
     def watch(self, prefix: str, revision: int | None, present: int) -> Watch:
         """Subscribe after *revision* (None: *present*, the store's revision right now)."""
         start = present if revision is None else revision
-        # A revision that the store has not reached is of a past that it lost: never reachable, as if compacted.
-        watch = Watch(self, prefix, (start, WHOLE) if start <= present else (-1, WHOLE))
+        # A revision that the store has not reached is of a past that it lost: never reachable, as if compacted. Where
+        # others may have brought the store there, `reread` can find out: the revision is the complement.
+        watch = Watch(self, prefix, (start if start <= present else ~start, WHOLE))
         self._watches.add(watch)
         if len(self._watches) == 1:
             self.schedule()

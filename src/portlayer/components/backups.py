@@ -1,0 +1,19 @@
+"""What a backup must not bring back: handles, and places in history, of another world."""
+
+from __future__ import annotations
+
+from portlayer.components import keys
+from portlayer.stores.snapshot import Snapshot
+
+GAP = 1_000_000
+"""How far the revision skips: beyond what was given between the backup and its restoring, where that cannot be told."""
+
+
+def restored(snapshot: Snapshot, present: int) -> Snapshot:
+    """*snapshot*, taken at some time, as it shall be restored where the store was last at revision *present*.
+
+    The key ring stays out: the next start makes another, with another epoch, which refuses all handles of before (410).
+    The revision skips, so that cursors and etags of before are not taken for ones of after.
+    """
+    rows = [row for row in snapshot.rows if row.key != keys.KEY_RING]
+    return Snapshot(max(snapshot.revision, present) + GAP, rows)

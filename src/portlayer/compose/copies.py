@@ -1,0 +1,50 @@
+"""All of a port layer's store out, in, and over to another kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from portlayer.components import backups
+from portlayer.compose.settings import Settings
+from portlayer.model.errors import InvalidArgument
+from portlayer.stores import choice, snapshot
+
+
+async def back_up(settings: Settings, file: Path) -> int:
+    """Write all that the store holds to *file*; how many records. The server may go on.
+
+    Raises:
+        Unavailable: the store cannot be read, or the file cannot be written.
+    """
+    held = await choice.dump(settings.store, Path(settings.state))
+    snapshot.save(held, file)
+    return len(held.rows)
+
+
+async def restore(settings: Settings, file: Path, *, replace: bool) -> int:
+    """Make the store hold what *file* does, without the handles of before; how many records. No server may run.
+
+    Raises:
+        InvalidArgument: the file is no backup. InUse: the store is there, and not *replace*.
+    """
+    state = Path(settings.state)
+    present = await choice.present_revision(settings.store, state)
+    held = backups.restored(snapshot.read(file), present)
+    await choice.load(settings.store, state, held, replace=replace)
+    return len(held.rows)
+
+
+async def migrate_store(settings: Settings, to: str, *, replace: bool) -> int:
+    """Copy the store into the one that *to* names; how many records. No server may run.
+
+    Raises:
+        InvalidArgument: *to* is no other store. InUse: it is there, and not *replace*.
+        Unavailable: either cannot be used.
+    """
+    state = Path(settings.state)
+    target = choice.parse_url(to)
+    if target == settings.store:
+        raise InvalidArgument(f"The store is there already: {target.where}.")
+    held = await choice.dump(settings.store, state)
+    await choice.load(target, state, held, replace=replace)
+    return len(held.rows)

@@ -1,0 +1,74 @@
+"""`portlayer store`: from SQLite to etcd and back under a real server's containers; backups."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import etcdlab
+import pytest
+from cli.conftest import Cli, serving, stop
+
+from portlayer.client import Steps, SyncPortLayer, connect_sync
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Cli]:
+    cli = Cli(tmp_path)
+    yield cli
+    cli.ok("cleanup", "--apply")
+
+
+@contextlib.contextmanager
+def served(cli: Cli, environment: dict[str, str] | None = None) -> Iterator[SyncPortLayer]:
+    """A client of a server that is stopped afterwards."""
+    server = serving(cli, environment)
+    try:
+        with connect_sync(host=cli.host) as pl:
+            yield pl
+    finally:
+        code = stop(server)
+    assert code == 0
+
+
+def test_a_port_layer_goes_to_etcd_and_back_while_its_containers_run(
+    fresh: Cli, etcd: etcdlab.Cluster, archive: bytes, tmp_path: Path
+) -> None:
+    url = f"etcd://{etcd.endpoints[0]}/cli"
+    config = tmp_path / "portlayer.toml"
+    config.write_text(f'[store]\nkind = "etcd"\nendpoints = ["{etcd.endpoints[0]}"]\nprefix = "cli"\n')
+    with served(fresh) as pl:
+        pl.storage.import_image(archive)
+        pl.execution.commit(Steps().create("busybox", "sleep", "1000", name="stays").set_state("running"))
+        before = pl.execution.inspect_container("stays")
+        refused = fresh("store", "migrate", url)
+        assert (refused.code, "Another port layer uses" in refused.err) == (1, True)
+        assert "records of sqlite are in" in fresh.ok("store", "backup", str(tmp_path / "backup"))
+
+    assert f"PORTLAYER_STORE={url}" in fresh.ok("store", "migrate", url)
+    assert "already" in fresh("store", "migrate", url).err
+    with served(fresh, {"PORTLAYER_STORE": url}) as pl:
+        assert pl.execution.inspect_container("stays") == before
+        pl.execution.commit(Steps().create("busybox", "true", name="there").set_state("running"))
+        pl.execution.wait("there", timeout_seconds=20)
+
+    fresh.ok("store", "migrate", "sqlite", "--force", "--config", str(config))
+    with served(fresh) as pl:
+        assert pl.execution.inspect_container("stays") == before
+        assert pl.execution.inspect_container("there").exit_code == 0
+
+    assert "already" in fresh("store", "restore", str(tmp_path / "backup")).err
+    assert "refused" in fresh.ok("store", "restore", "--force", str(tmp_path / "backup"))
+    with served(fresh) as pl:
+        assert [one.name for one in pl.execution.list()] == ["stays"]
+        assert pl.execution.inspect_container("stays") == before
+
+
+def test_who_uses_sqlite_does_not_load_what_etcd_needs() -> None:
+    code = (
+        "import sys, portlayer.cli.serve; print([name for name in sys.modules if name in ('grpc', 'google.protobuf')])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,52 @@
+"""Commits over etcd: some of what is asked of every store, and the kills that meet each of the three transactions."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import etcdlab
+import pytest
+from commit import test_commit, test_kill
+from harness import Harness
+
+from portlayer.compose import Settings
+from portlayer.interfaces.store import Store
+from portlayer.stores.etcd import EtcdStore
+
+
+@pytest.fixture
+async def harness(etcd: etcdlab.Cluster, tmp_path: Path, settings: Settings) -> AsyncIterator[Harness]:
+    """A port layer on the memory substrate, over etcd, with the image busybox."""
+    opened: list[Store] = []
+    prefix = uuid.uuid4().hex
+
+    async def open_store() -> Store:
+        opened.append(await EtcdStore.open(etcd.access, prefix))
+        return opened[-1]
+
+    harness = Harness(open_store, tmp_path, settings)
+    await harness.start()
+    await harness.image()
+    yield harness
+    await harness.close()
+    for store in opened:
+        await store.close()
+    await etcdlab.wipe(etcd.access, prefix)
+
+
+test_nothing_happens_before_commit = test_commit.test_nothing_happens_before_commit
+test_the_same_handle_commits_once = test_commit.test_the_same_handle_commits_once
+test_the_same_handle_at_the_same_time_acts_once = test_commit.test_the_same_handle_at_the_same_time_acts_once
+test_overlapping_commits_collide_by_name = test_commit.test_overlapping_commits_collide_by_name
+test_fifty_callers_that_touch_different_things_all_succeed = (
+    test_commit.test_fifty_callers_that_touch_different_things_all_succeed
+)
+test_fifty_callers_that_want_one_name_one_wins = test_commit.test_fifty_callers_that_want_one_name_one_wins
+test_several_containers_in_one_commit = test_commit.test_several_containers_in_one_commit
+
+
+@pytest.mark.parametrize("name", ["create and start", "several", "remove with its volume", "delete a network"])
+async def test_kill_anywhere(harness: Harness, name: str) -> None:
+    await test_kill.test_kill_anywhere(harness, name)

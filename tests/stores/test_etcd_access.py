@@ -1,0 +1,145 @@
+"""An etcd that wants TLS, client certificates, a user and a password."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+from collections.abc import Iterator
+from pathlib import Path
+
+import etcdlab
+import pytest
+from conformance.store_tools import keys_of, next_changes, put
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from portlayer.model.errors import InvalidArgument, Unavailable
+from portlayer.stores import etcd_client
+from portlayer.stores.choice import open_store, parse_url
+from portlayer.stores.etcd import EtcdStore
+
+PASSWORD = "gibson"
+
+
+class Authority:
+    """A private CA that writes PEM files into *directory*."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"ca of {directory.name}")])
+        self._write("ca", self._sign(self._name, self._key, x509.BasicConstraints(ca=True, path_length=0)), self._key)
+
+    def issue(self, name: str) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        self._write(name, self._sign(subject, key, names), key)
+
+    def _sign(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType) -> bytes:
+        now = dt.datetime.now(dt.UTC)
+        builder = x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number())
+        builder = builder.not_valid_before(now - dt.timedelta(days=1))
+        builder = builder.not_valid_after(now + dt.timedelta(days=1)).add_extension(extension, critical=False)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    def _write(self, name: str, certificate: bytes, key: ec.EllipticCurvePrivateKey) -> None:
+        (self.directory / f"{name}.pem").write_bytes(certificate)
+        (self.directory / f"{name}.key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ca, server and client (.pem, .key), a CA that nobody trusts, and a password."""
+    directory = tmp_path_factory.mktemp("tls")
+    authority = Authority(directory)
+    authority.issue("server")
+    authority.issue("client")
+    (directory / "stranger").mkdir()
+    Authority(directory / "stranger").issue("client")
+    (directory / "password").write_text(f"{PASSWORD}\n")
+    (directory / "wrong").write_text("hunter2")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def guarded(files: Path) -> Iterator[str]:
+    """The URL of an etcd that wants all of them, without options."""
+    options = ["--cert-file", f"{files}/server.pem", "--key-file", f"{files}/server.key", "--client-cert-auth"]
+    options += ["--trusted-ca-file", f"{files}/ca.pem", "--auth-token-ttl", "1"]
+    with etcdlab.cluster(options=options, scheme="https") as cluster:
+        tls = ["--cacert", f"{files}/ca.pem", "--cert", f"{files}/client.pem", "--key", f"{files}/client.key"]
+        for words in (
+            ("user", "add", f"root:{PASSWORD}"),
+            ("user", "grant-role", "root", "root"),
+            ("user", "add", f"me:{PASSWORD}"),
+            ("role", "add", "mine"),
+            ("role", "grant-permission", "--prefix=true", "mine", "readwrite", "mine/"),
+            ("user", "grant-role", "me", "mine"),
+            ("auth", "enable"),
+        ):
+            cluster.control(*tls, *words)
+        yield f"etcds://me@{cluster.endpoints[0]}/mine"
+
+
+def options(files: Path, **changed: str) -> str:
+    given = {"ca": "ca.pem", "cert": "client.pem", "key": "client.key", "passwordFile": "password", **changed}
+    return "&".join(f"{name}={files}/{file}" for name, file in given.items() if file)
+
+
+async def test_tls_a_certificate_and_a_password_are_enough(guarded: str, files: Path, tmp_path: Path) -> None:
+    store = await open_store(parse_url(f"{guarded}?{options(files)}"), tmp_path)
+    assert isinstance(store, EtcdStore)
+    watch = store.watch("")
+    await put(store, "a", ttl=60)
+    assert keys_of(await next_changes(watch, 1)) == ["a"]
+    store._client._token = "stale"
+    await put(store, "b")
+    assert keys_of(await store.range("")) == ["a", "b"]
+    assert keys_of(await next_changes(watch, 1)) == ["b"]
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"passwordFile": "wrong"}, "user and password"),
+        ({"ca": "stranger/ca.pem"}, "cannot be used"),
+        ({"cert": "", "key": ""}, "cannot be used"),
+        ({"cert": "stranger/client.pem", "key": "stranger/client.key"}, "cannot be used"),
+    ],
+)
+async def test_what_it_does_not_take_is_said_at_once(
+    guarded: str, files: Path, tmp_path: Path, changed: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(etcd_client, "PATIENCE_SECONDS", 0.5)
+    with pytest.raises(Unavailable, match=words):
+        await open_store(parse_url(f"{guarded}?{options(files, **changed)}"), tmp_path)
+
+
+async def test_a_user_without_rights_is_told_so(guarded: str, files: Path, tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="may not use this prefix"):
+        await open_store(parse_url(f"{guarded.replace('/mine', '/theirs')}?{options(files)}"), tmp_path)
+
+
+async def test_without_a_user_the_certificates_name_is_one(guarded: str, files: Path, tmp_path: Path) -> None:
+    url = guarded.replace("me@", "")
+    with pytest.raises(Unavailable, match="may not use this prefix"):
+        await open_store(parse_url(f"{url}?{options(files, passwordFile='')}"), tmp_path)
+
+
+async def test_a_user_where_none_is_known(etcd: etcdlab.Cluster, files: Path, tmp_path: Path) -> None:
+    url = f"etcd://me@{etcd.endpoints[0]}/mine?passwordFile={files}/password"
+    with pytest.raises(Unavailable, match="leave the user out"):
+        await open_store(parse_url(url), tmp_path)
+
+
+async def test_a_password_file_that_is_not_there(etcd: etcdlab.Cluster, files: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="cannot be read"):
+        await open_store(parse_url(f"etcd://me@{etcd.endpoints[0]}/mine?passwordFile={files}/none"), tmp_path)
