@@ -13,6 +13,7 @@ import pytest
 import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
+from rest.known import Everyone
 from rest.standins import KNOWN
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -46,7 +47,7 @@ class Serving(threading.Thread):
         self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
         try:
             async with self._factory() as components:
-                server = Server(components)
+                server = Server(components, peers=Everyone())
                 self.port = await server.listen_tcp("127.0.0.1", 0)
                 self._ready.set()
                 await self._ending.wait()

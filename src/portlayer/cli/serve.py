@@ -18,7 +18,7 @@ from portlayer.cli.lock import holding
 from portlayer.cli.logs import set_up_logging
 from portlayer.cli.manager import feed_watchdog, inherited_sockets, notify
 from portlayer.compose import SETTINGS, Settings, make_paths, open_local, read_settings
-from portlayer.rest.server import Server
+from portlayer.rest.server import Audit, Server
 
 app = typer.Typer(rich_markup_mode=None)
 _log = logging.getLogger(__name__)
@@ -44,12 +44,17 @@ async def _serve(settings: Settings) -> None:
     paths = make_paths(settings)
     with holding(paths.state, paths.run):
         async with open_local(settings) as components:
-            server = Server(components, bounds=settings.limits.http)
+            server = Server(
+                components,
+                bounds=settings.limits.http,
+                users=settings.users,
+                audit=Audit(paths.state / "audit.log"),
+            )
             inherited = inherited_sockets(os.environ)
             for listening in inherited:
                 await server.listen_socket(listening)
             if not any(str(listening.getsockname()) == str(settings.socket.absolute()) for listening in inherited):
-                await server.listen_unix(settings.socket, mode=0o600)
+                await server.listen_unix(settings.socket, mode=0o666 if settings.users else 0o600)
             watchdog = asyncio.create_task(feed_watchdog(os.environ))
             try:
                 typer.echo(f"portlayer {__version__} serves unix://{settings.socket.absolute()}")

@@ -11,6 +11,7 @@ from portlayer.interfaces.components import Components
 from portlayer.model import execution as e
 from portlayer.model.base import Value
 from portlayer.model.caller import Caller
+from portlayer.model.execution import replace
 
 PAGE = 1000
 
@@ -34,7 +35,7 @@ class Component:
 
     def _creating(self, idempotency_key: str | None) -> Caller:
         """The caller of a creation that may be repeated under one key."""
-        return Caller(vch=self._caller.vch, idempotency_key=idempotency_key) if idempotency_key else self._caller
+        return replace(self._caller, idempotency_key=idempotency_key) if idempotency_key else self._caller
 
     async def _answer(self, steps: Steps) -> Any:
         """The answer to the only one of *steps*."""

@@ -21,6 +21,7 @@ from portlayer.interfaces.store import CheckFailed, Transaction
 from portlayer.model import changes as c
 from portlayer.model import execution as m
 from portlayer.model import limits, names
+from portlayer.model.access import allows, masked
 from portlayer.model.caller import Caller
 from portlayer.model.errors import Conflict, DeadlineExceeded, InvalidArgument, InvalidState, Unavailable, Unsupported
 from portlayer.model.interaction import MAIN_TASK
@@ -131,11 +132,11 @@ class LocalExecution:
             return request.state in (None, state) and request.name in (None, spec.name) and labels(spec.labels)
 
         found, after = self._records.page_of(m.ContainerRecord, rows, keep, request.limit)
-        views = tuple(container_view(record, observed.get(record.spec.id, m.Observed())) for record in found)
+        views = tuple(_seen(caller, record, observed.get(record.spec.id, m.Observed())) for record in found)
         return m.Containers(containers=views, next=after)
 
     async def get_container(self, caller: Caller, request: m.ContainerRef) -> m.Container:
-        return container_view(*await self._records.find_container(caller.vch, request.ref))
+        return _seen(caller, *await self._records.find_container(caller.vch, request.ref))
 
     async def handle(self, caller: Caller, request: m.ContainerRef) -> m.ContainerHandle:
         record, _ = await self._records.find_container(caller.vch, request.ref)
@@ -212,6 +213,14 @@ class LocalExecution:
         if found is None:
             return m.Waited(exit_code=observed.exit_code, state="removed")
         return m.Waited(exit_code=found[1].exit_code, state=found[1].state)
+
+
+def _seen(caller: Caller, record: m.ContainerRecord, observed: m.Observed) -> m.Container:
+    """The view of a container for *caller*: values of the environment are for those who may change it."""
+    view = container_view(record, observed)
+    if allows(caller.role, "user"):
+        return view
+    return m.replace(view, process=m.replace(view.process, env=masked(view.process.env)))
 
 
 def _holds(condition: str, found: tuple[m.ContainerRecord, m.Observed] | None) -> bool:

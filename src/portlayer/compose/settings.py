@@ -18,6 +18,8 @@ import msgspec
 
 from portlayer.components.addresses import LEASE_SECONDS
 from portlayer.components.reconciler import PERIOD_SECONDS
+from portlayer.compose.users import read_users
+from portlayer.model.access import Identity
 from portlayer.model.base import Value
 from portlayer.model.bounds import Limits, check_limits
 from portlayer.model.errors import InvalidArgument
@@ -36,7 +38,8 @@ class Settings(Value):
 
     runtimeSeconds: how long a call of the OCI runtime may take before its step fails. reconcileSeconds: the pause
     between two sweeps of the reconciler. limits: what it takes on at once, and what may wait (see model.bounds). store:
-    which one, and where (see stores.choice).
+    which one, and where (see stores.choice). users: who else than root may use the socket,
+    by uid.
     """
 
     state: str = DEFAULT_STATE
@@ -48,6 +51,7 @@ class Settings(Value):
     reconcile_seconds: float = PERIOD_SECONDS
     limits: Limits = Limits()
     store: StoreChoice = StoreChoice()
+    users: dict[int, Identity] = {}
 
     @property
     def socket(self) -> Path:
@@ -69,8 +73,9 @@ def read_settings(environment: Mapping[str, str], config: Path | None = None) ->
         if environment.get(f"PORTLAYER_{name}"):
             values[key] = environment[f"PORTLAYER_{name}"]
     store = _store(values.pop("store", {}), environment)
+    users = read_users(values.pop("users", {}))
     try:
-        settings = msgspec.convert(values, Settings)
+        settings = replace(msgspec.convert(values, Settings), users=users)
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"{config} does not say what it should: {error}.") from None
     for field in msgspec.structs.fields(Settings):

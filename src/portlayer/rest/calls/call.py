@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from portlayer.model.access import Needed
 from portlayer.model.base import Value
 from portlayer.model.storage import Nothing
 
@@ -62,6 +63,7 @@ class Call(Generic[Q, A]):
     also: another type of answer that the call may give.
     statuses: other statuses that carry the answer too.
     unsupported: why this call is known but not offered; such a call always answers 501.
+    needs: the role that it takes, where that is not the usual one (see `role`).
     summary: for the document, where there is no method to take it from.
     """
 
@@ -85,12 +87,34 @@ class Call(Generic[Q, A]):
     also_produces: tuple[str, ...] = ()
     statuses: tuple[int, ...] = ()
     unsupported: str = ""
+    needs: Needed | None = None
     summary: str = ""
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
         """Names in the path's template, `vch` included."""
         return tuple(_PARAMETER.findall(self.path))
+
+    @cached_property
+    def tenant(self) -> str | None:
+        """The parameter that names the tenant whose things this is about; None: the port layer as a whole."""
+        if "vch" in self.parameters:
+            return "vch"
+        return "ref" if self.path == f"{V1}/vchs/{{ref}}" else None
+
+    @cached_property
+    def role(self) -> Needed:
+        """The role that it takes. Usually: in a VCH, to look a viewer, else a user; of the whole, an operator."""
+        if self.needs:
+            return self.needs
+        if "vch" not in self.parameters:
+            return "operator"
+        return "viewer" if self.verb == "GET" else "user"
+
+    @cached_property
+    def audited(self) -> bool:
+        """Whether the audit log is told: of what changes something, or may write to a container."""
+        return self.acts or (self.verb == "POST" and not self.mutation) or (self.streams and self.role != "viewer")
 
     @cached_property
     def fields(self) -> Mapping[str, msgspec.structs.FieldInfo]:

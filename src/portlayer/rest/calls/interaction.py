@@ -18,7 +18,7 @@ UNBIND = _table.mutation("unbind", m.BindInteraction, HandleAnswer)
 for _verb in ("join", "bind", "unbind"):
     _table.unsupported("POST", f"logging/{_verb}", _LOGGING)
 
-ATTACH = _table.get("attach", "containers/{ref}/attach", m.Attach, type(None), status=101, streams=True)
+ATTACH = _table.get("attach", "containers/{ref}/attach", m.Attach, type(None), status=101, streams=True, needs="user")
 STDOUT = _table.get(
     "stdout", "containers/{ref}/stdout", m.Streams, bytes, method="output", produces=BYTES, streams=True
 )

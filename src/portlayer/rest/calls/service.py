@@ -16,25 +16,35 @@ _TENANTS = "there is one VCH, 'default', in this version"
 
 _table = Table("service")
 
-HEALTH = _table.get("health", "/healthz", Nothing, str, method="", produces=TEXT, summary="The server answers.")
-READY = _table.get("ready", "/readyz", Nothing, m.Readiness, statuses=(503,))
+HEALTH = _table.get(
+    "health", "/healthz", Nothing, str, method="", produces=TEXT, needs="anyone", summary="The server answers."
+)
+READY = _table.get("ready", "/readyz", Nothing, m.Readiness, statuses=(503,), needs="viewer")
 METRICS_TEXT = _table.get("metrics", "/metrics", Nothing, str, produces=METRICS)
-INFO = _table.get("info", f"{V1}/info", Nothing, m.Info)
+INFO = _table.get("info", f"{V1}/info", Nothing, m.Info, needs="viewer")
 
 OPENAPI = _table.get(
-    "openapi", f"{V1}/openapi.json", Nothing, dict[str, Any], method="", summary="This document (OpenAPI 3.1)."
+    "openapi",
+    f"{V1}/openapi.json",
+    Nothing,
+    dict[str, Any],
+    method="",
+    needs="anyone",
+    summary="This document (OpenAPI 3.1).",
 )
-DOCS = _table.get("docs", "/docs", Nothing, str, method="", produces=HTML, summary="This document, to read.")
+DOCS = _table.get(
+    "docs", "/docs", Nothing, str, method="", produces=HTML, needs="anyone", summary="This document, to read."
+)
 
 LIST_VCHS = _table.get("list-vchs", f"{V1}/vchs", m.ListVchs, m.Vchs)
-GET_VCH = _table.get("get-vch", f"{V1}/vchs/{{ref}}", m.VchRef, m.Vch)
+GET_VCH = _table.get("get-vch", f"{V1}/vchs/{{ref}}", m.VchRef, m.Vch, needs="viewer")
 _table.unsupported("POST", f"{V1}/vchs", _TENANTS)
 _table.unsupported("PATCH", f"{V1}/vchs/{{ref}}", _TENANTS)
 _table.unsupported("DELETE", f"{V1}/vchs/{{ref}}", _TENANTS)
 
 EVENTS = _table.get("events", f"{VCH}/events", m.Subscribe, NumberedEvent, produces=EVENT_STREAM, streams=True)
 
-GET_KV = _table.get("get-kv", f"{VCH}/kv/{{key}}", m.KvRef, bytes, produces=BYTES)
+GET_KV = _table.get("get-kv", f"{VCH}/kv/{{key}}", m.KvRef, bytes, produces=BYTES, needs="user")
 PUT_KV = _table.put(
     "put-kv", f"{VCH}/kv/{{key}}", m.PutKv, type(None), consumes=BYTES, headers={"if_match": "If-Match"}
 )

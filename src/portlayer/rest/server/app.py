@@ -6,18 +6,22 @@ import asyncio
 import secrets
 import socket
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 from portlayer.interfaces.components import Components
+from portlayer.model.access import Identity
 from portlayer.model.bounds import HttpBounds
 from portlayer.model.errors import InUse, InvalidArgument
 from portlayer.rest.passport import Passport
 from portlayer.rest.server.answers import problem_answer
+from portlayer.rest.server.audit import Audit
 from portlayer.rest.server.content import MAX_BODY
 from portlayer.rest.server.dispatch import Dispatcher
+from portlayer.rest.server.identity import Peers
 from portlayer.rest.server.load import Load
 
 _BACKLOG = 1024
@@ -27,7 +31,8 @@ _LAST_SECONDS = 1.0
 class Server:
     """The REST API of *components*, on any number of sockets.
 
-    here, passport: see Dispatcher. Neither an aiohttp Application nor its routes are used: the table routes, and one
+    here, passport: see Dispatcher. users: who else than root is known on a unix socket, by uid; peers: another way to
+    find out who calls. Neither an aiohttp Application nor its routes are used: the table routes, and one
     handler answers all.
     """
 
@@ -37,8 +42,15 @@ class Server:
         here: Components | None = None,
         passport: Passport | None = None,
         bounds: HttpBounds | None = None,
+        *,
+        users: Mapping[int, Identity] | None = None,
+        peers: Peers | None = None,
+        audit: Audit | None = None,
     ) -> None:
-        self._dispatcher = Dispatcher(components, here, passport, bounds)
+        self._audit = audit or Audit()
+        self._dispatcher = Dispatcher(
+            components, here, passport, bounds, peers=peers or Peers(users), audit=self._audit
+        )
         self._runner: web.ServerRunner | None = None
         self._paths: dict[Path, int] = {}
 
@@ -80,6 +92,7 @@ class Server:
         for transport in tuple(shared.cut_at_drain):
             transport.abort()
         await self._runner.cleanup()
+        self._audit.close()
         self._runner = None
 
     async def _running(self) -> web.ServerRunner:

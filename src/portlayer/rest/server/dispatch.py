@@ -8,9 +8,11 @@ import time
 from collections.abc import Awaitable
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from portlayer.interfaces.components import Components
+from portlayer.model.access import Identity, decide
 from portlayer.model.bounds import HttpBounds
 from portlayer.model.caller import DEFAULT_VCH, Caller
 from portlayer.model.errors import InvalidArgument, PortlayerError, Unauthenticated, Unavailable, Unsupported
@@ -18,10 +20,13 @@ from portlayer.rest import passport
 from portlayer.rest.calls import CALLS, Call
 from portlayer.rest.calls.service import HEALTH, METRICS_TEXT, READY
 from portlayer.rest.passport import Passport
+from portlayer.rest.problems import PROBLEM, TABLE
 from portlayer.rest.server import execution, interaction, service, storage
 from portlayer.rest.server.answers import Refused, json_answer, problem_answer
+from portlayer.rest.server.audit import Audit
 from portlayer.rest.server.decode import Decoder, idempotency_key
 from portlayer.rest.server.exchange import Exchange, Handler, Shared
+from portlayer.rest.server.identity import Peers
 from portlayer.rest.server.load import Load
 from portlayer.rest.server.router import Router
 
@@ -38,12 +43,17 @@ VITAL = frozenset({HEALTH, READY, METRICS_TEXT})
 """Always answered, however much there is to do."""
 
 
+_Asked = tuple[Identity | None, Caller, Components]
+"""Who asks, None where another process of ours vouches or nobody has to be known; the caller; whom to ask for them."""
+
+
 class Dispatcher:
     """The handler of all requests. Whatever goes wrong, the answer is a problem document.
 
     components: some of which may be in other processes. here: the same for what another process has forwarded, whose
     word on who calls is taken by *passport*: those that are elsewhere refuse, for there is one hop. bounds: what is
-    answered at once.
+    answered at once. peers: finds out who calls; by default root alone is known. audit: is told of changes and
+    refusals.
     """
 
     def __init__(
@@ -52,7 +62,12 @@ class Dispatcher:
         here: Components | None = None,
         passport: Passport | None = None,
         bounds: HttpBounds | None = None,
+        *,
+        peers: Peers | None = None,
+        audit: Audit | None = None,
     ) -> None:
+        self._peers = peers or Peers()
+        self._audit = audit or Audit()
         self.shared = Shared()
         self.load = Load(bounds or HttpBounds())
         self._components = components
@@ -72,7 +87,7 @@ class Dispatcher:
                 "request",
                 extra={
                     "method": http.method,
-                    "target": http.raw_path,
+                    "target": http.raw_path.partition("?")[0],
                     "status": response.status,
                     "seconds": time.monotonic() - began,
                 },
@@ -88,37 +103,82 @@ class Dispatcher:
         if not path.isascii() or not query.isascii():
             raise InvalidArgument("The URL has bytes that are not ASCII; percent-encode them as UTF-8.")
         call, parameters = self._router.resolve(http.method, path)
+        vch = parameters.get("vch", "")
+        asked = self._admitted(http, call, path, parameters)
         if call.unsupported:
             raise Unsupported(f"{call.verb} {path[:200]} is not offered: {call.unsupported}.", option=call.name)
         if call in VITAL:
-            return await self._answer(http, call, parameters, query)
-        with self.load.answering(parameters.get("vch", "")):
-            return await self._answer(http, call, parameters, query)
+            return await self._answer(http, call, parameters, asked)
+        with self.load.answering(vch):
+            return await self._answer(http, call, parameters, asked)
 
     async def _answer(
-        self, http: web.BaseRequest, call: Call[Any, Any], parameters: dict[str, str], query: str
+        self, http: web.BaseRequest, call: Call[Any, Any], parameters: dict[str, str], asked: _Asked
     ) -> web.StreamResponse:
-        caller, components = self._identified(http, parameters.pop("vch", DEFAULT_VCH))
+        identity, caller, components = asked
+        path, _, query = http.raw_path.partition("?")
         request = await self._decoders[call].decode(http, parameters, query)
         exchange = Exchange(self.shared, components, http, call, caller, request)
-        handler = SPECIAL.get(call, _plain)
-        return await (self._finished(handler, exchange) if call.acts else handler(exchange))
+        work = SPECIAL.get(call, _plain)(exchange)
+        if identity is not None and call.audited:
+            work = self._told(work, identity, call, caller.vch, path)
+        return await (self._finished(work, call) if call.acts else work)
 
-    def _identified(self, http: web.BaseRequest, vch: str) -> tuple[Caller, Components]:
-        """Who calls, and the components for that one."""
-        forwarded = http.headers.get(passport.HEADER)
-        if forwarded is None:
-            return Caller(vch=vch, idempotency_key=idempotency_key(http)), self._components
+    def _admitted(self, http: web.BaseRequest, call: Call[Any, Any], path: str, parameters: dict[str, str]) -> _Asked:
+        """Who calls, taking the VCH out of *parameters*."""
+        if forwarded := http.headers.get(passport.HEADER):
+            parameters.pop("vch", None)
+            return None, self._forwarded(http, forwarded), self._here
+        return self._identified(http, call, path, parameters)
+
+    def _forwarded(self, http: web.BaseRequest, said: str) -> Caller:
+        """Who calls, by the word of another process, which has asked whether they may."""
         if self._passport is None:
             raise Unauthenticated(f"This process takes no {passport.HEADER}: its port layer has no other process.")
-        return self._passport.read(forwarded, http.method, http.raw_path), self._here
+        return self._passport.read(said, http.method, http.raw_path)
 
-    async def _finished(self, handler: Handler, exchange: Exchange) -> web.StreamResponse:
-        """Run *handler*; a drain waits for it. To its end, also where the caller goes away, unless it `leaves`."""
-        task = asyncio.ensure_future(_answered(handler(exchange)))
+    def _identified(self, http: web.BaseRequest, call: Call[Any, Any], path: str, parameters: dict[str, str]) -> _Asked:
+        """Who calls, and the components for that one; those who may not are refused before anything is looked up."""
+        identity = self._peers.identify(http)
+        tenant = parameters.get(call.tenant) if call.tenant else None
+        try:
+            decide(identity, call.role, tenant)
+        except PortlayerError as error:
+            self._audit.tell(identity, tenant, call.name, path, TABLE[type(error)][0], error.code)
+            raise
+        vch = parameters.pop("vch", DEFAULT_VCH)
+        key = idempotency_key(http)
+        if identity is None:
+            return None, Caller(vch=vch, idempotency_key=key, subject="", role="viewer"), self._components
+        caller = Caller(vch=vch, idempotency_key=key, subject=identity.subject, role=identity.role)
+        return identity, caller, self._components
+
+    async def _told(
+        self, work: Awaitable[web.StreamResponse], identity: Identity, call: Call[Any, Any], vch: str, path: str
+    ) -> web.StreamResponse:
+        """Do *work*; the audit log has it however it ends."""
+        status, code = None, None
+        try:
+            response = await _answered(work)
+            status, code = response.status, _code(response)
+            return response
+        finally:
+            self._audit.tell(identity, vch if call.tenant else None, call.name, path, status, code)
+
+    async def _finished(self, work: Awaitable[web.StreamResponse], call: Call[Any, Any]) -> web.StreamResponse:
+        """Do *work*; a drain waits for it. To its end, also where the caller goes away, unless the call `leaves`."""
+        task = asyncio.ensure_future(_answered(work))
         self.shared.acting.add(task)
         task.add_done_callback(self.shared.acting.discard)
-        return await (task if exchange.call.leaves else asyncio.shield(task))
+        return await (task if call.leaves else asyncio.shield(task))
+
+
+def _code(response: web.StreamResponse) -> str | None:
+    """The code of the problem that *response* is."""
+    if response.content_type != PROBLEM or not isinstance(response, web.Response) or not response.body:
+        return None
+    code: str = msgspec.json.decode(response.body)["code"]  # type: ignore[arg-type]  # we made it of bytes
+    return code
 
 
 async def _plain(exchange: Exchange) -> web.StreamResponse:

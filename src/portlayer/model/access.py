@@ -1,0 +1,55 @@
+"""Who may do what: one question, answered from what is known of the caller alone, before anything is looked up."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from portlayer.model.base import Value
+from portlayer.model.errors import NotFound, PermissionDenied, Unauthenticated
+
+Role = Literal["viewer", "user", "operator"]
+"""A viewer looks, a user changes what a VCH holds as well, an operator has everything."""
+Needed = Literal["anyone", "viewer", "user", "operator"]
+"""What a call asks for. `anyone`: also those of whom nothing is known."""
+_RANKS: dict[Needed, int] = {"anyone": 0, "viewer": 1, "user": 2, "operator": 3}
+MASK = "***"
+
+
+class Identity(Value):
+    """Who somebody is. vch: the only tenant that is open to them; None: all. how: what proved it."""
+
+    subject: str
+    role: Role
+    vch: str | None = None
+    how: str = "peer"
+
+
+ROOT = Identity(subject="root", role="operator")
+
+
+def decide(identity: Identity | None, needed: Needed, vch: str | None) -> None:
+    """Whether *identity* may make a call that needs *needed*, for tenant *vch* (None: for the whole port layer).
+
+    Raises:
+        Unauthenticated: nothing is known of the caller.
+        NotFound: the tenant is not theirs; it may be there or not, the words are the same.
+        PermissionDenied: their role is too low.
+    """
+    if needed == "anyone":
+        return
+    if identity is None:
+        raise Unauthenticated("This port layer does not know you; ask its operator to add you to [users].")
+    if identity.vch is not None and vch not in (None, identity.vch):
+        raise NotFound(f"There is no VCH called {str(vch)[:140]!r}.", kind="vch", id=vch)
+    if not allows(identity.role, needed):
+        raise PermissionDenied(f"This call is for a {needed}, and you are a {identity.role}.")
+
+
+def allows(role: Role, needed: Needed) -> bool:
+    """Whether *role* is enough where *needed* is."""
+    return _RANKS[role] >= _RANKS[needed]
+
+
+def masked(env: tuple[str, ...]) -> tuple[str, ...]:
+    """Environment variables with their names alone."""
+    return tuple(f"{each.partition('=')[0]}={MASK}" for each in env)

@@ -1,0 +1,82 @@
+"""The audit log: who changed what, and who was refused. A JSON object a line; no query, no header, no body."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+
+from portlayer.model.access import Identity
+from portlayer.model.base import now
+
+MAX_BYTES = 16 * 1024 * 1024
+KEPT = 3
+_MAX_TEXT = 1024
+_logger = logging.getLogger(__name__)
+
+
+class Audit:
+    """Writes to *path* (mode 0600). Over *most* bytes it becomes `.1`, that one `.2`, and so on; KEPT of them stay.
+
+    Without a path, the logger alone is told.
+    """
+
+    def __init__(self, path: Path | None = None, most: int = MAX_BYTES) -> None:
+        self._path = path
+        self._most = most
+        self._file: int | None = None
+        self._bytes = 0
+
+    def tell(
+        self,
+        identity: Identity | None,
+        vch: str | None,
+        call: str,
+        path: str,
+        status: int | None,
+        code: str | None = None,
+    ) -> None:
+        """One line. status: None where the caller went away first. A disk that takes no line is an error in the log;
+        the call goes on."""
+        line = {
+            "time": now(),
+            "subject": identity.subject if identity else None,
+            "role": identity.role if identity else None,
+            "how": identity.how if identity else None,
+            "vch": vch and vch[:_MAX_TEXT],
+            "call": call,
+            "target": path[:_MAX_TEXT],
+            "status": status,
+            "code": code,
+        }
+        _logger.info("audit", extra={name: value for name, value in line.items() if name != "time"})
+        try:
+            self._write(msgspec.json.encode(line) + b"\n")
+        except OSError:
+            _logger.exception("the audit log takes no line")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _write(self, line: bytes) -> None:
+        if self._path is None:
+            return
+        if self._file is not None and self._bytes + len(line) > self._most:
+            self._rotate(self._path)
+        if self._file is None:
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._bytes = os.fstat(self._file).st_size
+        self._bytes += os.write(self._file, line)
+
+    def _rotate(self, path: Path) -> None:
+        self.close()
+        for number in range(KEPT - 1, 0, -1):
+            older = path.with_name(f"{path.name}.{number}")
+            if older.exists():
+                older.replace(path.with_name(f"{path.name}.{number + 1}"))
+        path.replace(path.with_name(f"{path.name}.1"))

@@ -1,0 +1,317 @@
+"""Who may do what: every route, as everybody, in the right and in the wrong VCH."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from harness import Harness
+from rest.known import HEADER, ByHeader
+from rest.standins import World
+from yarl import URL
+
+from portlayer.compose import Settings, read_settings
+from portlayer.interfaces.store import Store
+from portlayer.model import errors as e
+from portlayer.model.access import ROOT, Identity, Role, decide
+from portlayer.model.caller import Caller
+from portlayer.rest.calls import CALLS, Call
+from portlayer.rest.passport import HEADER as PASSPORT
+from portlayer.rest.passport import Passport
+from portlayer.rest.server import Audit, Server
+from portlayer.stores.memory import MemoryStore
+
+CANARY = "canary-7f3a"
+KNOWN = {
+    "root": ROOT,
+    "viewer": Identity(subject="vera", role="viewer", vch="default"),
+    "user": Identity(subject="ursula", role="user", vch="default"),
+    "stranger": Identity(subject="sam", role="viewer", vch="other"),
+    "strange user": Identity(subject="sue", role="user", vch="other"),
+}
+ROUTES = [pytest.param(call, id=call.name) for call in CALLS]
+Answer = tuple[int, dict[str, str], bytes]
+
+
+@pytest.fixture
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    store = MemoryStore()
+
+    async def open_store() -> Store:
+        return store
+
+    harness = Harness(open_store, tmp_path, Settings())
+    await harness.start()
+    yield harness
+    await harness.close()
+
+
+@pytest.fixture
+async def http(harness: Harness, tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
+    server = Server(harness.pl, peers=ByHeader(KNOWN), audit=Audit(tmp_path / "audit.log"))
+    await server.listen_unix(tmp_path / "s")
+    connector = aiohttp.UnixConnector(str(tmp_path / "s"))
+    async with aiohttp.ClientSession("http://localhost", connector=connector) as session:
+        yield session
+    await server.drain(5)
+
+
+async def ask(http: aiohttp.ClientSession, who: str, verb: str, path: str, body: Any = None, **headers: str) -> Answer:
+    url = URL(path, encoded=True)
+    async with http.request(verb, url, json=body, headers={HEADER: who, **headers}) as response:
+        kept = {name: value for name, value in response.headers.items() if name not in ("Date", "Content-Length")}
+        return response.status, kept, await response.read()
+
+
+def filled(call: Call[Any, Any], vch: str, ref: str) -> str:
+    """The path of *call* for a thing called *ref*."""
+    values = {"vch": vch, **({"ref": vch} if call.tenant == "ref" else {})}
+    return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], ref), call.path)
+
+
+async def run(http: aiohttp.ClientSession, harness: Harness) -> str:
+    """One of everything, called `thing`, with the canary in it; a handle of it."""
+    v = "/v1/vchs/default"
+    await harness.image()
+    await ask(http, "root", "POST", f"{v}/network/networks", {"name": "thing"})
+    await ask(http, "root", "POST", f"{v}/storage/volumes", {"name": "thing"})
+    async with http.put(f"{v}/kv/thing", data=CANARY.encode(), headers={HEADER: "root"}) as response:
+        assert response.status == 204
+    process = {"args": ["true"], "env": [f"PASSWORD={CANARY}"]}
+    body = {"image": "busybox", "name": "thing", "process": process}
+    status, _, answer = await ask(http, "root", "POST", f"{v}/execution/create", body)
+    assert status == 200, answer
+    status, _, done = await ask(http, "root", "POST", f"{v}/execution/commit", {"handle": json.loads(answer)["handle"]})
+    assert status == 200, done
+    status, _, again = await ask(http, "root", "POST", f"{v}/execution/containers/thing/handle")
+    assert status == 200, again
+    return str(json.loads(again)["handle"])
+
+
+@pytest.mark.parametrize("call", ROUTES)
+async def test_no_route_tells_the_unknown_the_low_or_the_stranger_what_there_is(
+    call: Call[Any, Any], http: aiohttp.ClientSession, harness: Harness
+) -> None:
+    await run(http, harness)
+    tried = 0
+    for who in ("nobody", "viewer", "user", "stranger", "strange user"):
+        identity = KNOWN.get(who)
+        try:
+            decide(identity, call.role, "default" if call.tenant else None)
+        except e.PortlayerError as refusal:
+            expected = type(refusal)
+        else:
+            continue
+        tried += 1
+        there = await ask(http, who, call.verb, filled(call, "default", "thing"))
+        absent = await ask(http, who, call.verb, filled(call, "default", "absent"))
+        assert there == absent
+        assert json.loads(there[2])["code"] == expected.__name__
+        assert there[0] == {"Unauthenticated": 401, "NotFound": 404, "PermissionDenied": 403}[expected.__name__]
+        assert ("WWW-Authenticate" in there[1]) == (there[0] == 401)
+        if expected is e.NotFound:
+            status, headers, body = await ask(http, who, call.verb, filled(call, "default-not", "thing"))
+            assert (status, headers, body.replace(b"default-not", b"default")) == there
+    assert tried >= (0 if call.role == "anyone" else 1)
+
+
+def test_every_route_needs_what_it_should() -> None:
+    open_to_anyone = {call.name for call in CALLS if call.role == "anyone"}
+    assert open_to_anyone == {"service/health", "service/openapi", "service/docs"}
+    for call in CALLS:
+        if call.role == "viewer":
+            assert call.verb == "GET", call.name
+        if call.verb != "GET":
+            assert call.role == ("user" if "vch" in call.parameters else "operator"), call.name
+    roles = {call.name: call.role for call in CALLS}
+    assert roles["interaction/attach"] == roles["service/get-kv"] == "user"
+    assert roles["service/metrics"] == roles["service/list-vchs"] == "operator"
+    assert roles["service/get-vch"] == roles["service/info"] == roles["service/ready"] == "viewer"
+
+
+@pytest.mark.parametrize(
+    ("role", "allowed"),
+    [("viewer", {"viewer"}), ("user", {"viewer", "user"}), ("operator", {"viewer", "user", "operator"})],
+)
+def test_a_role_has_what_lower_ones_have(role: Role, allowed: set[Role]) -> None:
+    vch = None if role == "operator" else "a"
+    roles: tuple[Role, ...] = ("viewer", "user", "operator")
+    for needed in roles:
+        try:
+            decide(Identity(subject="x", role=role, vch=vch), needed, "a")
+        except e.PermissionDenied:
+            assert needed not in allowed
+        else:
+            assert needed in allowed
+
+
+async def test_a_leaked_handle_is_worth_as_much_as_garbage(http: aiohttp.ClientSession, harness: Harness) -> None:
+    handle = await run(http, harness)
+    theirs = await ask(http, "strange user", "POST", "/v1/vchs/default/execution/inspect", {"handle": handle})
+    garbage = await ask(http, "strange user", "POST", "/v1/vchs/default/execution/inspect", {"handle": "garbage"})
+    own = await ask(http, "strange user", "POST", "/v1/vchs/other/execution/inspect", {"handle": handle})
+    assert theirs == garbage
+    assert theirs[0] == 404
+    assert own[0] in (404, 410)
+    assert (await ask(http, "user", "POST", "/v1/vchs/default/execution/inspect", {"handle": handle}))[0] == 200
+
+
+async def test_a_viewer_sees_which_variables_there_are_and_a_user_their_values(
+    http: aiohttp.ClientSession, harness: Harness
+) -> None:
+    await run(http, harness)
+    for path in ("/v1/vchs/default/execution/containers/thing", "/v1/vchs/default/execution/containers"):
+        _, _, seen = await ask(http, "viewer", "GET", path)
+        assert b"PASSWORD=***" in seen
+        assert CANARY.encode() not in seen
+        _, _, whole = await ask(http, "user", "GET", path)
+        assert f"PASSWORD={CANARY}".encode() in whole
+
+
+async def test_secrets_are_in_no_log_and_no_audit(
+    http: aiohttp.ClientSession, harness: Harness, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "portlayer")
+    await run(http, harness)
+    await ask(http, "viewer", "GET", f"/v1/vchs/default/execution/containers?label=a={CANARY}")
+    await ask(http, "stranger", "GET", f"/v1/vchs/default/execution/containers?label=a={CANARY}")
+    told = [str(vars(record)) for record in caplog.records if record.name.startswith("portlayer")]
+    assert told
+    assert CANARY not in "".join(told)
+    audit = (tmp_path / "audit.log").read_text()
+    assert "execution/commit" in audit
+    assert CANARY not in audit
+
+
+async def test_the_audit_log_has_changes_and_refusals_and_no_looking(
+    http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    v = "/v1/vchs/default"
+    await ask(http, "user", "GET", f"{v}/network/networks")
+    await ask(http, "user", "POST", f"{v}/network/networks?x=1", {"name": "n"})
+    await ask(http, "user", "POST", f"{v}/network/networks", {"name": "n"})
+    await ask(http, "user", "POST", f"{v}/network/networks", {"name": "n"})
+    await ask(http, "viewer", "POST", f"{v}/network/networks", {"name": "m"})
+    await ask(http, "stranger", "GET", f"{v}/network/networks")
+    await ask(http, "nobody", "GET", f"{v}/network/networks")
+    path = tmp_path / "audit.log"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["subject"], line["role"], line["status"], line["code"]) for line in lines] == [
+        ("ursula", "user", 201, None),
+        ("ursula", "user", 409, "AlreadyExists"),
+        ("vera", "viewer", 403, "PermissionDenied"),
+        ("sam", "viewer", 404, "NotFound"),
+        (None, None, 401, "Unauthenticated"),
+    ]
+    assert {(line["vch"], line["target"]) for line in lines} == {("default", f"{v}/network/networks")}
+
+
+def test_the_audit_log_is_bounded(tmp_path: Path) -> None:
+    audit = Audit(tmp_path / "audit.log", most=1000)
+    for number in range(200):
+        audit.tell(ROOT, "default", "execution/commit", f"/{number}", 200)
+    audit.close()
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sizes.keys() == {"audit.log", "audit.log.1", "audit.log.2", "audit.log.3"}
+    assert max(sizes.values()) <= 1000
+    assert '"/199"' in (tmp_path / "audit.log").read_text()
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A directory that other users reach."""
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+async def status_as(uid: int, path: Path, target: str) -> int:
+    """The status of a GET whose connection *uid* has opened: the kernel notes who connects."""
+    connector = aiohttp.UnixConnector(str(path))
+    os.seteuid(uid)
+    try:
+        async with (
+            aiohttp.ClientSession("http://localhost", connector=connector) as session,
+            session.get(target) as response,
+        ):
+            return response.status
+    finally:
+        os.seteuid(0)
+
+
+async def test_the_kernel_says_who_is_at_a_unix_socket(world: World, reachable: Path) -> None:
+    server = Server(world.components, users={4711: Identity(subject="v", role="viewer", vch="a")})
+    await server.listen_unix(reachable / "s", mode=0o666)
+    path = reachable / "s"
+    assert await status_as(0, path, "/v1/vchs") == 200
+    assert await status_as(4711, path, "/v1/vchs/a/network/networks") == 200
+    assert await status_as(4711, path, "/v1/vchs/b/network/networks") == 404
+    assert await status_as(4711, path, "/v1/vchs") == 403
+    assert await status_as(4712, path, "/v1/vchs/a/network/networks") == 401
+    assert await status_as(4712, path, "/healthz") == 200
+    await server.drain(5)
+
+
+async def test_nobody_is_known_over_tcp(world: World) -> None:
+    server = Server(world.components)
+    port = await server.listen_tcp("127.0.0.1", 0)
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+        for target, status in (("/healthz", 200), ("/v1/info", 401), ("/v1/vchs/default/network/networks", 401)):
+            async with session.get(target) as response:
+                assert response.status == status
+    await server.drain(5)
+
+
+async def test_another_process_of_ours_is_believed_and_not_asked_again(world: World) -> None:
+    passport = Passport(b"k" * 32)
+    server = Server(world.components, world.components, passport)
+    port = await server.listen_tcp("127.0.0.1", 0)
+    caller = Caller(vch="a", subject="ursula", role="user")
+    target = "/v1/vchs/a/network/networks"
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+        async with session.get(target, headers={PASSPORT: passport.sign(caller, "GET", target)}) as response:
+            assert response.status == 200
+        async with session.get(target, headers={PASSPORT: "forged.forged"}) as response:
+            assert response.status == 401
+    assert [asked[1] for asked in world.network.asked] == [caller]
+    await server.drain(5)
+
+
+def test_users_come_from_the_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[users.1000]\nrole = "user"\nvch = "a"\n[users.1001]\nrole = "operator"\nsubject = "olga"\n')
+    assert read_settings({}, file).users == {
+        1000: Identity(subject="uid:1000", role="user", vch="a"),
+        1001: Identity(subject="olga", role="operator"),
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[users.x]\nrole = "operator"',
+        '[users.0]\nrole = "viewer"\nvch = "a"',
+        '[users.1]\nrole = "king"',
+        '[users.1]\nrole = "user"',
+        '[users.1]\nrole = "operator"\nvch = "a"',
+        '[users.1]\nrole = "user"\nvch = "a"\nmore = 1',
+        "users = 1",
+    ],
+)
+def test_users_that_make_no_sense_are_refused(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(text)
+    with pytest.raises(e.InvalidArgument, match="users"):
+        read_settings({}, file)
