@@ -19,8 +19,8 @@ from portlayer.model.network import EndpointSpec, NetworkSpec, Subnet
 from portlayer.model.storage import MountSpec
 
 APPLETS = (
-    *("[", "ash", "cat", "echo", "env", "false", "hostname", "id", "kill", "ls", "mkdir", "printf", "pwd"),
-    *("readlink", "rm", "seq", "sh", "sleep", "stat", "stty", "test", "touch", "true", "wc"),
+    *("[", "ash", "cat", "echo", "env", "false", "hostname", "id", "kill", "ls", "mkdir", "nslookup"),
+    *("printf", "pwd", "readlink", "rm", "seq", "sh", "sleep", "stat", "stty", "test", "touch", "true", "wc"),
 )
 PASSWD = b"root:x:0:0:root:/root:/bin/sh\ncookie:x:1000:1000::/home:/bin/sh\n"
 GROUP = b"root:x:0:\ncookie:x:1000:\nbakers:x:2000:\n"

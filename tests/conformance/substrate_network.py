@@ -28,6 +28,33 @@ async def plugged(bench: Bench, network: NetworkSpec, *hosts: int) -> list[tuple
     return result
 
 
+async def named(bench: Bench, network: NetworkSpec, host: int, name: str, *aliases: str) -> Started:
+    """A running container *name* in *network*, which is made."""
+    endpoint = builders.endpoint(network, host, aliases=aliases)
+    return await entered(bench, await bench.prepared("sleep", "100", name=name, endpoints=[endpoint]), network)
+
+
+async def entered(bench: Bench, prepared: Started, *networks: NetworkSpec) -> Started:
+    """*prepared*, plugged into *networks*, and let go."""
+    for network in networks:
+        await bench.substrate.network.make_network(network)
+        await bench.substrate.network.plug(*prepared.ids, prepared.spec.endpoints[network.id], network)
+    assert await prepared.release() is None
+    return prepared
+
+
+async def resolved(bench: Bench, name: str, *networks: NetworkSpec, host: int = 200) -> set[str]:
+    """What a container in *networks*, at address *host* of each, is told of *name*: addresses or names."""
+    endpoints = [builders.endpoint(network, host) for network in networks]
+    asking = await entered(bench, await bench.prepared("nslookup", name, endpoints=endpoints), *networks)
+    ran = await bench.ended(asking)
+    await asking.remove()
+    lines = ran.stdout.decode().partition("\n\n")[2].splitlines()
+    found = {line.split()[-1] for line in lines if line.startswith("Address") or "name = " in line}
+    assert (ran.exit_code == 0) == bool(found), ran
+    return found
+
+
 class NetworkSuite:
     async def test_the_life_of_a_network(self, bench: Bench) -> None:
         driver = bench.substrate.network
@@ -275,7 +302,7 @@ class NetworkSuite:
         assert any(address == "127.0.0.1" and "localhost" in names for address, *names in entries)
         for own in endpoint.addresses:
             assert any(address == own and "gibson" in names for address, *names in entries)
-        assert "nameserver 192.0.2.53" in resolv.splitlines()
+        assert f"nameserver {endpoint.gateway}" in resolv.splitlines()
         assert hostname == "gibson\n"
 
     async def test_the_files_follow_the_endpoints_while_it_runs(self, bench: Bench) -> None:
@@ -291,7 +318,7 @@ class NetworkSuite:
         await started.close_stdin()
         printed = (await bench.ended(started)).stdout.decode()
         assert endpoint.address in printed
-        assert "nameserver 192.0.2.53" in printed.splitlines()
+        assert f"nameserver {endpoint.gateway}" in printed.splitlines()
 
     async def test_reserved_subnets_are_subnets(self, bench: Bench) -> None:
         for subnet in await bench.substrate.network.reserved_subnets():
@@ -299,3 +326,76 @@ class NetworkSuite:
 
     async def test_a_host_says_whether_it_has_ipv6(self, bench: Bench) -> None:
         assert await bench.substrate.network.has_ipv6()
+
+    async def test_a_container_is_found_by_all_its_names(self, bench: Bench) -> None:
+        network = builders.network()
+        web = await named(bench, network, 2, "web_1", "db", "Api.local")
+        for name in ("web_1", "WEB_1", "db", "api.local", web.spec.id[:12], f"web_1.{network.name}"):
+            assert await resolved(bench, name, network) == {"10.213.1.2"}, name
+        assert await resolved(bench, "10.213.1.2", network) == {f"web_1.{network.name}"}
+
+    async def test_a_name_has_addresses_of_both_families(self, bench: Bench) -> None:
+        network = builders.network("10.213.1.0/24", "fd00:213:1::/64")
+        await named(bench, network, 2, "web")
+        assert await resolved(bench, "web", network) == {"10.213.1.2", "fd00:213:1::2"}
+        assert await resolved(bench, "fd00:213:1::2", network) == {f"web.{network.name}"}
+
+    async def test_an_alias_of_several_names_all_of_them(self, bench: Bench) -> None:
+        network = builders.network()
+        first = await named(bench, network, 2, "one", "web")
+        await named(bench, network, 3, "two", "web")
+        assert await resolved(bench, "web", network) == {"10.213.1.2", "10.213.1.3"}
+        await first.remove()
+        assert await resolved(bench, "web", network) == {"10.213.1.3"}
+
+    async def test_what_does_not_run_is_not_found(self, bench: Bench) -> None:
+        network = builders.network()
+        endpoint = builders.endpoint(network, 2)
+        await bench.substrate.network.make_network(network)
+        prepared = await bench.prepared("cat", name="web", stdin=True, endpoints=[endpoint])
+        await bench.substrate.network.plug(*prepared.ids, endpoint, network)
+        assert await resolved(bench, "web", network) == set()
+        assert await prepared.release() is None
+        assert await resolved(bench, "web", network) == {"10.213.1.2"}
+        await bench.substrate.execution.pause(*prepared.ids)
+        assert await resolved(bench, "web", network) == {"10.213.1.2"}
+        await bench.substrate.execution.resume(*prepared.ids)
+        await prepared.close_stdin()
+        await prepared.wait()
+        assert await resolved(bench, "web", network) == set()
+        assert await resolved(bench, "10.213.1.2", network) == set()
+
+    async def test_names_follow_renames_and_endpoints(self, bench: Bench) -> None:
+        network = builders.network()
+        web = await named(bench, network, 2, "web", "db")
+        driver = bench.substrate.network
+        renamed = replace(web.spec, name="site")
+        await driver.rewrite_files(renamed, web.incarnation, {network.id: network})
+        assert await resolved(bench, "web", network) == set()
+        assert await resolved(bench, "site", network) == {"10.213.1.2"}
+        await driver.unplug(*web.ids, web.spec.endpoints[network.id].id)
+        await driver.rewrite_files(replace(renamed, endpoints={}), web.incarnation, {})
+        for name in ("site", "db", "10.213.1.2"):
+            assert await resolved(bench, name, network) == set()
+
+    async def test_names_of_other_networks_are_not_told(self, bench: Bench) -> None:
+        left, right = builders.network("10.213.1.0/24"), builders.network("10.213.2.0/24")
+        await named(bench, left, 2, "web", "db")
+        await named(bench, right, 2, "other")
+        for name in ("web", "db", f"web.{left.name}", "10.213.1.2"):
+            assert await resolved(bench, name, right) == set()
+        assert await resolved(bench, "other", left) == set()
+        for name in ("web", "other"):  # who is in both asks the first one's server, and is told of both
+            assert len(await resolved(bench, name, left, right)) == 1
+
+    async def test_names_are_told_in_internal_networks(self, bench: Bench) -> None:
+        network = builders.network(internal=True)
+        await named(bench, network, 2, "web")
+        assert await resolved(bench, "web", network) == {"10.213.1.2"}
+        assert await resolved(bench, "unknown", network) == set()
+
+    async def test_names_outlive_our_process(self, bench: Bench) -> None:
+        network = builders.network()
+        await named(bench, network, 2, "web")
+        await bench.restart()
+        assert await resolved(bench, "web", network) == {"10.213.1.2"}

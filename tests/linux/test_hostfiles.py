@@ -51,7 +51,7 @@ def test_a_name_like_the_hostname_stands_once():
 
 
 def test_resolv_keeps_what_a_container_can_use_of_the_hosts():
-    text = hostfiles.resolv_file(container(), {}, HOST)
+    text = hostfiles.resolv_file(container(), HOST)
     assert text.splitlines() == [
         "domain example.org",
         "search example.org example.net",
@@ -60,12 +60,22 @@ def test_resolv_keeps_what_a_container_can_use_of_the_hosts():
     ]
 
 
-def test_the_name_servers_of_networks_take_the_place_of_the_hosts():
-    nets = [network(1, dns=("192.0.2.53", "192.0.2.54")), network(2), network(3, dns=("192.0.2.53",))]
-    spec = container(*(endpoint(net, 2) for net in nets))
-    text = hostfiles.resolv_file(spec, {net.id: net for net in nets}, HOST)
-    servers = [line for line in text.splitlines() if line.startswith("nameserver")]
-    assert servers == ["nameserver 192.0.2.53", "nameserver 192.0.2.54"]
+def test_the_gateways_of_networks_take_the_place_of_the_hosts_servers():
+    spec = container(endpoint(network(1, dns=("192.0.2.53",)), 2), endpoint(network(2), 2))
+    assert hostfiles.resolv_file(spec, HOST + "options ndots:3 rotate\n").splitlines() == [
+        "domain example.org",
+        "search example.org example.net",
+        "options edns0 trust-ad rotate ndots:0",
+        "nameserver 10.210.1.1",
+        "nameserver 10.210.2.1",
+    ]
+
+
+def test_a_container_has_its_names_where_it_is_bound():
+    net = network(1)
+    bound, joined = replace(endpoint(net, 2), aliases=("db",)), replace(endpoint(network(2), 2), bound=False)
+    (place,) = hostfiles.places(replace(container(bound, joined), id="0123456789abcdef" * 2))
+    assert (place.network, place.addresses, place.names) == (net.id, ("10.210.1.2",), ("monster", "db", "0123456789ab"))
 
 
 def test_a_host_with_a_local_resolver_gives_what_that_one_asks(tmp_path):

@@ -34,6 +34,7 @@ from portlayer.model.errors import (
     Unsupported,
 )
 from portlayer.model.execution import ContainerRecord
+from portlayer.model.limits import check_aliases
 from portlayer.model.storage import HandleAnswer
 from portlayer.model.views import endpoint_view, endpoint_views
 
@@ -68,7 +69,7 @@ class LocalNetwork:
             mac_address=pure.check_mac(request.mac_address) if request.mac_address is not None else pure.mac_of(ident),
             requested_address=_check_address(network, request),
             requested_address6=_check_address6(network, request),
-            aliases=_check_aliases(request.aliases),
+            aliases=check_aliases(request.aliases),
             ports=await self._ports.choose(network, request.ports),
         )
         handle = self._drafts.seal(preview, c.AddEndpoint(endpoint=endpoint))
@@ -329,11 +330,3 @@ def _check_address6(network: m.NetworkSpec, request: m.JoinNetwork) -> str:
     if not network.ipv6:
         raise InvalidArgument(f"Network {network.name} has no IPv6; leave address6 out.", pointer="/address6")
     return pure.check_address(request.address6, pure.of_version(network.subnets, 6), "/address6")[0]
-
-
-def _check_aliases(aliases: tuple[str, ...]) -> tuple[str, ...]:
-    if aliases:
-        raise Unsupported(
-            "Names of other containers are not resolved yet; leave aliases out.", option="aliases", pointer="/aliases"
-        )
-    return aliases

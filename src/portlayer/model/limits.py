@@ -8,6 +8,7 @@ import re
 from portlayer.model.capabilities import NAMES, full_name
 from portlayer.model.errors import InvalidArgument
 from portlayer.model.execution import ProcessRequest, Resources, RestartPolicy
+from portlayer.model.names import is_id
 
 MIN_MEMORY_BYTES = 6 * 1024 * 1024
 MAX_MEMORY_BYTES = 1 << 50
@@ -15,8 +16,12 @@ MIN_CPUS, MAX_CPUS = 0.01, 4096.0
 MAX_PIDS = 4_194_304
 MIN_CAPACITY_BYTES, MAX_CAPACITY_BYTES = 16 << 20, 8 << 40
 MAX_TIMEOUT_SECONDS = 366 * 86400.0
+MAX_ALIASES = 32
+MAX_ALIAS_CHARACTERS = 128
 MAX_ARGUMENT_BYTES = 128 * 1024
 _HOSTNAME = re.compile(r"(?=.{1,64}$)[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*")
+
+_ALIAS_LABEL = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?")
 
 
 def check_resources(resources: Resources) -> Resources:
@@ -67,6 +72,27 @@ def check_hostname(hostname: str) -> str:
     if _HOSTNAME.fullmatch(hostname) is None:
         raise InvalidArgument(f"{hostname[:80]!r} is no host name.", pointer="/hostname")
     return hostname
+
+
+def check_aliases(aliases: tuple[str, ...], pointer: str = "/aliases") -> tuple[str, ...]:
+    """*aliases* themselves where each is a name that DNS can ask for, and none comes twice; case does not tell them
+    apart. Source: RFC 1035, section 2.3.1; `_` is in use everywhere."""
+    if len(aliases) > MAX_ALIASES:
+        raise InvalidArgument(f"{len(aliases)} aliases are too many; {MAX_ALIASES} is the most.", pointer=pointer)
+    seen: set[str] = set()
+    for index, alias in enumerate(aliases):
+        labels = alias.split(".")
+        whole = len(alias) <= MAX_ALIAS_CHARACTERS and all(_ALIAS_LABEL.fullmatch(label) for label in labels)
+        if not whole or is_id(alias) or labels[-1].isdigit():
+            raise InvalidArgument(
+                f"{alias[:140]!r} is no alias: use labels of up to 63 letters, digits, '-' or '_', joined by dots, "
+                f"{MAX_ALIAS_CHARACTERS} characters at most; the last label is no number.",
+                pointer=f"{pointer}/{index}",
+            )
+        if alias.lower() in seen:
+            raise InvalidArgument(f"{alias!r} is there twice; case makes no difference.", pointer=f"{pointer}/{index}")
+        seen.add(alias.lower())
+    return aliases
 
 
 def check_path(path: str, pointer: str) -> str:

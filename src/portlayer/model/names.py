@@ -7,6 +7,7 @@ import secrets
 
 from portlayer.model.errors import InvalidArgument
 
+SHORT_ID = 12  # of an id's digits are enough for people, and name a container on its networks
 _ID = re.compile(r"[0-9a-f]{32}")
 _IMAGE_ID = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")

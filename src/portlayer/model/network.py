@@ -6,9 +6,6 @@ from typing import Literal
 
 from portlayer.model.base import Value
 
-MAX_ALIASES = 32
-
-
 COUNTABLE = 2**53 - 1
 """The largest number that every reader of JSON takes as it is written."""
 

@@ -65,6 +65,13 @@ class Cgroups(Protocol):
     def remove(self, name: str) -> bool:
         """Remove the group; False while something in it still lives."""
 
+    def keep(self, purpose: str, pid: int) -> None:
+        """Put a helper of ours, which serves all incarnations, into the group `/portlayer-<instance>-<purpose>`, so
+        that it does not die with the group of whoever started it."""
+
+    def dissolve(self, purpose: str) -> None:
+        """Undo `keep`, once the helper has ended."""
+
     def close(self) -> None:
         """Remove the parent where it is empty."""
 
@@ -128,6 +135,13 @@ def _remove(group: Path) -> bool:
     return True
 
 
+def _inherit(hierarchy: Path, group: Path) -> None:
+    """What v1's cpuset wants to be told before it takes a process."""
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        if (hierarchy / name).exists() and (group / name).exists():
+            _write(group / name, (hierarchy / name).read_text())
+
+
 def _kill(pids: list[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
@@ -150,6 +164,22 @@ class _Named:
     def exists(self, name: str) -> bool:
         raise NotImplementedError
 
+    def keep(self, purpose: str, pid: int) -> None:
+        for hierarchy in self._all():
+            group = hierarchy / f"{self._parent}-{purpose}"
+            group.mkdir(exist_ok=True)
+            _inherit(hierarchy, group)
+            _write(group / "cgroup.procs", pid)
+
+    def dissolve(self, purpose: str) -> None:
+        for hierarchy in self._all():
+            with contextlib.suppress(OSError):
+                (hierarchy / f"{self._parent}-{purpose}").rmdir()
+
+    def _all(self) -> list[Path]:
+        """Every hierarchy that processes of ours are in, also those that limit nothing."""
+        return [self._root]
+
 
 class SplitCgroups(_Named):
     """v1: a hierarchy for each controller. On a hybrid host v2 is mounted beside them, and not used."""
@@ -168,9 +198,7 @@ class SplitCgroups(_Named):
         for hierarchy in self._hierarchies:
             parent = hierarchy / self._parent
             parent.mkdir(exist_ok=True)
-            for name in ("cpuset.cpus", "cpuset.mems"):
-                if (hierarchy / name).exists():
-                    _write(parent / name, (hierarchy / name).read_text())
+            _inherit(hierarchy, parent)
 
     def names(self) -> list[str]:
         found = set()
@@ -228,6 +256,10 @@ class SplitCgroups(_Named):
         for hierarchy in self._hierarchies:
             with contextlib.suppress(OSError):
                 (hierarchy / self._parent).rmdir()
+
+    def _all(self) -> list[Path]:
+        unified = self._root / "unified"
+        return [*self._hierarchies, *([unified] if (unified / "cgroup.procs").exists() else [])]
 
     def _group(self, controller: str, name: str) -> Path:
         return self._root / controller / self._parent / name

@@ -116,6 +116,7 @@ class LinuxExecution:
     async def prepare(
         self, container: ContainerSpec, incarnation: str, networks: Mapping[str, NetworkSpec]
     ) -> StartFailure | None:
+        del networks  # endpoints say all that is needed
         place = Incarnation(self._paths, incarnation)
         if place.exists():
             record = place.record()
@@ -125,7 +126,7 @@ class LinuxExecution:
         if not container.process.args or not container.process.args[0]:
             return StartFailure(exit_code=NOT_FOUND, reason="There is no program to run: its name is empty.")
         try:
-            failure = await self._create(container, place, networks)
+            failure = await self._create(container, place)
         except BaseException as error:
             await self.remove(container.id, incarnation)
             if isinstance(error, OSError):
@@ -135,12 +136,8 @@ class LinuxExecution:
             await self.remove(container.id, incarnation)
         return failure
 
-    async def _create(
-        self, container: ContainerSpec, place: Incarnation, networks: Mapping[str, NetworkSpec]
-    ) -> StartFailure | None:
-        starting = asyncio.ensure_future(
-            self._spawner.run(self._launcher.launch, container, place.id, networks, self.runtime)
-        )
+    async def _create(self, container: ContainerSpec, place: Incarnation) -> StartFailure | None:
+        starting = asyncio.ensure_future(self._spawner.run(self._launcher.launch, container, place.id, self.runtime))
         try:
             launched = await asyncio.shield(starting)
         except asyncio.CancelledError:

@@ -23,6 +23,7 @@ from portlayer.substrates.linux.nft import Nft, NftError
 # A container could send to 127.0.0.1 of the host once route_localnet is on: `guard` drops that before anything else.
 # What comes from outside to ::1, the kernel drops by itself. It drops what comes back to ::1 as well, so nothing is
 # published there: who tries is refused at once, and goes on to 127.0.0.1.
+# Whoever publishes port 53 gets no questions of containers to the gateway of their own network.
 # Masquerading what comes back into a bridge makes answers take the same way, whoever asked.
 _RULES = """
 add table inet {table}
@@ -39,6 +40,7 @@ add chain inet {table} postrouting {{ type nat hook postrouting priority srcnat;
 add chain inet {table} forward {{ type filter hook forward priority filter; policy accept; }}
 flush table inet {table}
 add rule inet {table} guard iifname @bridges ip daddr 127.0.0.0/8 drop
+add rule inet {table} prerouting iifname @bridges th dport 53 fib daddr . iif type local accept
 add rule inet {table} prerouting jump publish
 add rule inet {table} output jump publish
 add rule inet {table} back ip saddr 127.0.0.0/8 masquerade
@@ -141,14 +143,14 @@ class Firewall:
     def exists(self) -> bool:
         return any(item.get("table", {}).get("name") == self.table for item in self._nft.query("list tables inet"))
 
-    def blockers(self) -> list[str]:
-        """Chains of others that drop what is forwarded and that they do not know, as dockerd's does. An accept of ours
+    def blockers(self, hook: str) -> list[str]:
+        """Chains of others that drop what they do not know at *hook*, as dockerd's does at `forward`. An accept of ours
         does not help against them: in nftables one drop is enough."""
         chains = [item["chain"] for item in self._nft.query("list chains") if "chain" in item]
         return [
             f"{chain['family']} {chain['table']} {chain['name']}"
             for chain in chains
-            if chain.get("hook") == "forward" and chain.get("policy") == "drop"
+            if chain.get("hook") == hook and chain.get("policy") == "drop"
         ]
 
     def remove(self) -> None:

@@ -1,14 +1,17 @@
-"""The hosts and resolv.conf files of a container: pure functions over its spec, and writing them in place."""
+"""What makes a container's names known to it, the hosts and resolv.conf files, and to others, the places of its names:
+pure functions over its spec. And writing files in place."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from portlayer.model.execution import ContainerSpec
-from portlayer.model.network import EndpointSpec, NetworkSpec
+from portlayer.model.names import SHORT_ID
+from portlayer.model.network import EndpointSpec
+from portlayer.substrates.linux.names.records import Place
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 _UPSTREAM = Path("/run/systemd/resolve/resolv.conf")
@@ -31,23 +34,42 @@ def hosts_file(container: ContainerSpec) -> str:
     return _LOCAL + "".join(f"{address}\t{names}\n" for address in own)
 
 
-def resolv_file(container: ContainerSpec, networks: Mapping[str, NetworkSpec], host_resolv: str) -> str:
-    """/etc/resolv.conf: the name servers of the bound endpoints' networks (ids to *networks*), else those of the host.
+def resolv_file(container: ContainerSpec, host_resolv: str) -> str:
+    """/etc/resolv.conf: the gateways of the bound endpoints, where our name server listens; else the host's servers.
 
     host_resolv: the host's file. Its `search`, `domain` and `options` stay. Its name servers that a container cannot
     reach are left out: on loopback, and over IPv6.
     """
     kept = []
     servers = []
+    options = []
     for line in host_resolv.splitlines():
         match line.split():
             case ["nameserver", address, *_]:
                 servers.append(address)
-            case ["search" | "domain" | "options", _, *_]:
+            case ["search" | "domain", _, *_]:
                 kept.append(line.strip())
-    own = [address for endpoint in _bound(container) for address in networks[endpoint.network].dns]
-    chosen = own or [address for address in servers if _reachable(address)]
-    return "".join(f"{line}\n" for line in (*kept, *(f"nameserver {address}" for address in dict.fromkeys(chosen))))
+            case ["options", *words]:
+                options += words
+    gateways = [endpoint.gateway for endpoint in _bound(container) if endpoint.gateway]
+    if gateways:
+        # A name without a dot is a container's before it is one of the search domains'.
+        options = [*(word for word in options if not word.startswith("ndots:")), "ndots:0"]
+    chosen = gateways or [address for address in servers if _reachable(address)]
+    lines = [*kept, *([f"options {' '.join(options)}"] if options else [])]
+    return "".join(f"{line}\n" for line in (*lines, *(f"nameserver {one}" for one in dict.fromkeys(chosen))))
+
+
+def places(container: ContainerSpec) -> tuple[Place, ...]:
+    """Where others find it: by its name, its aliases and its short id, at the addresses of its bound endpoints."""
+    return tuple(
+        Place(
+            endpoint.network,
+            endpoint.addresses,
+            tuple(dict.fromkeys((container.name, *endpoint.aliases, container.id[:SHORT_ID]))),
+        )
+        for endpoint in _bound(container)
+    )
 
 
 def host_resolv_conf(path: Path = RESOLV_CONF, upstream: Path = _UPSTREAM) -> str:
@@ -59,7 +81,7 @@ def host_resolv_conf(path: Path = RESOLV_CONF, upstream: Path = _UPSTREAM) -> st
     return path.read_text() if path.exists() else ""
 
 
-def write_in_place(path: Path, content: str) -> None:
+def write_in_place(path: str, content: str) -> None:
     """Write *content* to the same inode, which is bind-mounted into the container; made where it is not there."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

@@ -9,6 +9,7 @@ incarnations/<incarnation>/
 ├── record              `Record`; it is there once the process is prepared
 └── released            exec.fifo, moved here just before it is opened to let the process go
 exits/<incarnation>     exit code, decimal; conmon renames it into place as the last thing it does
+names/incarnations/<incarnation>   what it is called in which network, where it is in any (see names.records)
 """
 
 # Paths are strings here: a Path would cost more than the system call that it is for.
@@ -22,6 +23,7 @@ from pathlib import Path
 import msgspec
 
 from portlayer.model.base import Value
+from portlayer.substrates.linux.names import records
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.process import Process
 from portlayer.substrates.linux.spec import CONFIG, CONTAINER_ANNOTATION
@@ -61,6 +63,7 @@ class Incarnation:
         self.id = incarnation
         self.directory = str(paths.incarnation(incarnation))
         self.exit_file = f"{paths.exits}/{incarnation}"
+        self._names = str(paths.names)
         self.runtime_root = f"{self.directory}/runtime"
         self.released = f"{self.directory}/released"
 
@@ -82,6 +85,13 @@ class Incarnation:
             return _annotated.decode(Path(self.file(CONFIG)).read_bytes()).annotations[CONTAINER_ANNOTATION]
         except (FileNotFoundError, msgspec.DecodeError, KeyError):
             return None
+
+    def name(self, places: records.Incarnation) -> None:
+        """It is found at *places*, and nowhere else."""
+        if places:
+            records.write(self._names, records.INCARNATIONS, self.id, records.incarnation_text(places))
+        else:
+            records.remove(self._names, records.INCARNATIONS, self.id)
 
     def save(self, record: Record) -> None:
         """Half of it is as good as none."""
@@ -118,6 +128,7 @@ class Incarnation:
         """All of it, the exit file last."""
         with contextlib.suppress(FileNotFoundError):
             _delete_tree(self.directory)
+        records.remove(self._names, records.INCARNATIONS, self.id)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.exit_file)
 

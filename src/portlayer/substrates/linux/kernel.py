@@ -17,6 +17,8 @@ RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 IN_MODIFY = 0x2
 IN_MOVED_TO = 0x80
+IN_DELETE = 0x200
+IN_Q_OVERFLOW = 0x4000
 IN_IGNORED = 0x8000
 
 _SYS_OPENAT2 = 437  # the same number on every architecture, as for all calls since Linux 5.1

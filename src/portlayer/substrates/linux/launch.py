@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from portlayer.model.errors import InvalidArgument, Unsupported
 from portlayer.model.execution import ContainerSpec
-from portlayer.model.network import NetworkSpec
 from portlayer.model.storage import MountSpec
 from portlayer.substrates.linux import capabilities, conmon, disks, hostfiles, kernel, process, users
 from portlayer.substrates.linux.cgroups import Cgroups
@@ -69,9 +67,7 @@ class Launcher:
         self._host = host_limits(cgroups)
         self._held: dict[str, list[int]] = {}
 
-    def launch(
-        self, container: ContainerSpec, incarnation: str, networks: Mapping[str, NetworkSpec], runtime: Runtime
-    ) -> Launched:
+    def launch(self, container: ContainerSpec, incarnation: str, runtime: Runtime) -> Launched:
         """Only in the spawner's thread. Raises InvalidArgument, Unsupported, and OSError where the host fails."""
         place = Incarnation(self._paths, incarnation)
         rootfs = str(self._paths.rootfs(container.id))
@@ -93,10 +89,11 @@ class Launcher:
             {
                 CONFIG: config,
                 "hosts": hostfiles.hosts_file(container).encode(),
-                "resolv.conf": hostfiles.resolv_file(container, networks, hostfiles.host_resolv_conf()).encode(),
+                "resolv.conf": hostfiles.resolv_file(container, hostfiles.host_resolv_conf()).encode(),
                 "hostname": f"{container.hostname}\n".encode(),
             }
         )
+        place.name(hostfiles.places(container))
         self._mount_disks(place, container)
         self._bind_subpaths(place, container)
         return self._start(container, place, runtime)

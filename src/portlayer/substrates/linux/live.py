@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from portlayer.substrates.linux import kernel, mounts
+from portlayer.substrates.linux.names import records
 from portlayer.substrates.linux.paths import Paths
 
 
@@ -21,5 +22,6 @@ def open_live(paths: Paths) -> None:
 
 def make_directories(paths: Paths) -> None:
     """Its directories, mounted or not: for who only looks around."""
-    for directory in (paths.mounted, paths.incarnations, paths.exits):
+    names = (paths.names / kind for kind in (records.NETWORKS, records.INCARNATIONS))
+    for directory in (paths.mounted, paths.incarnations, paths.exits, *names):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

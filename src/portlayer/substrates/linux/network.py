@@ -23,6 +23,8 @@ from portlayer.model.errors import SubstrateFailed, Unavailable, Unsupported
 from portlayer.model.execution import ContainerSpec
 from portlayer.model.network import EndpointSpec, NetworkSpec
 from portlayer.substrates.linux import hostfiles, sysctls
+from portlayer.substrates.linux.incarnation import Incarnation
+from portlayer.substrates.linux.names.guard import Guard
 from portlayer.substrates.linux.nft import NftError
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.wiring import Wiring, delete_links
@@ -47,11 +49,22 @@ class LinuxNetwork:
         """
         if self._open is None:
             self._open = await self._do("start", Wiring, self._paths)
+            self._guard = Guard(self._open.names, self._run)
         return await self._do("start", self._wiring.features)
+
+    async def serve_names(self) -> None:
+        """What an earlier process of ours left with names has a name server: that one's, or another."""
+        await self._guard.begin()
+
+    async def rest(self) -> None:
+        """No process is left: who would ask for names?"""
+        await self._guard.close()
+        await self._do("names", self._wiring.names.stop)
 
     async def close(self) -> None:
         """Let go of sockets and thread; all links stay as they are."""
         if self._open is not None:
+            await self._guard.close()
             await self._do("close", self._open.close)
             self._open = None
         self._thread.shutdown()
@@ -69,6 +82,7 @@ class LinuxNetwork:
                     f"Network {network.name} has IPv6, which is off in this host's kernel.", option="ipv6"
                 )
             await self._do("make", self._wiring.make_network, network)
+            self._guard.follow()
 
     async def remove_network(self, network: str) -> None:
         with _failing("remove"):
@@ -108,12 +122,14 @@ class LinuxNetwork:
     async def rewrite_files(
         self, container: ContainerSpec, incarnation: str, networks: Mapping[str, NetworkSpec]
     ) -> None:
-        directory = self._paths.incarnation(incarnation)
+        del networks  # endpoints say all that is needed
+        place = Incarnation(self._paths, incarnation)
 
         def rewrite() -> None:
-            resolv = hostfiles.resolv_file(container, networks, hostfiles.host_resolv_conf())
-            hostfiles.write_in_place(directory / "hosts", hostfiles.hosts_file(container))
-            hostfiles.write_in_place(directory / "resolv.conf", resolv)
+            resolv = hostfiles.resolv_file(container, hostfiles.host_resolv_conf())
+            hostfiles.write_in_place(place.file("hosts"), hostfiles.hosts_file(container))
+            hostfiles.write_in_place(place.file("resolv.conf"), resolv)
+            place.name(hostfiles.places(container))
 
         await self._do("files", rewrite)
 
@@ -129,6 +145,7 @@ class LinuxNetwork:
 
     async def purge(self) -> None:
         """Remove what `leftovers` lists."""
+        await self._guard.close()
         with _failing("purge"):
             await _delete(await self._run(self._wiring.all_links))
             await self._run(self._wiring.close_all)

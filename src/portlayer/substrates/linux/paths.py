@@ -11,7 +11,8 @@ run/                                goes with a reboot
 └── live/                           a tmpfs of our own, passed on to other mount namespaces
     ├── containers/<id>/rootfs/     mounted root filesystem
     ├── incarnations/<incarnation>/ what one start of a container needs
-    └── exits/<incarnation>         exit codes
+    ├── exits/<incarnation>         exit codes
+    └── names/                      what the name server knows (see names.records)
 
 A container's life makes and removes some twenty small files: on a tmpfs they cost nothing, on ext4, which avoids inodes
 that were freed lately, they cost a sixth of all CPU time.
@@ -77,6 +78,10 @@ class Paths(Value):
     @property
     def exits(self) -> Path:
         return self.live / "exits"
+
+    @property
+    def names(self) -> Path:
+        return self.live / "names"
 
     def layer(self, diff_id: str) -> Path:
         """Directory of a layer; raises InvalidArgument where *diff_id* is not `sha256:<64 hex digits>`."""

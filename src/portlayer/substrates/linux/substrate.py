@@ -58,6 +58,7 @@ class LinuxSubstrate:
             self._features = {"linux": os.uname().release}
             if "execution" in components:
                 self._features |= {**await self._execution.start(), **await self._network.start()}
+                await self._network.serve_names()
         except BaseException:
             with contextlib.suppress(OSError, PortlayerError):  # why it does not start says more
                 await self._let_go()
@@ -85,6 +86,7 @@ class LinuxSubstrate:
         """Where no process is left, nothing has to stay on the host: unless somebody else looks after what it does."""
         if {"execution", "interaction"} <= self._components and not await self._execution.present():
             await self._execution.purge()
+            await self._network.rest()
             await self._storage.let_go()
 
     async def leftovers(self) -> list[str]:

@@ -19,6 +19,8 @@ from portlayer.substrates.linux import links, sysctls
 from portlayer.substrates.linux.announce import Announcer
 from portlayer.substrates.linux.firewall import Firewall
 from portlayer.substrates.linux.links import Interface, Link
+from portlayer.substrates.linux.names.keeper import Keeper
+from portlayer.substrates.linux.names.records import Network as Named
 from portlayer.substrates.linux.netlink import Netlink, NetlinkError
 from portlayer.substrates.linux.netns import HomeNamespace
 from portlayer.substrates.linux.paths import Paths
@@ -46,6 +48,7 @@ class Wiring:
         self._group = int(paths.instance, 16)
         self._alias = f"portlayer:{paths.instance}:"
         self._bridges: dict[str, int] = {}
+        self.names = Keeper(paths)
         with ExitStack() as stack:
             self._firewall = Firewall(paths.instance, ipv6=sysctls.has_ipv6())
             stack.callback(self._firewall.close)
@@ -54,6 +57,7 @@ class Wiring:
             self._netlink = stack.enter_context(Netlink())
             self._announcer = Announcer()
             stack.callback(self._announcer.close)
+            stack.callback(self.names.release)
             self._nftables = self._firewall.load()
             self._open = stack.pop_all()
 
@@ -63,9 +67,13 @@ class Wiring:
     def features(self) -> dict[str, str]:
         """Facts for people; `forwarding` where the firewall of somebody else stands in the way."""
         facts = {"nftables": self._nftables, "ipv6": "yes" if sysctls.has_ipv6() else "no: off in the kernel"}
-        if blockers := self._firewall.blockers():
+        if blockers := self._firewall.blockers("forward"):
             facts["forwarding"] = (
                 f"blocked by {', '.join(blockers)} (policy drop): let the interfaces {self._prefix}* pass there"
+            )
+        if blockers := self._firewall.blockers("input"):
+            facts["names"] = (
+                f"may be blocked by {', '.join(blockers)} (policy drop): let port 53 in from {self._prefix}*"
             )
         return facts
 
@@ -90,8 +98,9 @@ class Wiring:
         return [*(link.name for link in self._links() if link.master == bridge.index), name]
 
     def close_network(self, network: str) -> None:
-        """Take network id *network*, whose links are gone, out of the firewall; the table goes with the last one."""
+        """Take network id *network*, whose links are gone, out of firewall and name server; these go with the last."""
         self._firewall.close_network(network, self._bridge_name(network))
+        self.names.close(network)
         if not self.networks():
             self.close_all()
 
@@ -99,15 +108,16 @@ class Wiring:
         return [link.alias.removeprefix(self._alias) for link in self._ours() if link.alias.startswith(self._alias)]
 
     def missing_networks(self, networks: Sequence[NetworkSpec]) -> list[str]:
-        """The ids of those without their bridge or their part of the firewall; what was known of these is forgotten."""
+        """The ids of those that lack bridge, names, or part of the firewall; what was known of these is forgotten."""
         bridges = {link.name: link for link in self._ours()}
         walled = self._firewall.bridges()
+        named = self.names.served(network.id for network in networks)
         lost = []
         for network in networks:
             name = self._bridge_name(network.id)
             bridge = bridges.get(name)
             known = self._bridges.get(network.id)
-            if bridge is None or known not in {None, bridge.index} or name not in walled:
+            if bridge is None or known not in {None, bridge.index} or name not in walled or network.id not in named:
                 self._bridges.pop(network.id, None)
                 lost.append(network.id)
         return lost
@@ -178,6 +188,7 @@ class Wiring:
 
     def leftovers(self) -> list[str]:
         lines = [f"link {link.name} ({link.kind})" for link in self._ours()]
+        lines += [f"process {one.pid} (name server)" for one in self.names.running()]
         return [*lines, f"nft table inet {self._firewall.table}"] if self._firewall.exists() else lines
 
     def all_links(self) -> list[str]:
@@ -186,7 +197,8 @@ class Wiring:
         return [link.name for link in self._ours()]
 
     def close_all(self) -> None:
-        """Remove the firewall; the links are gone."""
+        """Remove firewall and name server; the links are gone."""
+        self.names.stop()
         if self._firewall.exists():
             self._firewall.remove()
 
@@ -223,6 +235,10 @@ class Wiring:
         )
         if not network.internal:
             sysctls.forward(network.ipv6)
+        gateways = tuple(str(_gateway(subnet).ip) for subnet in network.subnets)
+        self.names.open(
+            network.id, Named(network.name, name, bridge.index, gateways, network.dns, internal=network.internal)
+        )
         return bridge.index
 
     @contextmanager

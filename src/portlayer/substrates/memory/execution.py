@@ -36,6 +36,7 @@ class MemoryExecution(Driver):
     async def prepare(
         self, container: ContainerSpec, incarnation: str, networks: Mapping[str, NetworkSpec]
     ) -> StartFailure | None:
+        del networks  # endpoints say all that is needed
         known = self.find(container.id, incarnation)
         if known is not None and not known.died_prepared:
             return None
@@ -47,7 +48,7 @@ class MemoryExecution(Driver):
                 id=container.id,
             )
         view = container_view(self.world, container, rootfs.files)
-        write_network_files(view, container, networks)
+        write_network_files(view, container)
         process = container.process
         make_folders(rootfs.files, process.cwd)
         user = find_user(view, process.user)
@@ -56,7 +57,7 @@ class MemoryExecution(Driver):
             program = find_program(view, process.args[0], env, process.cwd)
         except CannotRun as error:
             return StartFailure(exit_code=error.exit_code, reason=f"{process.args[0]}: {error.reason}")
-        plan = Plan(_under_init(program) if process.init else program, env, (user.uid, user.gid))
+        plan = Plan(_under_init(program) if process.init else program, env, (user.uid, user.gid), self.world)
         self.world.incarnations[incarnation] = Incarnation(container, incarnation, rootfs.log, view, plan)
         return None
 

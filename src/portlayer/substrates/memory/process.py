@@ -49,6 +49,14 @@ class Content:
         return data
 
 
+class Resolver(Protocol):
+    """The name servers of all networks."""
+
+    def addresses(self, asking: Incarnation, name: str) -> list[str]: ...
+
+    def name(self, asking: Incarnation, address: str) -> str: ...
+
+
 Sink = Callable[[bytes], None]
 Program = Callable[["Process"], Awaitable[int]]
 
@@ -158,6 +166,7 @@ class Plan:
     program: Program
     env: dict[str, str]
     user: tuple[int, int]
+    resolver: Resolver
 
 
 class Incarnation:
@@ -169,6 +178,7 @@ class Incarnation:
         self.log = log
         self.view = view
         self.user = plan.user
+        self.resolver = plan.resolver
         self._plan = plan
         self.state: Literal["prepared", "running", "exited"] = "prepared"
         self.frozen = False

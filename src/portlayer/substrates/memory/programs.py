@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import posixpath
 import re
 from collections.abc import Callable, Iterator
@@ -34,6 +35,14 @@ class CannotRun(Exception):
         super().__init__(reason)
         self.exit_code = exit_code
         self.reason = reason
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def find_program(view: View, name: str, env: dict[str, str], cwd: str = "/") -> Program:
@@ -276,3 +285,22 @@ async def _stty(process: Process) -> int:
         return await process.complain("standard input: Not a tty")
     await process.say(f"{terminal.height} {terminal.width}\n")
     return 0
+
+
+@applet("nslookup")
+async def _nslookup(process: Process) -> int:
+    """Only `nslookup NAME`, or an address."""
+    machine, name = process.machine, process.args[-1]
+    servers = [end.gateway for end in machine.links.values()]
+    if not servers:
+        await process.say(";; connection timed out; no servers could be reached\n\n")
+        return 1
+    await process.say(f"Server:\t\t{servers[0]}\nAddress:\t{servers[0]}:53\n\n")
+    if _is_address(name):
+        question = ipaddress.ip_address(name).reverse_pointer
+        found = [f"{question}\tname = {found}" for found in [machine.resolver.name(machine, name)] if found]
+    else:
+        question = name
+        found = [f"Name:\t{name}\nAddress: {found}" for found in machine.resolver.addresses(machine, name)]
+    await process.say("\n".join(found or [f"** server can't find {question}: NXDOMAIN"]) + "\n\n")
+    return 0 if found else 1

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from portlayer.model.errors import InvalidArgument, SubstrateFailed
 from portlayer.model.execution import ContainerSpec
-from portlayer.model.network import NetworkSpec
 from portlayer.substrates.memory.files import Files, Mounted, Node, View
 from portlayer.substrates.memory.programs import PATH
 from portlayer.substrates.memory.world import World
@@ -39,15 +37,14 @@ def container_view(world: World, container: ContainerSpec, root: Files) -> View:
     return View(mounts)
 
 
-def write_network_files(view: View, container: ContainerSpec, networks: Mapping[str, NetworkSpec]) -> None:
+def write_network_files(view: View, container: ContainerSpec) -> None:
     """Bring hosts, hostname and resolv.conf in line with the bound endpoints of *container*."""
     bound = [endpoint for endpoint in container.endpoints.values() if endpoint.bound]
     names = " ".join(dict.fromkeys((container.hostname, container.name)))
     hosts = ["127.0.0.1\tlocalhost", *(f"{each}\t{names}" for one in bound for each in one.addresses)]
-    servers = dict.fromkeys(server for one in bound if one.network in networks for server in networks[one.network].dns)
     view.write("/etc/hosts", "".join(f"{line}\n" for line in hosts).encode())
     view.write("/etc/hostname", f"{container.hostname}\n".encode())
-    view.write("/etc/resolv.conf", "".join(f"nameserver {server}\n" for server in servers).encode())
+    view.write("/etc/resolv.conf", "".join(f"nameserver {one.gateway}\n" for one in bound).encode())
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 
 from portlayer.model.base import Value
 from portlayer.model.errors import ResourceExhausted
+from portlayer.model.execution import ContainerSpec
+from portlayer.model.names import SHORT_ID
 from portlayer.model.network import EndpointSpec, NetworkSpec
 from portlayer.substrates.memory.files import Files, Layer, Node, merge
 from portlayer.substrates.memory.pipes import Log
@@ -151,6 +153,30 @@ class World:
         """Nothing leads to *addresses* any more."""
         self.published = {name: end for name, end in self.published.items() if not {*end.addresses} & {*addresses}}
 
+    def addresses(self, asking: Incarnation, name: str) -> list[str]:
+        """What the name server of the networks of *asking* answers: who runs there under *name*, in any case."""
+        wanted = name.lower()
+        networks = [end.network for end in asking.links.values() if end.network in self.networks]
+        return [
+            address
+            for network in networks
+            for one in self.live()
+            for end in one.links.values()
+            for address in end.addresses
+            if end.network == network and one.state == "running" and wanted in _names(one.spec, end)
+        ]
+
+    def name(self, asking: Incarnation, address: str) -> str:
+        """The reverse of `addresses`; empty where nobody on its networks has *address*."""
+        networks = {end.network for end in asking.links.values()} & self.networks.keys()
+        found = (
+            f"{one.spec.name}.{end.network_name}"
+            for one in self.live()
+            for end in one.links.values()
+            if end.network in networks and one.state == "running" and address in end.addresses
+        )
+        return next(found, "")
+
     def live(self, container: str = "") -> list[Incarnation]:
         """Incarnations that have not ended: of *container*, or all."""
         return [one for one in self.incarnations.values() if one.live and container in {"", one.spec.id}]
@@ -183,3 +209,8 @@ class World:
     def close(self) -> None:
         """End all programs; the world is not used any more."""
         self.reboot()
+
+
+def _names(spec: ContainerSpec, end: EndpointSpec) -> set[str]:
+    plain = {name.lower() for name in (spec.name, *end.aliases, spec.id[:SHORT_ID])}
+    return plain | {f"{name}.{end.network_name.lower()}" for name in plain}
