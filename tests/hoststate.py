@@ -62,7 +62,7 @@ def _processes() -> set[str]:
         except OSError:
             continue
         words = {Path(word.decode(errors="replace")).name for word in command[:2]}
-        if words & set(PROGRAMS):
+        if words & set(PROGRAMS) or any(b"portlayer.substrates" in word for word in command):
             found.add(f"{entry.name} {b' '.join(command[:4]).decode(errors='replace')}")
     return found
 

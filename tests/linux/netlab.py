@@ -21,6 +21,7 @@ from portlayer.model.addresses import mac_of
 from portlayer.model.execution import replace
 from portlayer.model.names import new_id
 from portlayer.model.network import EndpointSpec, NetworkSpec, Port, Subnet
+from portlayer.substrates.linux.live import make_directories
 from portlayer.substrates.linux.netns import HomeNamespace
 from portlayer.substrates.linux.network import LinuxNetwork
 from portlayer.substrates.linux.paths import Paths
@@ -158,6 +159,7 @@ class Lab:
     def __init__(self, directory: Path) -> None:
         self.paths = Paths(state=directory / "state", run=directory / "run", instance="7e57ab01")
         self.machines: list[Machine] = []
+        make_directories(self.paths)
 
     def close(self) -> None:
         for machine in self.machines:
@@ -168,7 +170,7 @@ class Lab:
         machine = Machine()
         self.machines.append(machine)
         directory = self.paths.incarnation(machine.incarnation)
-        directory.mkdir(parents=True)
+        directory.mkdir()
         (directory / "pid").write_text(str(machine.pid))
         return machine
 

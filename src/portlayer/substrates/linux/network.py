@@ -57,9 +57,10 @@ class LinuxNetwork:
         await self._guard.begin()
 
     async def rest(self) -> None:
-        """No process is left: who would ask for names?"""
-        await self._guard.close()
-        await self._do("names", self._wiring.names.stop)
+        """No process is left: nobody will ask for names."""
+        if self._open is not None:
+            await self._guard.close()
+            await self._do("names", self._open.names.stop)
 
     async def close(self) -> None:
         """Let go of sockets and thread; all links stay as they are."""
