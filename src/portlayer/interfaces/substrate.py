@@ -174,7 +174,12 @@ class ExecutionDriver(Protocol):
 
 
 class NetworkDriver(Protocol):
-    """Networks and the links of incarnations."""
+    """Networks, the links of incarnations, and names.
+
+    A container that was let go and has not ended is found by others on its networks: by its name, its aliases and its
+    short id, each also with `.<network name>` after it, and in reverse by its addresses. Who is not on the network is
+    told nothing. The gateways answer that, also while no process of ours runs.
+    """
 
     async def make_network(self, network: NetworkSpec) -> None:
         """The network exists on this host: bridge, gateway addresses, NAT out (not where `internal`).
@@ -211,7 +216,8 @@ class NetworkDriver(Protocol):
     async def rewrite_files(
         self, container: ContainerSpec, incarnation: str, networks: Mapping[str, NetworkSpec]
     ) -> None:
-        """Bring the hosts and resolv.conf files of a live incarnation in line with its bound endpoints."""
+        """Bring what a live incarnation is told and is called in line with *container* and its bound endpoints: its
+        hosts and resolv.conf files, and the names by which others find it."""
 
     async def reserved_subnets(self) -> Sequence[str]:
         """CIDRs that this host uses already, of IPv4 and IPv6, so that no new network takes them."""

@@ -175,7 +175,8 @@ class Endpoints(Value):
 
 
 class JoinNetwork(Value):
-    """`network` is a name, an id, or a network handle. `address`, `address6`: those that bind must give."""
+    """`network` is a name, an id, or a network handle. `address`, `address6`: those that bind must give. `aliases` are
+    more names under which others on the network find the container while it runs; several containers may share one."""
 
     handle: str
     network: str
