@@ -13,6 +13,7 @@ from harness import Harness
 
 from portlayer.model import execution as e
 from portlayer.model import network as n
+from portlayer.model import service as v
 from portlayer.model import storage as s
 from portlayer.model.caller import Caller
 from portlayer.model.errors import NotFound
@@ -204,6 +205,41 @@ async def delete_image(driver: Driver) -> Retry:
     return deletion
 
 
+async def create_vch(driver: Driver) -> Retry:
+    caller = Caller(idempotency_key=new_id())
+    return lambda: driver.pl.service.create_vch(caller, v.CreateVch(name="tenant"))
+
+
+async def delete_vch(driver: Driver) -> Retry:
+    """Of a VCH that has one of everything."""
+    await driver.pl.service.create_vch(ME, v.CreateVch(name="tenant"))
+    tenant = driver.of("tenant")
+    await tenant.image()
+    await tenant.image("own", images.tar([images.file("own", b"layer\n")]))
+    await tenant.network()
+    await driver.pl.storage.create_volume(tenant.me, s.CreateVolume(name="jar"))
+    await driver.pl.service.put_kv(tenant.me, v.PutKv(key="k", value=b"v"))
+    await tenant.run(name="cookie", network="gibson_network", volume="jar")
+    await tenant.draft(name="leased", network="gibson_network")
+
+    async def deletion() -> None:
+        with contextlib.suppress(NotFound):
+            await driver.pl.service.delete_vch(ME, v.DeleteVch(ref="tenant", force=True))
+
+    return deletion
+
+
+def limited(kind: Kind) -> Kind:
+    """*kind*, with limits on what it takes."""
+
+    async def under_a_quota(driver: Driver) -> Retry:
+        quota = v.QuotaChange(containers=5, storage_bytes=1 << 40, networks=5, addresses=5)
+        await driver.pl.service.update_vch(ME, v.UpdateVch(ref="default", quota=quota))
+        return await kind(driver)
+
+    return under_a_quota
+
+
 KINDS: dict[str, Kind] = {
     "create": create,
     "create and start": create_and_start,
@@ -219,6 +255,13 @@ KINDS: dict[str, Kind] = {
     "delete a volume": delete_volume,
     "create a network": create_network,
     "delete a network": delete_network,
+    "create a VCH": create_vch,
+    "delete a VCH": delete_vch,
+    "create and start under a quota": limited(create_and_start),
+    "several under a quota": limited(several),
+    "import an image under a quota": limited(import_image),
+    "create a network under a quota": limited(create_network),
+    "remove when running under a quota": limited(remove("running")),
     **{f"{a} to {b}": to_state(a, b) for a, b in (("created", "running"), ("stopped", "running"))},
     **{f"{a} to {b}": to_state(a, b) for a, b in (("running", "paused"), ("paused", "running"))},
     **{f"{a} to stopped": to_state(a, "stopped") for a in ("running", "paused")},
@@ -247,11 +290,33 @@ def addresses(endpoint: n.Endpoint) -> tuple[str, ...]:
 
 async def check(harness: Harness) -> None:
     """Record and substrate agree, and nothing is there that no record explains."""
-    store, world = harness.store, harness.world
     async with asyncio.timeout(20):
-        while await store.count("/v/default/intents/"):
+        while any(vch.state == "deleting" for vch in await vchs(harness)):
             await asyncio.sleep(0.01)
-    listed = (await harness.pl.execution.list_containers(ME, e.ListContainers())).containers
+    known: dict[str, set[str]] = {kind: set() for kind in ("containers", "volumes", "networks", "layers", "published")}
+    for vch in await vchs(harness):
+        for kind, found in (await check_vch(harness, vch)).items():
+            known[kind] |= found
+    world = harness.world
+    assert set(world.volumes) <= known["volumes"]
+    assert set(world.networks) <= known["networks"]
+    assert set(world.layers) == known["layers"]
+    assert set(world.published) == known["published"]
+    assert {one.spec.id for one in world.incarnations.values()} <= known["containers"]
+    assert set(world.rootfs) <= known["containers"]
+    names = {vch.name for vch in await vchs(harness)}
+    assert {row.key.split("/")[2] for row in await harness.store.range("/v/") if "/events/" not in row.key} <= names
+    assert {row.key.split("/")[3] for row in await harness.store.range("/layers/")} <= names
+
+
+async def check_vch(harness: Harness, vch: v.Vch) -> dict[str, set[str]]:
+    """Record and substrate agree about *vch*; what it has, by kind."""
+    store, world, pl, me = harness.store, harness.world, harness.pl, Caller(vch=vch.name)
+    prefix = f"/v/{vch.name}"
+    async with asyncio.timeout(20):
+        while await store.count(f"{prefix}/intents/"):
+            await asyncio.sleep(0.01)
+    listed = (await pl.execution.list_containers(me, e.ListContainers())).containers
     for container in listed:
         live = [one for one in world.live(container.id) if one.state == "running"]
         assert bool(live) == (container.state in ("running", "paused")), container.state
@@ -259,25 +324,21 @@ async def check(harness: Harness) -> None:
         for one in live:
             assert {link.addresses for link in one.links.values()} == bound
     known = {container.id for container in listed}
-    volumes = {volume.id for volume in (await harness.pl.storage.list_volumes(ME, s.ListVolumes())).volumes}
-    assert set(world.volumes) <= volumes
     running = [container for container in listed if container.state in ("running", "paused")]
     publishing = {end.id for one in running for end in one.endpoints if end.ports and end.state == "bound"}
-    assert set(world.published) == publishing
-    networks = {network.id for network in (await harness.pl.network.list_networks(ME, n.ListNetworks())).networks}
-    assert set(world.networks) <= networks
-    images = (await harness.pl.storage.list_images(ME, s.ListImages())).images
-    assert set(world.layers) == {layer.diff_id for image in images for layer in image.layers}
-    assert {one.spec.id for one in world.incarnations.values()} <= known
-    assert set(world.rootfs) <= known
-    names = {row.value.decode() for row in await store.range("/v/default/names/containers/")}
+    volumes = (await pl.storage.list_volumes(me, s.ListVolumes())).volumes
+    networks = {network.id for network in (await pl.network.list_networks(me, n.ListNetworks())).networks}
+    images = (await pl.storage.list_images(me, s.ListImages())).images
+    layers = {layer.diff_id: layer.unpacked_bytes for image in images for layer in image.layers}
+    names = {row.value.decode() for row in await store.range(f"{prefix}/names/containers/")}
     assert names == known
-    assert {row.key.rpartition("/")[2] for row in await store.range("/v/default/observed/")} == known
-    uses = {row.key.rpartition("/")[2] for row in await store.range("/v/default/uses/")}
+    assert {row.key.rpartition("/")[2] for row in await store.range(f"{prefix}/observed/")} == known
+    uses = {row.key.rpartition("/")[2] for row in await store.range(f"{prefix}/uses/")}
     assert uses <= known
-    leased = {row.value for row in await store.range("/v/default/leases/")}
+    leased = {row.value for row in await store.range(f"{prefix}/leases/")}
+    counted = 0
     for kind in ("addresses", "addresses6"):
-        taken = {row.key.rpartition("/")[2] for row in await store.range(f"/v/default/{kind}/")}
+        taken = {row.key.rpartition("/")[2] for row in await store.range(f"{prefix}/{kind}/")}
         committed = {
             address
             for container in listed
@@ -287,6 +348,29 @@ async def check(harness: Harness) -> None:
         }
         assert committed <= taken
         assert len(taken - committed) <= len(leased)
+        counted += len(taken)
+    usage = (await pl.service.get_vch(ME, v.VchRef(ref=vch.name))).usage
+    assert usage == v.Usage(
+        containers=len(known),
+        cpus=sum(one.resources.cpus or 0 for one in listed),
+        memory_bytes=sum(one.resources.memory_bytes or 0 for one in listed),
+        storage_bytes=sum(layers.values()) + sum(volume.capacity_bytes or 0 for volume in volumes),
+        networks=len(networks),
+        addresses=counted,
+        volumes=len(volumes),
+        images=len(images),
+    )
+    return {
+        "containers": known,
+        "volumes": {volume.id for volume in volumes},
+        "networks": networks,
+        "layers": set(layers),
+        "published": publishing,
+    }
+
+
+async def vchs(driver: Driver) -> tuple[v.Vch, ...]:
+    return (await driver.pl.service.list_vchs(ME, v.ListVchs())).vchs
 
 
 async def picture(driver: Driver) -> Picture:
@@ -309,11 +393,17 @@ async def picture(driver: Driver) -> Picture:
         "/networks": tuple(sorted(network.name for network in networks)),
         "/volumes": tuple(sorted("" if volume.anonymous else volume.name for volume in volumes)),
         "/images": tuple(sorted(name for image in known for name in image.names)),
+        "/vchs": tuple(sorted(vch.name for vch in await vchs(driver))),
     }
 
 
 async def clear(driver: Driver) -> None:
     """Back to `setting`."""
+    free = v.QuotaChange(**dict.fromkeys(v.Quota.__struct_fields__))
+    await driver.pl.service.update_vch(ME, v.UpdateVch(ref="default", quota=free))
+    for vch in await vchs(driver):
+        if vch.name != "default":
+            await driver.pl.service.delete_vch(ME, v.DeleteVch(ref=vch.name, force=True))
     for container in (await driver.pl.execution.list_containers(ME, e.ListContainers())).containers:
         await driver.remove(container.id, force=True)
     for network in (await driver.pl.network.list_networks(ME, n.ListNetworks())).networks:

@@ -56,3 +56,11 @@ async def harness(request: pytest.FixtureRequest, tmp_path: Path, settings: Sett
     await harness.close()
     for store in opened:
         await store.close()
+
+
+@pytest.fixture
+async def second(harness: Harness) -> AsyncIterator[Harness]:
+    """Another process on the store and the host of `harness`."""
+    second = await harness.another()
+    yield second
+    await second.stop()

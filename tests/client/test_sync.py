@@ -50,7 +50,11 @@ def test_both_have_the_same_methods_with_the_same_arguments(asynchronous: type, 
 @pytest.mark.parametrize(
     ("protocol", "offered", "renamed"),
     [
-        (service.Service, Service, {"get_vch": "inspect_vch"}),
+        (
+            service.Service,
+            Service,
+            {"get_vch": "inspect_vch", "update_vch": "set_quota", "delete_vch": "remove_vch"},
+        ),
         (
             storage.Storage,
             Storage,

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portlayer.components.records import Records
-from portlayer.components.service import ensure_vch
+from portlayer.components.vchs import ensure_vch
 from portlayer.model import execution as e
 from portlayer.model import network as n
 from portlayer.model import storage as s
@@ -27,6 +27,7 @@ from portlayer.model.errors import (
     ResourceExhausted,
     SubstrateFailed,
 )
+from portlayer.model.service import VchRef
 
 
 async def leases(harness: Harness) -> int:
@@ -151,6 +152,7 @@ class TestHandles:
         handle = await harness.draft()
         network = await harness.network()
         pin = (await harness.pl.network.handle(ME, n.NetworkRef(ref=network.id))).handle
+        vch = (await harness.pl.service.get_vch(ME, VchRef(ref="default"))).id
 
         @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
         @given(st.data())
@@ -165,7 +167,7 @@ class TestHandles:
             }[kind]
             sealer = harness.pl.execution._drafts.sealer  # type: ignore[attr-defined]
             with pytest.raises(HandleInvalid) as caught:
-                sealer.open_draft("default", tampered)
+                sealer.open_draft(vch, tampered)
             assert caught.value.detail == HandleInvalid().detail
             assert caught.value.facts == {}
 

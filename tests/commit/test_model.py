@@ -27,6 +27,7 @@ from portlayer.compose import Settings
 from portlayer.model import execution as e
 from portlayer.model import network as n
 from portlayer.model.errors import AlreadyExists, Conflict, InvalidState, NotFound, PortlayerError
+from portlayer.model.service import VchRef
 from portlayer.stores.memory import MemoryStore
 from portlayer.stores.sqlite import SqliteStore
 
@@ -258,7 +259,7 @@ class PortLayerMachine(RuleBasedStateMachine):
             if failed:
                 assert isinstance(task.exception(), PortlayerError)
                 return
-            receipt = await self.harness.store.get(f"/v/default/receipts/{self.ident(draft)}")
+            receipt = await self.harness.store.get(f"/v/default/receipts/{await self.ident(draft)}")
             if receipt is not None:
                 answer = await self.harness.commit(draft.handle)
                 self.done[draft.handle] = answer
@@ -266,9 +267,10 @@ class PortLayerMachine(RuleBasedStateMachine):
 
         self.run(work())
 
-    def ident(self, draft: Draft) -> str:
+    async def ident(self, draft: Draft) -> str:
         sealer = self.harness.pl.execution._drafts.sealer  # type: ignore[attr-defined]
-        return str(sealer.open_draft("default", draft.handle).id)
+        vch = (await self.harness.pl.service.get_vch(ME, VchRef(ref="default"))).id
+        return str(sealer.open_draft(vch, draft.handle).id)
 
     @rule()
     def kill_behind_our_back(self) -> None:

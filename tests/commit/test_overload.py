@@ -14,7 +14,7 @@ from builders import layer
 from harness import ME, Harness
 
 from portlayer.components.records import Records
-from portlayer.components.service import ensure_vch
+from portlayer.components.vchs import ensure_vch
 from portlayer.compose import Settings
 from portlayer.model import execution as e
 from portlayer.model import interaction as i

@@ -23,7 +23,7 @@ from portlayer.stores.memory import MemoryStore
 from portlayer.stores.sqlite import SqliteStore
 from portlayer.substrates.memory.world import Step
 
-OF_STORAGE = {"import an image", "delete an image", "delete a volume"}
+OF_STORAGE = {"import an image", "import an image under a quota", "delete an image", "delete a volume", "delete a VCH"}
 """What their death leaves is swept when a process starts: storage has no intents."""
 
 

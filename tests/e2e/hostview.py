@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class HostView:
     def links(self, kind: str) -> set[str]:
         """Links of ours; kind: the letter that tells a bridge from a container's end."""
         prefix = f"pl{self.instance[:4]}{kind}"
-        return {entry.name for entry in Path("/sys/class/net").iterdir() if entry.name.startswith(prefix)}
+        return {name for _, name in socket.if_nameindex() if name.startswith(prefix)}
 
     def tables(self) -> set[str]:
         listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True)

@@ -59,6 +59,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         int: st.integers(-(2**53), 2**53),
         float: st.integers(-1_000_000, 1_000_000).map(lambda number: number / 64),
         type(None): st.none(),
+        msgspec.UnsetType: st.just(msgspec.UNSET),
     }[kind]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 import typer.core
@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "image": ("images", "Images: import, ls, inspect, rm."),
     "network": ("networks", "Networks: create, ls, inspect, rm, connect, disconnect."),
     "volume": ("volumes", "Volumes: create, ls, inspect, rm."),
+    "vch": ("vchs", "VCHs, the tenants: create, ls, inspect, set, rm."),
     "events": ("service", "Show what happens, as it happens."),
     "info": ("service", "Show what this port layer is made of."),
     "version": ("service", "Show the versions of this command and of the server."),
@@ -63,11 +64,16 @@ app = typer.Typer(cls=_OnDemand, no_args_is_help=True, pretty_exceptions_enable=
 
 
 @app.callback()
-def _root() -> None:
+def _root(
+    vch: Annotated[str | None, typer.Option("--vch", metavar="NAME", help="The VCH that the command is for.")] = None,
+) -> None:
     """A port layer: container primitives under an engine.
 
-    PORTLAYER_HOST says where the server is, as unix:///path or https://host:port.
+    PORTLAYER_HOST says where the server is, as unix:///path or https://host:port; PORTLAYER_VCH, which VCH a command is
+    for, where --vch does not; else it is for the VCH default.
     """
+    if vch is not None:
+        os.environ["PORTLAYER_VCH"] = vch
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from portlayer.client.component import Component
+from portlayer.client.component import PAGE, Component, pages
 from portlayer.client.streams import closing
 from portlayer.model import service as m
 from portlayer.model.events import NumberedEvent
@@ -28,11 +28,32 @@ class Service(Component):
 
     async def list_vchs(self) -> tuple[m.Vch, ...]:
         """All tenants."""
-        return (await self._components.service.list_vchs(self._caller, m.ListVchs())).vchs
+
+        async def ask(after: str | None) -> m.Vchs:
+            return await self._components.service.list_vchs(self._caller, m.ListVchs(limit=PAGE, after=after))
+
+        return tuple([vch async for page in pages(ask) for vch in page.vchs])
 
     async def inspect_vch(self, name: str | None = None) -> m.Vch:
         """A tenant with its usage; without a name, the one that this client speaks for."""
         return await self._components.service.get_vch(self._caller, m.VchRef(ref=name or self._caller.vch))
+
+    async def create_vch(self, name: str, quota: m.Quota | None = None, *, idempotency_key: str | None = None) -> m.Vch:
+        """A new tenant; without a quota, without limits. Raises AlreadyExists."""
+        request = m.CreateVch(name=name, quota=quota or m.Quota())
+        return await self._components.service.create_vch(self._creating(idempotency_key), request)
+
+    async def set_quota(self, name: str, quota: m.QuotaChange, *, if_match: str | None = None) -> m.Vch:
+        """Change limits at once: a number sets one, None lifts it, what is left out stays.
+
+        if_match: the version that it must have now, or Conflict is raised.
+        """
+        request = m.UpdateVch(ref=name, quota=quota, if_match=if_match)
+        return await self._components.service.update_vch(self._caller, request)
+
+    async def remove_vch(self, name: str, *, force: bool = False) -> None:
+        """Delete a tenant, which must have nothing; with force, with all that it has. Raises InUse, NotFound."""
+        await self._components.service.delete_vch(self._caller, m.DeleteVch(ref=name, force=force))
 
     async def events(self, since: str | None = None) -> AsyncIterator[NumberedEvent]:
         """Events for ever. since: `now` (the default), `0` for all that is kept, or the cursor of the last one seen."""

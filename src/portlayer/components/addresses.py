@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 
 from portlayer.components import keys
 from portlayer.components.handles import Draft
+from portlayer.components.quota import Quotas
 from portlayer.components.records import decode, put
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Put, Store, Transaction
 from portlayer.model.addresses import after, candidates, of_version, prefix_length, subnet_of
@@ -60,8 +61,9 @@ class Lease(Value):
 class Pool:
     """Leases addresses of networks. It remembers where it left off, which only saves time."""
 
-    def __init__(self, store: Store, lease_seconds: float = LEASE_SECONDS) -> None:
+    def __init__(self, store: Store, quotas: Quotas, lease_seconds: float = LEASE_SECONDS) -> None:
         self._store = store
+        self._quotas = quotas
         self._seconds = lease_seconds
         self._next: dict[tuple[str, int], str] = {}
 
@@ -79,14 +81,15 @@ class Pool:
         them before the commit, and they need no lease.
 
         Raises:
-            ResourceExhausted: the network has no free address. AlreadyExists: the one asked for is taken. Nothing is
-            reserved then, of either kind.
+            ResourceExhausted: the network has no free address, or the VCH's quota of them is used up. AlreadyExists:
+            the one asked for is taken. Nothing is reserved then, of either kind.
         """
         key = keys.entity(vch, "leases", endpoint.id)
         while True:
             held = await self._store.get(key)
             if held is None:
-                lease = await self._fresh(vch, network, endpoint, container, claim, own)
+                async with self._quotas.turn(vch, "addresses"):
+                    lease = await self._fresh(vch, network, endpoint, container, claim, own)
                 if lease is not None:
                     return lease
                 continue
@@ -120,19 +123,23 @@ class Pool:
             for version in versions
         ]
         picks = [await search.next() for search in searches]
+        again = False
         while True:
             lease = _lease(network, claim, *picks)
             lease = replace(lease, own=tuple(text for text in lease.addresses if text in own))
             address_keys = [keys.address(vch, network.id, address) for address in lease.addresses]
             address = Address(endpoint=endpoint.id, container=container)
             reserved = [keys.address(vch, network.id, text) for text in lease.reserved]
-            ops = (*(put(key, address, self._seconds) for key in reserved), put(lease_key, lease, self._seconds))
-            checks = [Check(key, 0) for key in (*reserved, lease_key)]
+            quota = await self._quotas.claim(vch, {"addresses": len(reserved)}, again=again)
+            leased = (*(put(key, address, self._seconds) for key in reserved), put(lease_key, lease, self._seconds))
+            ops = (*leased, *quota.puts)
+            checks = (*(Check(key, 0) for key in (*reserved, lease_key)), *quota.checks)
             try:
                 await self._store.apply(Transaction(checks, ops, durable=False))
             except CheckFailed as failure:
                 if lease_key in failure.keys:
                     return None
+                again = bool(failure.keys & quota.keys)
                 for place, key in enumerate(address_keys):
                     if key in failure.keys:
                         picks[place] = await searches[place].next()

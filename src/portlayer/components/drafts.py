@@ -32,10 +32,13 @@ class Drafts:
 
     async def open(self, caller: Caller, handle: str) -> Preview:
         """Raises HandleInvalid, NotFound (removed since), and what `fold` raises."""
-        await self.records.check_vch(caller.vch)
-        draft = self.sealer.open_draft(caller.vch, handle)
+        draft = await self.unseal(caller, handle)
         found = await self.records.container(caller.vch, draft.container)
         return Preview(draft, *(found or (None, Observed())))
+
+    async def unseal(self, caller: Caller, handle: str) -> Draft:
+        """What *handle* carries. Raises HandleInvalid, and NotFound for the VCH."""
+        return self.sealer.open_draft((await self.records.check_vch(caller.vch)).id, handle)
 
     def seal(self, preview: Preview, *changes: AnyChange, ident: str | None = None) -> str:
         """A new handle: the old one's changes and *changes*, which have to fit."""

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from portlayer.components import keys
 from portlayer.components.records import decode
 from portlayer.interfaces.store import Compacted, Record, Store
 from portlayer.model.errors import InvalidArgument
-from portlayer.model.events import Event, NumberedEvent
+from portlayer.model.events import LAST_EVENT, Event, NumberedEvent
 
 Cursor = tuple[int, int]
 
 
 class History:
-    """The events of one VCH. A cursor is `revision.index`: the place of the last event that was seen."""
+    """The events of one VCH. A cursor is `revision.index`: the place of the last event that was seen.
 
-    def __init__(self, store: Store, vch: str) -> None:
+    ident: the VCH's id, for another one may take its name. there: whether it still is there.
+    """
+
+    def __init__(self, store: Store, vch: str, ident: str, there: Callable[[], Awaitable[bool]]) -> None:
         self._store = store
+        self._ident = ident
+        self._there = there
         self._prefix = keys.entities(vch, "events")
 
     async def start(self, since: str | None) -> Cursor:
@@ -35,19 +40,34 @@ class History:
         return int(revision), int(index) if dot else 1 << 30
 
     async def follow(self, after: Cursor) -> AsyncGenerator[NumberedEvent, None]:
-        """Every event behind *after*, in order, for ever."""
+        """Every event behind *after*, in order, until the VCH is removed."""
         while True:
             async with contextlib.aclosing(self._store.watch(self._prefix)) as changes:
+                gone = not await self._there()  # asked first: what it says in the end is there by then
                 for row in await self._store.since(self._prefix, max(0, after[0] - 1)):
                     if (place := _place(row)) > after:
                         after = place
-                        yield _numbered(row, place)
+                        numbered = _numbered(row, place)
+                        if self._is_foreign(numbered):
+                            return
+                        yield numbered
+                if gone:
+                    return
                 with contextlib.suppress(Compacted):  # the store was away for long; what came meanwhile is in it
                     async for change in changes:
                         if change.record is not None and (place := _place(change.record)) > after:
                             after = place
-                            yield _numbered(change.record, place)
+                            numbered = _numbered(change.record, place)
+                            if self._is_foreign(numbered):
+                                return
+                            yield numbered
+                            if numbered.event.type == LAST_EVENT:
+                                return
                     return
+
+    def _is_foreign(self, numbered: NumberedEvent) -> bool:
+        """Whether it is of a later VCH of this name."""
+        return numbered.event.kind == "vch" and numbered.event.id != self._ident
 
 
 def _place(row: Record) -> Cursor:

@@ -23,7 +23,15 @@ from portlayer.model import execution as m
 from portlayer.model import limits, names
 from portlayer.model.access import allows, masked
 from portlayer.model.caller import Caller
-from portlayer.model.errors import Conflict, DeadlineExceeded, InvalidArgument, InvalidState, Unavailable, Unsupported
+from portlayer.model.errors import (
+    Conflict,
+    DeadlineExceeded,
+    InvalidArgument,
+    InvalidState,
+    NotFound,
+    Unavailable,
+    Unsupported,
+)
 from portlayer.model.interaction import MAIN_TASK
 from portlayer.model.plan import expected
 from portlayer.model.signals import parse_signal
@@ -32,6 +40,7 @@ from portlayer.model.views import container_view
 
 MAX_HANDLES = 200
 DELETE_ATTEMPTS = 10
+PART_SECONDS = 5.0
 
 
 class LocalExecution:
@@ -51,6 +60,21 @@ class LocalExecution:
         await self._observer.start()
         await self._reconciler.start(alone=alone)
 
+    async def forget_vch(self, vch: str) -> None:
+        """Remove all containers of a VCH that is being deleted; those whose first commit is under way come to it, those
+        of other hosts are removed there. Raises Unavailable while there still are any.
+        """
+        containers, intents = keys.entities(vch, "containers"), keys.entities(vch, "intents")
+        for row in await self._records.store.range(containers):
+            record = decode(m.ContainerRecord, row.value)
+            change = c.RemoveContainer(force=True, volumes={})
+            if record.spec.host == self._engine.host:
+                with contextlib.suppress(Conflict, NotFound):
+                    await self._engine.commit(vch, [internal_draft(vch, record, change)], patient=True)
+        gone = await self._records.until_gone(intents, PART_SECONDS)
+        if not gone or await self._records.store.count(containers):
+            raise Unavailable(f"VCH {vch} still has containers.", retry_after_seconds=1)
+
     async def close(self) -> None:
         await self._reconciler.close()
         await self._engine.drain()
@@ -59,10 +83,11 @@ class LocalExecution:
 
     async def create(self, caller: Caller, request: m.Create) -> m.Created:
         image = await self._records.find(Image, caller.vch, "images", request.image, "/image")
+        tenant = await self._records.check_vch(caller.vch)
         spec = new_container(caller.vch, request, image, self._engine.substrate.name, self._engine.host)
         change = c.CreateContainer(spec=spec)
         draft = Draft(
-            id=names.new_id(), issued=time.time(), vch=caller.vch, container=spec.id, base=0, changes=(change,)
+            id=names.new_id(), issued=time.time(), vch=tenant.id, container=spec.id, base=0, changes=(change,)
         )
         return m.Created(handle=self._drafts.sealer.seal(draft), id=spec.id)
 
@@ -105,17 +130,15 @@ class LocalExecution:
             raise InvalidArgument("Give either handle or handles.", pointer="/handle")
         if len(request.handles) > MAX_HANDLES:
             raise InvalidArgument(f"At most {MAX_HANDLES} handles in one commit.", pointer="/handles")
-        await self._records.check_vch(caller.vch)
         handles = request.handles if request.handle is None else (request.handle,)
-        drafts = [self._drafts.sealer.open_draft(caller.vch, handle) for handle in handles]
+        drafts = [await self._drafts.unseal(caller, handle) for handle in handles]
         if len({draft.container for draft in drafts}) < len(drafts):
             raise InvalidArgument("Two of the handles are of one container.", pointer="/handles")
         done = await self._engine.commit(caller.vch, drafts, strict=request.strict)
         return done[0] if request.handle is not None else m.CommittedMany(containers=tuple(done))
 
     async def discard(self, caller: Caller, request: m.Discard) -> None:
-        await self._records.check_vch(caller.vch)
-        await self._pool.give_back(caller.vch, self._drafts.sealer.open_draft(caller.vch, request.handle))
+        await self._pool.give_back(caller.vch, await self._drafts.unseal(caller, request.handle))
 
     async def list_containers(self, caller: Caller, request: m.ListContainers) -> m.Containers:
         labels = label_filter(request.label)
@@ -140,8 +163,8 @@ class LocalExecution:
 
     async def handle(self, caller: Caller, request: m.ContainerRef) -> m.ContainerHandle:
         record, _ = await self._records.find_container(caller.vch, request.ref)
-        ident = record.spec.id
-        draft = Draft(id=names.new_id(), issued=time.time(), vch=caller.vch, container=ident, base=record.revision)
+        tenant, ident = await self._records.check_vch(caller.vch), record.spec.id
+        draft = Draft(id=names.new_id(), issued=time.time(), vch=tenant.id, container=ident, base=record.revision)
         return m.ContainerHandle(handle=self._drafts.sealer.seal(draft), id=ident, revision=record.revision)
 
     async def delete_container(self, caller: Caller, request: m.DeleteContainer) -> None:

@@ -1,8 +1,8 @@
 """Handles: sealed values.
 
 A handle is `base64url(version, key id, nonce, AES-256-GCM-SIV(draft))`, with version, key id, epoch and VCH as
-associated data: only this port layer opens it, only for the VCH it was made for, and only as it was made. Nothing is
-kept of it, so it costs nothing, survives restarts and can be branched from.
+associated data: only this port layer opens it, only for the VCH it was made for (not for a later one of that name), and
+only as it was made. Nothing is kept of it, so it costs nothing, survives restarts and can be branched from.
 
 The sealing keys live in the store, wrapped by the host's key, and rotate; the epoch changes when a backup is restored.
 Source: RFC 8452 (AES-GCM-SIV).
@@ -38,7 +38,9 @@ ROTATE_SECONDS = 7 * 86400.0
 
 
 class Draft(Value):
-    """What a container handle carries. base: the revision it was taken at, 0 before the first commit."""
+    """What a container handle carries. vch: the VCH's id. base: the revision it was taken at, 0 before the first
+    commit.
+    """
 
     id: str
     issued: float
@@ -53,7 +55,7 @@ class Draft(Value):
 
 
 class NetworkPin(Value):
-    """What a network handle carries."""
+    """What a network handle carries. vch: the VCH's id."""
 
     id: str
     issued: float
@@ -147,7 +149,10 @@ class Sealer:
         return handle
 
     def open_draft(self, vch: str, handle: str) -> Draft:
-        """What *handle* carries. Raises HandleInvalid, always alike: tampered, foreign, truncated, too old."""
+        """What *handle* carries, for the VCH with id *vch*.
+
+        Raises HandleInvalid, always alike: tampered, foreign, truncated, too old.
+        """
         try:
             draft = self._drafts.decode(self._open(b"container", vch, handle))
         except msgspec.DecodeError:

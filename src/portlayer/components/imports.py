@@ -10,11 +10,12 @@ import collections
 import errno
 import hashlib
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 
 from portlayer.components import keys
 from portlayer.components.archives import ArchivedImage, open_layer, read_archive, read_config
+from portlayer.components.quota import Quotas, Room
 from portlayer.components.records import decode, event, event_puts, put
 from portlayer.components.replays import Replays, digest_of
 from portlayer.failpoints import Failpoints
@@ -36,9 +37,16 @@ class Importer:
     """Imports archives, and removes layers that no image uses. staging: a directory for what streams in."""
 
     def __init__(
-        self, store: Store, replays: Replays, driver: StorageDriver, staging: Path, failpoints: Failpoints
+        self,
+        store: Store,
+        quotas: Quotas,
+        replays: Replays,
+        driver: StorageDriver,
+        staging: Path,
+        failpoints: Failpoints,
     ) -> None:
         self._store = store
+        self._quotas = quotas
         self._replays = replays
         self._driver = driver
         self._staging = staging
@@ -72,10 +80,12 @@ class Importer:
             await self._failpoints.hit("import.read")
             pins = [layer.diff_id for image in archived for layer in image.layers]
             self._pinned.update(pins)
+            room = await Room.of(self._quotas, caller.vch)
             for image in archived:
-                await self._unpack(image, report)
+                await self._unpack(image, room, report)
             await self._failpoints.hit("import.unpacked")
-            images = await self._record_all(caller, archived, digest_of(_KIND, request, digest.digest()))
+            asked = digest_of(_KIND, request, digest.digest())
+            images = await self._record_all(caller, archived, room.sizes, asked)
             await self._failpoints.hit("import.recorded")
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -93,21 +103,22 @@ class Importer:
         await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
         await self.prune(layers)
 
-    async def _unpack(self, image: ArchivedImage, report: Report) -> None:
+    async def _unpack(self, image: ArchivedImage, room: Room, report: Report) -> None:
+        """Every layer is read and verified, also one that is on disk: what another VCH has is gained by having it, and
+        neither by naming it nor by finding out that it is there.
+        """
         for layer in image.layers:
-            done = m.Progress(status="unpacked", id=layer.digest, done=layer.size_bytes, total=layer.size_bytes)
-            if await self._driver.has_layer(layer.diff_id):
-                report(replace(done, status="present"))
-                continue
             report(m.Progress(status="unpacking", id=layer.digest, total=layer.size_bytes))
-            await self._driver.put_layer(layer.diff_id, open_layer(layer))
-            report(done)
+            await self._driver.put_layer(layer.diff_id, room.measured(layer.diff_id, open_layer(layer)))
+            report(m.Progress(status="unpacked", id=layer.digest, done=layer.size_bytes, total=layer.size_bytes))
 
-    async def _record_all(self, caller: Caller, archived: list[ArchivedImage], request: str) -> m.Images:
+    async def _record_all(
+        self, caller: Caller, archived: list[ArchivedImage], sizes: Mapping[str, int], request: str
+    ) -> m.Images:
         """The images one by one; with the last one, the answer to *request* for the caller's key."""
         done: tuple[m.Image, ...] = ()
         for image in archived:
-            recorded = await self._record(caller, image, done, request, last=image is archived[-1])
+            recorded = await self._record(caller, image, sizes, done, request, last=image is archived[-1])
             if recorded is None:
                 first = await self._replays.find(caller, _KIND)
                 if first is None:
@@ -117,7 +128,14 @@ class Importer:
         return m.Images(images=done, next=None)
 
     async def _record(
-        self, caller: Caller, archived: ArchivedImage, before: tuple[m.Image, ...], request: str, *, last: bool
+        self,
+        caller: Caller,
+        archived: ArchivedImage,
+        sizes: Mapping[str, int],
+        before: tuple[m.Image, ...],
+        request: str,
+        *,
+        last: bool,
     ) -> m.Image | None:
         """One image; None where an import with the same key was faster. before: what the archive had beside it and is
         recorded. last: that and this is the whole answer."""
@@ -127,12 +145,13 @@ class Importer:
         while True:
             record = await self._store.get(key)
             known = decode(m.Image, record.value).names if record else ()
-            image = _image(ident, archived, known)
+            image = _image(ident, archived, known, sizes)
+            quota = await self._quotas.claim_layers(vch, {one.diff_id: one.unpacked_bytes for one in image.layers})
             name_keys = [keys.name(vch, "images", name) for name in image.names]
             rows = await self._store.get_many(name_keys)
-            checks = [Check(key, record.revision if record else 0)]
+            checks = [Check(key, record.revision if record else 0), *quota.checks]
             checks += [Check(name, row.revision if row else 0) for name, row in zip(name_keys, rows, strict=True)]
-            ops: list[Put | Delete] = [put(key, image), *(Put(name, ident.encode()) for name in name_keys)]
+            ops: list[Put | Delete] = [*quota.puts, put(key, image), *(Put(name, ident.encode()) for name in name_keys)]
             ops += [Put(keys.layer_user(layer.diff_id, vch, ident), b"") for layer in image.layers]
             for name, row in zip(image.names, rows, strict=True):
                 if row is not None and (owner := row.value.decode()) != ident:
@@ -185,7 +204,7 @@ async def _counted(
         yield piece
 
 
-def _image(ident: str, archived: ArchivedImage, known: tuple[str, ...]) -> m.Image:
+def _image(ident: str, archived: ArchivedImage, known: tuple[str, ...], sizes: Mapping[str, int]) -> m.Image:
     config = read_config(archived.config_bytes)
     return m.Image(
         id=ident,
@@ -195,7 +214,11 @@ def _image(ident: str, archived: ArchivedImage, known: tuple[str, ...]) -> m.Ima
         os=config.os,
         layers=tuple(
             m.Layer(
-                digest=layer.digest, diff_id=layer.diff_id, size_bytes=layer.size_bytes, media_type=layer.media_type
+                digest=layer.digest,
+                diff_id=layer.diff_id,
+                size_bytes=layer.size_bytes,
+                unpacked_bytes=sizes[layer.diff_id],
+                media_type=layer.media_type,
             )
             for layer in archived.layers
         ),

@@ -7,7 +7,7 @@
 /gone/networks/<host>/<network>                  network deleted, still to be removed from that host
 /layers/<diffID>/<vch>/<image>                   empty: this image has the layer
 /ports/<host>/<protocol>/<port>                  the endpoint that publishes it
-/vchs/<vch>                                      VchRecord
+/vchs/<vch>                                      VchRecord: written when it is made, its quota changes, it goes
 /v/<vch>/containers/<id>                         ContainerRecord: what is committed
 /v/<vch>/observed/<id>                           Observed: what is known of its process
 /v/<vch>/intents/<id>                            Intent, or Joined: a commit under way (also its lock)
@@ -21,6 +21,7 @@
 /v/<vch>/names/<kind>/<name>                     the id
 /v/<vch>/uses/<kind>/<id>/<container>            empty: the container uses it
 /v/<vch>/hosts/<network>/<host>                  empty: the host has this network
+/v/<vch>/quota/<resource>                        empty: written by whoever takes of what has a limit (see quota.py)
 /v/<vch>/idempotency/<digest>                    Replay: answer of a creation (lease)
 /v/<vch>/events/<transaction>/<index>            Event (lease: retention)
 /v/<vch>/kv/<key>                                bytes
@@ -43,6 +44,15 @@ def process(ident: str) -> str:
     return f"{PROCESSES}{ident}"
 
 
+def all_of(vch: str) -> str:
+    """Prefix of all that a VCH has."""
+    return f"/v/{vch}/"
+
+
+def quota(vch: str, resource: str) -> str:
+    return f"/v/{vch}/quota/{resource}"
+
+
 def entities(vch: str, kind: str) -> str:
     """Prefix of all *kind*: `containers`, `observed`, `intents`, `networks`, `images`, `volumes`, `kv`."""
     return f"/v/{vch}/{kind}/"
@@ -63,6 +73,11 @@ def addresses(vch: str, network: str, version: int = 4) -> str:
 def address(vch: str, network: str, text: str) -> str:
     """Of IPv4 or IPv6."""
     return f"{addresses(vch, network, 6 if ':' in text else 4)}{text}"
+
+
+def names(vch: str, kind: str) -> str:
+    """Prefix of all names of *kind*."""
+    return f"/v/{vch}/names/{kind}/"
 
 
 def uses(vch: str, kind: str, ident: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from portlayer.components.addresses import Pool
 from portlayer.components.drafts import Drafts, Preview
 from portlayer.components.handles import NetworkPin
 from portlayer.components.ports import Ports
+from portlayer.components.quota import Quotas
 from portlayer.components.records import cut, decode, event, event_puts, label_filter, put
 from portlayer.components.replays import Replays
 from portlayer.components.subnets import Subnets, choose, wants_ipv6
@@ -45,12 +47,20 @@ class LocalNetwork:
     """Implements interfaces.network.Network. Hosts get and lose networks by commits, not by this component."""
 
     def __init__(
-        self, drafts: Drafts, pool: Pool, ports: Ports, replays: Replays, driver: NetworkDriver, failpoints: Failpoints
+        self,
+        drafts: Drafts,
+        pool: Pool,
+        quotas: Quotas,
+        ports: Ports,
+        replays: Replays,
+        driver: NetworkDriver,
+        failpoints: Failpoints,
     ) -> None:
         self._drafts = drafts
         self._records = drafts.records
         self._store = drafts.records.store
         self._pool = pool
+        self._quotas = quotas
         self._ports = ports
         self._replays = replays
         self._driver = driver
@@ -148,7 +158,8 @@ class LocalNetwork:
             )
         record = await self._store.get(keys.SUBNETS)
         known = decode(Subnets, record.value) if record else Subnets()
-        subnets, site = choose(request, known, await self._driver.reserved_subnets())
+        mine = await self._own_subnets(caller.vch) if request.subnets else frozenset[str]()
+        subnets, site = choose(request, known, await self._driver.reserved_subnets(), mine)
         spec = m.NetworkSpec(
             id=names.new_id(),
             name=names.check_name(request.name),
@@ -164,14 +175,20 @@ class LocalNetwork:
         if await self._store.get(name_key) is not None:
             raise AlreadyExists(f"A network called {spec.name} is there already.", kind="network", id=spec.name)
         now_taken = Subnets(taken={**known.taken, **{subnet.subnet: spec.id for subnet in subnets}}, site=site)
-        checks = [Check(name_key, 0), Check(keys.SUBNETS, record.revision if record else 0)]
+        quota = await self._quotas.claim(caller.vch, {"networks": 1}, again=True)
+        checks = [Check(name_key, 0), Check(keys.SUBNETS, record.revision if record else 0), *quota.checks]
         puts = [
             put(keys.SUBNETS, now_taken),
             put(keys.entity(caller.vch, "networks", spec.id), spec),
             Put(name_key, spec.id.encode()),
             *event_puts(caller.vch, event("network", "created", spec.id, spec.name)),
+            *quota.puts,
         ]
         return _view(spec, 0, 0), checks, puts
+
+    async def _own_subnets(self, vch: str) -> frozenset[str]:
+        rows = await self._store.range(keys.entities(vch, "networks"))
+        return frozenset(one.subnet for row in rows for one in decode(m.NetworkSpec, row.value).subnets)
 
     async def list_networks(self, caller: Caller, request: m.ListNetworks) -> m.Networks:
         labels = label_filter(request.label)
@@ -195,12 +212,20 @@ class LocalNetwork:
         return _view(spec, allocated, allocated6)
 
     async def delete_network(self, caller: Caller, request: m.NetworkRef) -> None:
-        spec = await self._find(caller, request.ref)
-        uses = keys.uses(caller.vch, "networks", spec.id)
+        await self._delete(caller.vch, await self._find(caller, request.ref))
+
+    async def forget_vch(self, vch: str) -> None:
+        """Delete all networks of a VCH that is being deleted. Raises InUse while it has containers."""
+        for row in await self._store.range(keys.entities(vch, "networks")):
+            with contextlib.suppress(NotFound):
+                await self._delete(vch, decode(m.NetworkSpec, row.value))
+
+    async def _delete(self, vch: str, spec: m.NetworkSpec) -> None:
+        uses = keys.uses(vch, "networks", spec.id)
         users = [keys.last(row.key) for row in await self._store.range(uses, limit=10)]
         if users:
             raise InUse(f"Network {spec.name} has endpoints.", kind="network", id=spec.name, users=users)
-        hosts = await self._store.range(keys.network_hosts(caller.vch, spec.id))
+        hosts = await self._store.range(keys.network_hosts(vch, spec.id))
         gone = [f"{keys.gone_networks(keys.last(row.key))}{spec.id}" for row in hosts]
         while True:
             subnets = await self._store.get(keys.SUBNETS)
@@ -208,18 +233,18 @@ class LocalNetwork:
                 return
             known = decode(Subnets, subnets.value)
             left = {cidr: owner for cidr, owner in known.taken.items() if owner != spec.id}
-            network_key = keys.entity(caller.vch, "networks", spec.id)
+            network_key = keys.entity(vch, "networks", spec.id)
             try:
                 await self._store.apply(
                     Transaction(
                         (Empty(uses), Check(network_key, None), Check(keys.SUBNETS, subnets.revision)),
                         (
                             Delete(network_key),
-                            Delete(keys.name(caller.vch, "networks", spec.name)),
+                            Delete(keys.name(vch, "networks", spec.name)),
                             put(keys.SUBNETS, Subnets(taken=left, site=known.site)),
                             *(Put(key, b"") for key in gone),
                             *(Delete(row.key) for row in hosts),
-                            *event_puts(caller.vch, event("network", "removed", spec.id, spec.name)),
+                            *event_puts(vch, event("network", "removed", spec.id, spec.name)),
                         ),
                     )
                 )
@@ -239,7 +264,8 @@ class LocalNetwork:
 
     async def handle(self, caller: Caller, request: m.NetworkRef) -> m.NetworkHandle:
         spec = await self._find(caller, request.ref)
-        pin = NetworkPin(id=names.new_id(), issued=time.time(), vch=caller.vch, network=spec.id)
+        tenant = await self._records.check_vch(caller.vch)
+        pin = NetworkPin(id=names.new_id(), issued=time.time(), vch=tenant.id, network=spec.id)
         return m.NetworkHandle(handle=self._drafts.sealer.seal_network(pin), id=spec.id)
 
     async def network_endpoints(self, caller: Caller, request: m.ListEndpoints) -> m.Endpoints:
@@ -269,7 +295,7 @@ class LocalNetwork:
         """The network that a body names: by name, id or network handle."""
         if len(ref) > 64 and "." not in ref:
             try:
-                pin = self._drafts.sealer.open_network(caller.vch, ref)
+                pin = self._drafts.sealer.open_network((await self._records.check_vch(caller.vch)).id, ref)
             except HandleInvalid:
                 if len(ref) > 128:
                     raise

@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from portlayer.components import keys
+from portlayer.components.tenants import Tenant, Tenants
 from portlayer.interfaces.store import Changed, Compacted, Put, Record, Store, Watch
 from portlayer.model.base import Value, now
 from portlayer.model.errors import InvalidArgument, NotFound, Unavailable
@@ -40,10 +41,10 @@ def put(key: str, value: Value, ttl_seconds: float | None = None) -> Put:
     return Put(key, encode(value), ttl_seconds)
 
 
-def event_puts(vch: str, *events: Event) -> list[Put]:
-    """Rows that tell of what the transaction they go into does."""
+def event_puts(vch: str, *events: Event, seconds: float = EVENT_RETENTION_SECONDS) -> list[Put]:
+    """Rows that tell of what the transaction they go into does, kept for *seconds*."""
     prefix = f"{keys.entities(vch, 'events')}{new_id()}/"
-    return [put(f"{prefix}{index:03}", event, EVENT_RETENTION_SECONDS) for index, event in enumerate(events)]
+    return [put(f"{prefix}{index:03}", event, seconds) for index, event in enumerate(events)]
 
 
 def event(kind: str, what: str, ident: str, name: str, **attributes: str) -> Event:
@@ -51,27 +52,16 @@ def event(kind: str, what: str, ident: str, name: str, **attributes: str) -> Eve
     return Event(type=f"{kind}.{what}", kind=kind, id=ident, name=name, time=now(), attributes=attributes)
 
 
-class VchRecord(Value):
-    """A tenant in the store."""
-
-    name: str
-    created_at: str
-
-
 class Records:
     """Reads records of one store by type, id and name."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._vchs: set[str] = set()
+        self.tenants = Tenants(store)
 
-    async def check_vch(self, vch: str) -> None:
-        """Raises NotFound for a tenant that is not there."""
-        if vch in self._vchs:
-            return
-        if "/" in vch or await self.store.get(keys.vch(vch)) is None:
-            raise NotFound(f"There is no VCH called {vch!r}.", kind="vch", id=vch)
-        self._vchs.add(vch)
+    async def check_vch(self, vch: str) -> Tenant:
+        """Raises NotFound for a tenant that is not there, or is being deleted."""
+        return await self.tenants.check(vch)
 
     async def read(self, kind: type[T], key: str) -> T | None:
         record = await self.store.get(key)

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from portlayer import __version__
 from portlayer.components import keys
 from portlayer.components.events import History
-from portlayer.components.records import Records, VchRecord, cut, decode, put
+from portlayer.components.records import Records, cut
+from portlayer.components.vchs import Vchs
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Put, Transaction
 from portlayer.model import service as m
 from portlayer.model.caller import Caller
@@ -17,6 +18,7 @@ from portlayer.model.events import NumberedEvent
 from portlayer.model.storage import Nothing
 
 COMPONENTS = ("storage", "execution", "network", "interaction")
+MAX_METRIC_VCHS = 100
 MAX_VALUE_BYTES = 64 * 1024
 _KEY = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}")
 
@@ -31,6 +33,7 @@ class LocalService:
     def __init__(
         self,
         records: Records,
+        vchs: Vchs,
         instance: str,
         substrates: Mapping[str, Mapping[str, str]],
         alive: Callable[[], Awaitable[object]],
@@ -38,6 +41,7 @@ class LocalService:
         figures: Callable[[], Sequence[str]],
     ) -> None:
         self._records = records
+        self._vchs = vchs
         self._store = records.store
         self._instance = instance
         self._substrates = substrates
@@ -86,41 +90,45 @@ class LocalService:
             f"portlayer_commits_stuck {await self._stuck()}",
         ]
         lines += self._figures()
-        usage = {vch.name: vch.usage for vch in await self._vchs()}
+        vchs = [record.name for record in await self._vchs.all()]
+        lines += [
+            "# HELP portlayer_vchs Tenants.",
+            "# TYPE portlayer_vchs gauge",
+            f"portlayer_vchs {len(vchs)}",
+        ]
         for kind in ("containers", "networks", "volumes", "images"):
-            lines += [f"# HELP portlayer_{kind} How many {kind} there are.", f"# TYPE portlayer_{kind} gauge"]
-            lines += [f'portlayer_{kind}{{vch="{name}"}} {getattr(used, kind)}' for name, used in usage.items()]
+            shown = [(vch, await self._store.count(keys.entities(vch, kind))) for vch in vchs[:MAX_METRIC_VCHS]]
+            lines += [
+                f"# HELP portlayer_{kind} How many {kind} there are, in the first {MAX_METRIC_VCHS} tenants by name.",
+                f"# TYPE portlayer_{kind} gauge",
+                *(f'portlayer_{kind}{{vch="{vch}"}} {count}' for vch, count in shown),
+            ]
         return "\n".join(lines) + "\n"
 
     async def list_vchs(self, caller: Caller, request: m.ListVchs) -> m.Vchs:  # noqa: ARG002
-        page, after = cut(await self._vchs(), lambda vch: vch.name, request.limit, request.after)
-        return m.Vchs(vchs=page, next=after)
-
-    async def _vchs(self) -> list[m.Vch]:
-        rows = await self._store.range(keys.VCHS)
-        return [await self._vch(decode(VchRecord, row.value)) for row in rows]
+        page, after = cut(await self._vchs.all(), lambda vch: vch.name, request.limit, request.after)
+        return m.Vchs(vchs=tuple([await self._vchs.view(record) for record in page]), next=after)
 
     async def get_vch(self, caller: Caller, request: m.VchRef) -> m.Vch:  # noqa: ARG002
-        record = None if "/" in request.ref else await self._records.read(VchRecord, keys.vch(request.ref))
-        if record is None:
-            raise NotFound(f"There is no VCH called {request.ref!r}.", kind="vch", id=request.ref)
-        return await self._vch(record)
+        return await self._vchs.view((await self._vchs.find(request.ref)).record)
 
-    async def _vch(self, record: VchRecord) -> m.Vch:
-        async def count(kind: str) -> int:
-            return await self._store.count(keys.entities(record.name, kind))
+    async def create_vch(self, caller: Caller, request: m.CreateVch) -> m.Vch:
+        return await self._vchs.create(caller, request)
 
-        usage = m.Usage(
-            containers=await count("containers"),
-            networks=await count("networks"),
-            volumes=await count("volumes"),
-            images=await count("images"),
-        )
-        return m.Vch(name=record.name, created_at=record.created_at, usage=usage)
+    async def update_vch(self, caller: Caller, request: m.UpdateVch) -> m.Vch:  # noqa: ARG002
+        return await self._vchs.update(request)
+
+    async def delete_vch(self, caller: Caller, request: m.DeleteVch) -> None:  # noqa: ARG002
+        await self._vchs.delete(request)
 
     async def events(self, caller: Caller, request: m.Subscribe) -> AsyncIterator[NumberedEvent]:
-        await self._records.check_vch(caller.vch)
-        history = History(self._store, caller.vch)
+        tenant = await self._records.check_vch(caller.vch)
+
+        async def there() -> bool:
+            found = await self._records.tenants.read(caller.vch)
+            return found is not None and found.id == tenant.id
+
+        history = History(self._store, caller.vch, tenant.id, there)
         return history.follow(await history.start(request.since))
 
     async def get_kv(self, caller: Caller, request: m.KvRef) -> m.KvEntry:
@@ -133,14 +141,14 @@ class LocalService:
         key = await self._kv_key(caller, request.key)
         if len(request.value) > MAX_VALUE_BYTES:
             raise InvalidArgument(f"A value has at most {MAX_VALUE_BYTES} bytes.")
-        revision = await self._change(request.key, key, request.if_match, Put(key, request.value))
+        revision = await self._change(caller.vch, request.key, key, request.if_match, Put(key, request.value))
         return m.KvEntry(key=request.key, value=request.value, etag=str(revision))
 
     async def delete_kv(self, caller: Caller, request: m.DeleteKv) -> None:
         key = await self._kv_key(caller, request.key)
         if await self._store.get(key) is None:
             raise NotFound(f"There is no value for key {request.key!r}.", kind="kv", id=request.key)
-        await self._change(request.key, key, request.if_match, Delete(key))
+        await self._change(caller.vch, request.key, key, request.if_match, Delete(key))
 
     async def _kv_key(self, caller: Caller, key: str) -> str:
         await self._records.check_vch(caller.vch)
@@ -148,23 +156,18 @@ class LocalService:
             raise InvalidArgument("A key has 1 to 255 letters, digits, '.', '_' or '-'.", pointer="/key")
         return keys.entity(caller.vch, "kv", key)
 
-    async def _change(self, name: str, key: str, if_match: str | None, op: Put | Delete) -> int:
-        checks: tuple[Check, ...] = ()
+    async def _change(self, vch: str, name: str, key: str, if_match: str | None, op: Put | Delete) -> int:
+        checks: list[Check] = []
         if if_match is not None:
             tag = if_match.removeprefix("W/").strip('"')
             if tag != "*" and not (tag.isdecimal() and len(tag) < 19):
                 raise Conflict(f"{name} has another ETag.", id=name, collisions=["etag"])
-            checks = (Check(key, None if tag == "*" else int(tag)),)
-        try:
-            return await self._store.apply(Transaction(checks, (op,)))
-        except CheckFailed:
-            raise Conflict(f"{name} has another ETag; read it again.", id=name, collisions=["etag"]) from None
-
-
-async def ensure_vch(records: Records, name: str, created_at: str) -> None:
-    """The tenant *name* exists."""
-    ops = (put(keys.vch(name), VchRecord(name=name, created_at=created_at)),)
-    try:
-        await records.store.apply(Transaction((Check(keys.vch(name), 0),), ops))
-    except CheckFailed:
-        return
+            checks = [Check(key, None if tag == "*" else int(tag))]
+        while True:
+            tenant = await self._records.check_vch(vch)
+            try:
+                return await self._store.apply(Transaction((tenant.unchanged, *checks), (op,)))
+            except CheckFailed as failure:
+                if key in failure.keys:
+                    raise Conflict(f"{name} has another ETag; read it again.", id=name, collisions=["etag"]) from None
+                self._records.tenants.forget(vch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from portlayer.components import keys
 from portlayer.components.admission import Gate
 from portlayer.components.drafts import Drafts
 from portlayer.components.imports import Importer
+from portlayer.components.quota import Quotas
 from portlayer.components.records import cut, decode, event, event_puts, label_filter, put
 from portlayer.components.replays import Replays
 from portlayer.failpoints import Failpoints
@@ -35,6 +37,7 @@ class LocalStorage:
     def __init__(
         self,
         drafts: Drafts,
+        quotas: Quotas,
         replays: Replays,
         driver: StorageDriver,
         staging: Path,
@@ -47,8 +50,9 @@ class LocalStorage:
         self._replays = replays
         self._driver = driver
         self._failpoints = failpoints
+        self._quotas = quotas
         self._imports = imports
-        self._importer = Importer(drafts.records.store, replays, driver, staging, failpoints)
+        self._importer = Importer(drafts.records.store, quotas, replays, driver, staging, failpoints)
 
     async def start(self) -> None:
         """Remove what no record explains: layers and volumes of calls that died."""
@@ -207,12 +211,14 @@ class LocalStorage:
         name_key = keys.name(caller.vch, "volumes", volume.name)
         if await self._store.get(name_key) is not None:
             raise AlreadyExists(f"A volume called {volume.name} is there already.", kind="volume", id=volume.name)
+        quota = await self._quotas.claim(caller.vch, {"storage_bytes": request.capacity_bytes or 0}, again=True)
         puts = [
             put(keys.entity(caller.vch, "volumes", ident), volume),
             Put(name_key, ident.encode()),
             *event_puts(caller.vch, event("volume", "created", ident, volume.name)),
+            *quota.puts,
         ]
-        return volume, [Check(name_key, 0)], puts
+        return volume, [Check(name_key, 0), *quota.checks], puts
 
     async def list_volumes(self, caller: Caller, request: m.ListVolumes) -> m.Volumes:
         labels = label_filter(request.label)
@@ -230,12 +236,22 @@ class LocalStorage:
         return await self._records.find(m.Volume, caller.vch, "volumes", request.ref)
 
     async def delete_volume(self, caller: Caller, request: m.VolumeRef) -> None:
-        volume = await self._records.find(m.Volume, caller.vch, "volumes", request.ref)
-        key, uses = keys.entity(caller.vch, "volumes", volume.id), keys.uses(caller.vch, "volumes", volume.id)
+        await self._remove_volume(caller.vch, await self._records.find(m.Volume, caller.vch, "volumes", request.ref))
+
+    async def forget_vch(self, vch: str) -> None:
+        """Remove all images and volumes of a VCH that is being deleted. Raises InUse while it has containers."""
+        for row in await self._store.range(keys.entities(vch, "volumes")):
+            with contextlib.suppress(NotFound):
+                await self._remove_volume(vch, decode(m.Volume, row.value))
+        for row in await self._store.range(keys.entities(vch, "images")):
+            await self._remove_image(vch, decode(m.Image, row.value), row.revision, prune=True)
+
+    async def _remove_volume(self, vch: str, volume: m.Volume) -> None:
+        key, uses = keys.entity(vch, "volumes", volume.id), keys.uses(vch, "volumes", volume.id)
         ops: list[Put | Delete] = [
             Delete(key),
-            Delete(keys.name(caller.vch, "volumes", volume.name)),
-            *event_puts(caller.vch, event("volume", "removed", volume.id, volume.name)),
+            Delete(keys.name(vch, "volumes", volume.name)),
+            *event_puts(vch, event("volume", "removed", volume.id, volume.name)),
         ]
         try:
             await self._store.apply(Transaction((Empty(uses), Check(key, None)), ops))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from portlayer.model import addresses as pure
 from portlayer.model import network as m
@@ -32,8 +32,12 @@ def wants_ipv6(request: m.CreateNetwork) -> str | None:
     return pointer
 
 
-def choose(request: m.CreateNetwork, known: Subnets, reserved: Iterable[str]) -> tuple[tuple[m.Subnet, ...], str]:
+def choose(
+    request: m.CreateNetwork, known: Subnets, reserved: Iterable[str], mine: Collection[str] = ()
+) -> tuple[tuple[m.Subnet, ...], str]:
     """The subnets of a new network, those of IPv4 first, and the site. There is always one of IPv4.
+
+    mine: those of the VCH's own networks. That another is in use is told, too, but neither which nor by whom.
 
     Raises:
         InvalidArgument: a subnet is wrong. AlreadyExists: it overlaps another. ResourceExhausted: none is free.
@@ -44,10 +48,12 @@ def choose(request: m.CreateNetwork, known: Subnets, reserved: Iterable[str]) ->
         subnet = pure.complete(asked, f"/subnets/{index}")
         other = next((other for other in used if pure.overlaps(subnet.subnet, other)), None)
         if other is not None:
+            own = other in mine or any(other == earlier.subnet for earlier in subnets)
+            why = f"overlaps {other}, which is in use" if own else "is not free on this host"
             raise AlreadyExists(
-                f"Subnet {subnet.subnet} overlaps {other}, which is in use; choose another, or none.",
+                f"Subnet {subnet.subnet} {why}; choose another, or none.",
                 kind="subnet",
-                id=other,
+                id=other if own else subnet.subnet,
             )
         used.append(subnet.subnet)
         subnets.append(subnet)

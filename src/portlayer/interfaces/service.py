@@ -27,6 +27,17 @@ class Service(Protocol):
     async def get_vch(self, caller: Caller, request: m.VchRef) -> m.Vch:
         """One tenant with its usage."""
 
+    async def create_vch(self, caller: Caller, request: m.CreateVch) -> m.Vch:
+        """A new tenant. Raises AlreadyExists, and InvalidArgument for its name or quota."""
+
+    async def update_vch(self, caller: Caller, request: m.UpdateVch) -> m.Vch:
+        """Limits change at once; what is above them stays, and nothing is added. Raises NotFound, Conflict."""
+
+    async def delete_vch(self, caller: Caller, request: m.DeleteVch) -> None:
+        """The tenant goes. Raises InUse where it has anything, unless forced; NotFound, Conflict; InvalidArgument for
+        `default`; Unavailable where it takes long: it goes on by itself.
+        """
+
     async def events(self, caller: Caller, request: m.Subscribe) -> AsyncIterator[NumberedEvent]:
         """Events from a cursor on, for ever. Raises InvalidArgument for a cursor that is none."""
 

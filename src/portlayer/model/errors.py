@@ -95,9 +95,11 @@ class InUse(PortlayerError):
 
 
 class ResourceExhausted(PortlayerError):
-    """There is no more of `resource`."""
+    """There is no more of `resource`. Where a quota says so: its `limit`, what is `used` of it, and what was
+    `requested` beside that.
+    """
 
-    fields = ("resource",)
+    fields = ("resource", "limit", "used", "requested")
 
 
 class Unsupported(PortlayerError):

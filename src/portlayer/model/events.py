@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from portlayer.model.base import Value
 
+LAST_EVENT = "vch.removed"
+"""The type of the last event of a VCH; nothing follows it."""
+
 
 class Event(Value):
     """`type` is `<kind>.<what>`, such as `container.started`; `id` and `name` tell of what."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import msgspec
+
 from portlayer.model.base import Value
 from portlayer.model.events import NumberedEvent
 
@@ -29,17 +33,59 @@ class Info(Value):
     store: str
 
 
+class Quota(Value):
+    """The most that a tenant may have; None is no limit.
+
+    containers, networks: how many there are. cpus, memory_bytes: sums of the limits of its containers.
+    storage_bytes: what the layers of its images unpack to, each layer once, and the capacities of its volumes; neither
+    what containers write nor volumes without a capacity. addresses: leased and allocated ones.
+    """
+
+    containers: int | None = None
+    cpus: float | None = None
+    memory_bytes: int | None = None
+    storage_bytes: int | None = None
+    networks: int | None = None
+    addresses: int | None = None
+
+
+class QuotaChange(Value):
+    """What to change of a quota: a number sets a limit, null lifts it, what is left out stays."""
+
+    containers: int | msgspec.UnsetType | None = msgspec.UNSET
+    cpus: float | msgspec.UnsetType | None = msgspec.UNSET
+    memory_bytes: int | msgspec.UnsetType | None = msgspec.UNSET
+    storage_bytes: int | msgspec.UnsetType | None = msgspec.UNSET
+    networks: int | msgspec.UnsetType | None = msgspec.UNSET
+    addresses: int | msgspec.UnsetType | None = msgspec.UNSET
+
+
 class Usage(Value):
+    """What a tenant has: what its quota counts, and how many volumes and images."""
+
     containers: int
+    cpus: float
+    memory_bytes: int
+    storage_bytes: int
     networks: int
+    addresses: int
     volumes: int
     images: int
 
 
 class Vch(Value):
+    """A tenant. id: of this one alone, also among those of one name. version: counts its changes, and is its ETag.
+
+    A tenant that is `deleting` takes no calls; it goes with all that is in it.
+    """
+
     name: str
-    created_at: str
+    id: str
+    state: Literal["active", "deleting"]
+    quota: Quota
     usage: Usage
+    version: int
+    created_at: str
 
 
 class Vchs(Value):
@@ -54,6 +100,27 @@ class ListVchs(Value):
 
 class VchRef(Value):
     ref: str
+
+
+class CreateVch(Value):
+    name: str
+    quota: Quota = Quota()
+
+
+class UpdateVch(Value):
+    """if_match: the ETag that must be current; `*` any; None: whatever is there."""
+
+    ref: str
+    quota: QuotaChange = QuotaChange()
+    if_match: str | None = None
+
+
+class DeleteVch(Value):
+    """force: with everything in it; without, it must be empty."""
+
+    ref: str
+    force: bool = False
+    if_match: str | None = None
 
 
 class KvRef(Value):

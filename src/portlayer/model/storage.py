@@ -8,11 +8,14 @@ from portlayer.model.base import Value
 
 
 class Layer(Value):
-    """One layer of an image. `digest` is of the blob as uploaded, `diff_id` of its uncompressed tar."""
+    """One layer of an image. `digest` and `size_bytes` are of the blob as uploaded, `diff_id` and `unpacked_bytes` of
+    its uncompressed tar.
+    """
 
     digest: str
     diff_id: str
     size_bytes: int
+    unpacked_bytes: int = 0
     media_type: str
 
 

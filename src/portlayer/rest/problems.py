@@ -52,6 +52,9 @@ class Problem(Value):
     collisions: tuple[str, ...] | None = None
     users: tuple[str, ...] | None = None
     resource: str | None = None
+    limit: float | None = None
+    used: float | None = None
+    requested: float | None = None
     option: str | None = None
     step: str | None = None
     retry_after_seconds: float | None = None

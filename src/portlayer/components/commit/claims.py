@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from portlayer.components import keys
 from portlayer.components.addresses import Address
 from portlayer.components.commit.intents import Op, Piece
+from portlayer.components.quota import Quotas, unlimited
 from portlayer.components.records import Records, decode, encode
 from portlayer.interfaces.store import Check, CheckFailed, Empty
 from portlayer.model.errors import AlreadyExists, Conflict, NotFound, PortlayerError
 from portlayer.model.execution import ContainerSpec
 from portlayer.model.network import EndpointSpec
 from portlayer.model.plan import MakeNetwork, RemoveVolume
+
+
+def taken_of(pieces: Sequence[Piece]) -> tuple[str, ...]:
+    """What of a VCH *pieces* may take, by field of its quota: nothing, unless they create, or change resources."""
+    growing = any(piece.old is None or piece.old.resources != piece.new.resources for piece in pieces)
+    return ("containers", "cpus", "memory_bytes") if growing else ()
 
 
 class Claims:
@@ -84,6 +91,28 @@ class Claims:
         for step in piece.plan.before:
             if isinstance(step, MakeNetwork) and step.network not in known_networks:
                 self.takes.append(Op(key=keys.network_hosts(self.vch, step.network) + self._host, value=b""))
+
+    async def add_quota(self, quotas: Quotas, pieces: Sequence[Piece]) -> None:
+        """Gather what *pieces* take of their VCH; what they give back counts once they have.
+
+        Raises ResourceExhausted, and InvalidArgument for a container without a limit where the sum has one.
+        """
+        amounts = dict.fromkeys(taken_of(pieces), 0.0)
+        if not amounts:
+            return
+        quota = await quotas.limits(self.vch)
+        for piece in pieces:
+            amounts["containers"] += piece.old is None
+            for resource in ("cpus", "memory_bytes"):
+                before = getattr(piece.old.resources, resource) if piece.old else None
+                after = getattr(piece.new.resources, resource)
+                fresh = piece.old is None or before is not None
+                if after is None and fresh and not piece.removal and getattr(quota, resource) is not None:
+                    raise unlimited(piece.new.name, resource)
+                amounts[resource] += max(0, (after or 0) - (before or 0))
+        claim = await quotas.claim(self.vch, amounts)
+        self.checks += claim.checks
+        self.takes += [Op(key=put.key, value=put.value) for put in claim.puts]
 
     def _remove(self, spec: ContainerSpec) -> None:
         self.frees.append(Op(key=keys.name(self.vch, "containers", spec.name)))

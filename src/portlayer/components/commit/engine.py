@@ -16,11 +16,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from portlayer.components import keys
 from portlayer.components.admission import Gate, Place
-from portlayer.components.commit.claims import Claims
+from portlayer.components.commit.claims import Claims, taken_of
 from portlayer.components.commit.gathering import Found, gather, look
 from portlayer.components.commit.intents import Held, Intent, Piece
 from portlayer.components.commit.locks import Locks
@@ -28,12 +28,13 @@ from portlayer.components.commit.recovery import Recovery
 from portlayer.components.commit.work import Answer, Work
 from portlayer.components.handles import Draft
 from portlayer.components.membership import Deposed, Membership
+from portlayer.components.quota import Quotas
 from portlayer.components.records import Records, decode
 from portlayer.failpoints import Failpoints
 from portlayer.interfaces.store import Check, CheckFailed, Empty
 from portlayer.interfaces.substrate import Substrate
 from portlayer.model.changes import CreateContainer
-from portlayer.model.errors import Conflict, Unavailable
+from portlayer.model.errors import Conflict, HandleInvalid, Unavailable
 from portlayer.model.execution import Committed
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Engine:
     def __init__(
         self,
         records: Records,
+        quotas: Quotas,
         substrate: Substrate,
         membership: Membership,
         failpoints: Failpoints,
@@ -52,6 +54,7 @@ class Engine:
         gate: Gate,
     ) -> None:
         self.records = records
+        self.quotas = quotas
         self.substrate = substrate
         self.membership = membership
         self.host = membership.host
@@ -67,8 +70,10 @@ class Engine:
         self, vch: str, drafts: Sequence[Draft], *, strict: bool = False, bump: bool = True, patient: bool = False
     ) -> list[Committed]:
         """All changes of *drafts* (one a container) as one. A caller that goes away does not cut it short; before its
-        turn has come, it has done nothing and is forgotten. patient: of our own accord, so never refused."""
-        await self.records.check_vch(vch)
+        turn has come, it has done nothing and is forgotten. patient: of our own accord, so never refused.
+
+        In a VCH that is being deleted nothing is created; what is there can be changed, and so removed.
+        """
         await self.membership.ensure()
         place = await self._gate.admit(vch, patient=patient)
         answer: Answer = asyncio.get_running_loop().create_future()
@@ -145,9 +150,18 @@ class Engine:
             self._check_host(pieces)
             unchanged = [check for one in found for check in one.unchanged]
             unchanged += [Check(keys.entity(vch, "receipts", draft.id), 0) for draft in drafts]
-            result = await self._attempt(vch, tuple(pieces), unchanged, answer, place)
+            async with self.quotas.turn(vch, *taken_of(pieces)) as over:
+                result = await self._attempt(vch, tuple(pieces), unchanged, answer, place, over)
             if result is not None:
                 return result
+            await self._look_at_vch(vch, drafts)
+
+    async def _look_at_vch(self, vch: str, drafts: Sequence[Draft]) -> None:
+        """Raises HandleInvalid where another VCH has taken the name: what was composed for one is not made in it."""
+        self.records.tenants.forget(vch)
+        new = [draft for draft in drafts if not draft.base]
+        if new and {draft.vch for draft in new} != {(await self.records.check_vch(vch)).id}:
+            raise HandleInvalid
 
     def _check_host(self, pieces: Sequence[Piece]) -> None:
         """Steps are done by processes of the container's host alone."""
@@ -165,14 +179,24 @@ class Engine:
         return found
 
     async def _attempt(
-        self, vch: str, pieces: tuple[Piece, ...], unchanged: list[Check], answer: Answer, place: Place
+        self,
+        vch: str,
+        pieces: tuple[Piece, ...],
+        unchanged: list[Check],
+        answer: Answer,
+        place: Place,
+        over: Callable[[], Awaitable[None]],
     ) -> list[Committed] | None:
-        """One try; None where the containers changed under way and have to be looked at again."""
+        """One try; None where the containers, or what is left of the quota, changed under way: look again.
+
+        over: called once what the quota allows is taken.
+        """
         claims = Claims(vch, self.host, self._lease_seconds)
         for check in unchanged:
             claims.look_again(check)
         for piece in pieces:
             await claims.add(self.records, piece, self.work.known_networks)
+        await claims.add_quota(self.quotas, pieces)
         intent = Intent(
             id=pieces[0].handle,
             owner=self.membership.id,
@@ -198,6 +222,7 @@ class Engine:
                     raise reason from None
                 return None
             first, takes = [], []
+            await over()
         observed = await self.work.before(held, steps)
         return await self.work.finish(held, steps, observed, first, takes, claims, answer)
 

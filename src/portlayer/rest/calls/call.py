@@ -196,6 +196,10 @@ class Table:
     def put(self, name: str, path: str, request: type[Q], answer: type[A], **more: Any) -> Call[Q, A]:
         return self._add(name, "PUT", path, request, answer, acts=True, **more)
 
+    def patch(self, name: str, path: str, request: type[Q], answer: type[A], **more: Any) -> Call[Q, A]:
+        """What is left out of the body stays as it is."""
+        return self._add(name, "PATCH", path, request, answer, consumes=JSON, acts=True, **more)
+
     def delete(self, name: str, path: str, request: type[Q], **more: Any) -> Call[Q, None]:
         return self._add(name, "DELETE", path, request, type(None), acts=True, **more)
 

@@ -12,7 +12,6 @@ from portlayer.rest.calls.call import BYTES, TEXT, V1, VCH, Table
 EVENT_STREAM = "text/event-stream"
 HTML = "text/html"
 METRICS = "text/plain; version=0.0.4"
-_TENANTS = "there is one VCH, 'default', in this version"
 
 _table = Table("service")
 
@@ -38,9 +37,9 @@ DOCS = _table.get(
 
 LIST_VCHS = _table.get("list-vchs", f"{V1}/vchs", m.ListVchs, m.Vchs)
 GET_VCH = _table.get("get-vch", f"{V1}/vchs/{{ref}}", m.VchRef, m.Vch, needs="viewer")
-_table.unsupported("POST", f"{V1}/vchs", _TENANTS)
-_table.unsupported("PATCH", f"{V1}/vchs/{{ref}}", _TENANTS)
-_table.unsupported("DELETE", f"{V1}/vchs/{{ref}}", _TENANTS)
+CREATE_VCH = _table.create("create-vch", f"{V1}/vchs", m.CreateVch, m.Vch)
+UPDATE_VCH = _table.patch("update-vch", f"{V1}/vchs/{{ref}}", m.UpdateVch, m.Vch, headers={"if_match": "If-Match"})
+DELETE_VCH = _table.delete("delete-vch", f"{V1}/vchs/{{ref}}", m.DeleteVch, headers={"if_match": "If-Match"})
 
 EVENTS = _table.get("events", f"{VCH}/events", m.Subscribe, NumberedEvent, produces=EVENT_STREAM, streams=True)
 

@@ -10,7 +10,7 @@ import msgspec
 from portlayer.model import service as m
 from portlayer.model.caller import Caller
 from portlayer.model.errors import Unavailable
-from portlayer.model.events import Event, NumberedEvent
+from portlayer.model.events import LAST_EVENT, Event, NumberedEvent
 from portlayer.model.storage import Nothing
 from portlayer.rest.calls import service as calls
 from portlayer.rest.client.connection import Connection
@@ -38,6 +38,15 @@ class RestService:
     async def get_vch(self, caller: Caller, request: m.VchRef) -> m.Vch:
         return await self._connection.call(calls.GET_VCH, caller, request)
 
+    async def create_vch(self, caller: Caller, request: m.CreateVch) -> m.Vch:
+        return await self._connection.call(calls.CREATE_VCH, caller, request)
+
+    async def update_vch(self, caller: Caller, request: m.UpdateVch) -> m.Vch:
+        return await self._connection.call(calls.UPDATE_VCH, caller, request)
+
+    async def delete_vch(self, caller: Caller, request: m.DeleteVch) -> None:
+        await self._connection.call(calls.DELETE_VCH, caller, request)
+
     async def events(self, caller: Caller, request: m.Subscribe) -> AsyncIterator[NumberedEvent]:
         response = await self._connection.open(calls.EVENTS, caller, request)
         return Stream(response, _events(response))
@@ -61,7 +70,7 @@ def _etag(response: aiohttp.ClientResponse) -> str:
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[NumberedEvent]:
-    """Server-sent events until the server ends them, which is no end of events."""
+    """Server-sent events until the server ends them, which is no end of events unless the VCH was removed."""
     fields: dict[str, str] = {}
     try:
         async for line in response.content:
@@ -69,7 +78,10 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[NumberedEve
             if name:
                 fields[name] = value
             elif "data" in fields:
-                yield NumberedEvent(cursor=fields["id"], event=msgspec.json.decode(fields["data"], type=Event))
+                event = msgspec.json.decode(fields["data"], type=Event)
+                yield NumberedEvent(cursor=fields["id"], event=event)
+                if event.type == LAST_EVENT:
+                    return
                 fields.clear()
     except (aiohttp.ClientError, ConnectionError) as error:
         raise Unavailable("The events broke off; subscribe again from the last cursor.") from error

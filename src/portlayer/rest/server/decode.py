@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -49,17 +49,18 @@ class Decoder:
         check_encoding(http)
         if self._body is not None:
             body = await self._read_json(http, self._body)
-            request: Value = (
-                body if self._whole_body else self._call.request(**parameters, **msgspec.structs.asdict(body))
-            )
+            if self._whole_body:
+                whole: Value = body
+                return whole
+            tags = {name: _entity_tag(header, text) for name, header, text in self._conditions(http)}
+            request: Value = self._call.request(**parameters, **msgspec.structs.asdict(body), **tags)
             return request
         if self._content:
             values[self._content] = await read(http)
         elif not self._call.consumes and http.body_exists:
             raise InvalidArgument(f"{self._call.verb} here takes no body; leave it out.")
-        for name, header in self._call.headers.items():
-            if header in http.headers:
-                values[self._call.fields[name].encode_name] = _entity_tag(header, http.headers[header])
+        for name, header, text in self._conditions(http):
+            values[self._call.fields[name].encode_name] = _entity_tag(header, text)
         return self._converted({**parameters, **values})
 
     def _check_conditions(self, http: web.BaseRequest) -> None:
@@ -68,6 +69,12 @@ class Decoder:
         for header in _CONDITIONS:
             if self._call.verb != "GET" and header in http.headers and header.lower() not in known:
                 raise Unsupported(f"{header} is not offered for this call; leave it out.", option=header)
+
+    def _conditions(self, http: web.BaseRequest) -> Iterator[tuple[str, str, str]]:
+        """Fields that travel in headers, where they were sent: name, header, text."""
+        for name, header in self._call.headers.items():
+            if header in http.headers:
+                yield name, header, http.headers[header]
 
     def _query(self, query: str) -> dict[str, Any]:
         if not query:

@@ -56,6 +56,13 @@ async def put_kv(exchange: Exchange) -> web.StreamResponse:
     return web.Response(status=204, headers=_etag(entry))
 
 
+async def vch(exchange: Exchange) -> web.StreamResponse:
+    found: m.Vch = await exchange.invoke()
+    answer = json_answer(found, exchange.call.status)
+    answer.headers["ETag"] = f'"{found.version}"'
+    return answer
+
+
 def _etag(entry: m.KvEntry) -> dict[str, str]:
     return {"ETag": f'"{entry.etag}"'}
 
@@ -103,6 +110,9 @@ HANDLERS: dict[Call[Any, Any], Handler] = {
     calls.METRICS_TEXT: metrics,
     calls.OPENAPI: openapi_json,
     calls.DOCS: docs_page,
+    calls.CREATE_VCH: vch,
+    calls.GET_VCH: vch,
+    calls.UPDATE_VCH: vch,
     calls.EVENTS: events,
     calls.GET_KV: get_kv,
     calls.PUT_KV: put_kv,

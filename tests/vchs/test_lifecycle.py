@@ -1,0 +1,278 @@
+"""A VCH is made, shown, changed and deleted; with force, with all that it has, whatever dies on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import images
+import pytest
+from driver import ME, Driver
+from harness import Harness
+from vchs.conftest import change, delete, look, make
+
+from portlayer.model import execution as e
+from portlayer.model import network as n
+from portlayer.model import service as v
+from portlayer.model import storage as s
+from portlayer.model.caller import Caller
+from portlayer.model.errors import (
+    AlreadyExists,
+    Conflict,
+    HandleInvalid,
+    InUse,
+    InvalidArgument,
+    NotFound,
+    PortlayerError,
+    SubstrateFailed,
+)
+
+
+async def events(harness: Driver, vch: str) -> Any:
+    return await harness.pl.service.events(Caller(vch=vch), v.Subscribe(since="0"))
+
+
+async def collect(events: Any) -> list[str]:
+    async with asyncio.timeout(20):
+        return [numbered.event.type async for numbered in events]
+
+
+async def test_a_vch_shows_its_quota_and_what_it_uses(harness: Harness) -> None:
+    tenant = await make(harness, "tenant", containers=3, memory_bytes=1 << 30)
+    await tenant.run(name="cookie", network="gibson_network", resources=e.Resources(memory_bytes=64 << 20, cpus=0.5))
+    await harness.pl.storage.create_volume(tenant.me, s.CreateVolume(name="jar"))
+    vch = await look(harness, "tenant")
+    assert vch.quota == v.Quota(containers=3, memory_bytes=1 << 30)
+    usage = vch.usage
+    assert (usage.containers, usage.cpus, usage.memory_bytes) == (1, 0.5, 64 << 20)
+    assert (usage.networks, usage.addresses, usage.volumes, usage.images) == (1, 1, 1, 1)
+    assert usage.storage_bytes > 0
+    assert (await look(harness, "default")).usage.containers == 0
+    listed = (await harness.pl.service.list_vchs(ME, v.ListVchs())).vchs
+    assert [one.name for one in listed] == ["default", "tenant"]
+    assert listed[1] == vch
+
+
+async def test_a_name_is_taken_once_and_a_key_gives_one_answer(harness: Harness) -> None:
+    caller = Caller(idempotency_key="once")
+    first = await harness.pl.service.create_vch(caller, v.CreateVch(name="tenant"))
+    assert await harness.pl.service.create_vch(caller, v.CreateVch(name="tenant")) == first
+    for name in ("tenant", "default"):
+        with pytest.raises(AlreadyExists):
+            await harness.pl.service.create_vch(ME, v.CreateVch(name=name))
+    for name in ("", "a/b", "..", "ä", "x" * 129, "0" * 32):
+        with pytest.raises(InvalidArgument):
+            await harness.pl.service.create_vch(ME, v.CreateVch(name=name))
+
+
+async def test_changes_are_merged_and_heed_the_etag(harness: Harness) -> None:
+    await make(harness, "tenant", containers=3, networks=2)
+    vch = await change(harness, "tenant", containers=None, cpus=2)
+    assert vch.quota == v.Quota(networks=2, cpus=2)
+    stale = v.UpdateVch(ref="tenant", quota=v.QuotaChange(cpus=3), if_match="1")
+    with pytest.raises(Conflict):
+        await harness.pl.service.update_vch(ME, stale)
+    fresh = v.UpdateVch(ref="tenant", quota=v.QuotaChange(cpus=3), if_match=str(vch.version))
+    assert (await harness.pl.service.update_vch(ME, fresh)).quota.cpus == 3
+    with pytest.raises(NotFound):
+        await change(harness, "absent", cpus=1)
+
+
+async def test_default_stays(harness: Harness) -> None:
+    with pytest.raises(InvalidArgument):
+        await delete(harness, "default", force=True)
+
+
+@pytest.mark.parametrize("what", ["containers", "networks", "volumes", "images", "kv"])
+async def test_what_holds_anything_is_not_deleted(harness: Harness, what: str) -> None:
+    await harness.pl.service.create_vch(ME, v.CreateVch(name="tenant"))
+    tenant = harness.of("tenant")
+    match what:
+        case "containers":
+            await tenant.image()
+            await tenant.commit(await tenant.draft())
+        case "networks":
+            await tenant.network()
+        case "volumes":
+            await harness.pl.storage.create_volume(tenant.me, s.CreateVolume(name="jar"))
+        case "images":
+            await tenant.image()
+        case "kv":
+            await harness.pl.service.put_kv(tenant.me, v.PutKv(key="k", value=b"v"))
+    with pytest.raises(InUse) as caught:
+        await delete(harness, "tenant")
+    assert f"1 {what}" in caught.value.facts["users"]
+    assert (await look(harness, "tenant")).state == "active"
+    await delete(harness, "tenant", force=True)
+    with pytest.raises(NotFound):
+        await look(harness, "tenant")
+
+
+async def test_an_empty_one_is_deleted_without_force(harness: Harness) -> None:
+    tenant = await make(harness, "tenant")
+    await tenant.run(name="cookie", network="gibson_network")
+    await tenant.remove("cookie", force=True)
+    await harness.pl.network.delete_network(tenant.me, n.NetworkRef(ref="gibson_network"))
+    await harness.pl.storage.delete_image(tenant.me, s.DeleteImage(ref="busybox"))
+    await delete(harness, "tenant")
+    with pytest.raises(NotFound):
+        await tenant.draft()
+    with pytest.raises(NotFound):
+        await delete(harness, "tenant")
+
+
+async def test_force_takes_everything_of_it_and_nothing_else(harness: Harness, left: Driver, right: Driver) -> None:
+    own = images.tar([images.file("own", b"own")])
+    for tenant in (left, right):
+        await tenant.image("own", own if tenant is left else b"")
+        await harness.pl.storage.create_volume(tenant.me, s.CreateVolume(name="jar"))
+        for number in range(3):
+            await tenant.run(name=f"c{number}", network="gibson_network", volume="jar")
+        await tenant.draft(name="leased", network="gibson_network")
+        await harness.pl.service.put_kv(tenant.me, v.PutKv(key="k", value=b"v"))
+    kept = {row.key for row in await harness.store.range("/v/right/")}
+    follower = asyncio.ensure_future(collect(await events(harness, "left")))
+    await delete(harness, "left", force=True)
+    told = await follower
+    assert told[0] == "vch.created"
+    assert told.count("container.removed") == 3
+    assert told[-1] == "vch.removed"
+    assert {row.key.split("/")[3] for row in await harness.store.range("/v/left/")} == {"events"}
+    assert {row.key for row in await harness.store.range("/v/right/")} == kept
+    assert {one.spec.vch for one in harness.world.incarnations.values()} == {"right"}
+    assert len(harness.world.networks) == 1
+    assert len(harness.world.layers) == 1
+    assert len((await right.pl.execution.list_containers(right.me, e.ListContainers(state="running"))).containers) == 3
+
+
+async def test_a_later_one_of_the_same_name_is_another(harness: Harness, left: Driver) -> None:
+    handle = await left.draft(name="cookie")
+    committed = await left.commit(await left.draft(name="other"))
+    held = await left.handle("other")
+    network = (await left.pl.network.handle(left.me, n.NetworkRef(ref="gibson_network"))).handle
+    old = await look(harness, "left")
+    await delete(harness, "left", force=True)
+    again = await make(harness, "left")
+    assert (await look(harness, "left")).id != old.id
+    for stale in (handle, held):
+        with pytest.raises(HandleInvalid):
+            await again.commit(stale)
+    join = n.JoinNetwork(handle=await again.draft(), network=network)
+    with pytest.raises(HandleInvalid):
+        await again.pl.network.join(again.me, join)
+    with pytest.raises(NotFound):
+        await again.inspect(committed.id)
+    told = asyncio.ensure_future(anext(await events(harness, "left")))
+    async with asyncio.timeout(20):
+        assert (await told).event.id == (await look(harness, "left")).id
+
+
+async def test_nothing_gets_into_one_that_is_being_deleted(harness: Harness, left: Driver) -> None:
+    handle = await left.draft(name="late")
+    join = n.JoinNetwork(handle=handle, network="gibson_network")
+    joined = (await left.pl.network.join(left.me, join)).handle
+    deleting = await harness.until_hit("vch.containers", delete(harness, "left", force=True))
+    assert not deleting.done()
+    assert (await look(harness, "left")).state == "deleting"
+    calls = [
+        left.commit(handle),
+        left.draft(name="later"),
+        left.network("later"),
+        left.pl.network.bind(left.me, n.BindNetwork(handle=joined)),
+        left.pl.storage.create_volume(left.me, s.CreateVolume(name="later")),
+        left.pl.service.put_kv(left.me, v.PutKv(key="later", value=b"v")),
+        left.image("later"),
+        left.pl.execution.list_containers(left.me, e.ListContainers()),
+        change(harness, "left", cpus=1),
+    ]
+    for result in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(result, NotFound), result
+        assert result.facts == {"kind": "vch", "id": "left"}
+    with pytest.raises(AlreadyExists):
+        await make(harness, "left")
+    harness.failpoints.disarm()
+    deleting.cancel()
+    await harness.crash()
+    async with asyncio.timeout(20):
+        while await harness.store.get("/vchs/left"):
+            await asyncio.sleep(0.01)
+    assert not harness.world.networks
+
+
+async def test_what_was_under_way_when_it_began_goes_too(harness: Harness, left: Driver) -> None:
+    """Everything at once with the deletion: each call succeeds or is told that there is no such VCH."""
+    handles = [await left.set_state(await left.draft(name=f"c{number}"), "running") for number in range(12)]
+    binds = [
+        (await left.pl.network.join(left.me, n.JoinNetwork(handle=handle, network="gibson_network"))).handle
+        for handle in handles
+    ]
+    calls: list[Any] = [left.commit(handle) for handle in handles]
+    calls += [left.pl.network.bind(left.me, n.BindNetwork(handle=bind)) for bind in binds]
+    calls += [left.network(f"n{number}") for number in range(4)]
+    calls += [left.image(f"i{number}", images.tar([images.file(f"f{number}")])) for number in range(4)]
+    calls += [left.pl.service.put_kv(left.me, v.PutKv(key=f"k{number}", value=b"v")) for number in range(4)]
+    calls.insert(9, delete(harness, "left", force=True))
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert results[9] is None
+    failures = [result for result in results if isinstance(result, BaseException)]
+    assert all(isinstance(failure, NotFound) for failure in failures), failures
+    assert {row.key.split("/")[3] for row in await harness.store.range("/v/left/")} == {"events"}
+    assert {row.key.split("/")[3] for row in await harness.store.range("/layers/")} == {"default"}
+    assert not harness.world.incarnations
+    assert not harness.world.networks
+    assert len(harness.world.layers) == 1
+
+
+async def test_what_cannot_be_removed_yet_is_tried_again(harness: Harness, left: Driver) -> None:
+    await left.run(name="cookie", network="gibson_network")
+    harness.world.fail("execution.signal", SubstrateFailed("the process hangs"))
+    harness.world.fail("storage.remove_rootfs", SubstrateFailed("busy"))
+    await delete(harness, "left", force=True)
+    assert not harness.world.incarnations
+    assert not harness.world.rootfs
+
+
+async def test_another_process_sees_it_come_and_go(harness: Harness, second: Harness) -> None:
+    await make(harness, "tenant")
+    other = second.of("tenant")
+    handle = await other.draft(name="cookie")
+    await delete(harness, "tenant", force=True)
+    with pytest.raises(NotFound):
+        await other.commit(handle)
+    await make(harness, "tenant")
+    with pytest.raises(HandleInvalid):
+        await other.commit(handle)
+    await other.run(name="cookie", network="gibson_network")
+    await asyncio.gather(
+        delete(harness, "tenant", force=True),
+        _unless_gone(delete(second, "tenant", force=True)),
+        return_exceptions=False,
+    )
+    assert not harness.world.incarnations
+
+
+async def _unless_gone(work: Any) -> None:
+    with contextlib.suppress(NotFound):
+        await work
+
+
+async def test_many_vchs_are_listed_in_pages_and_counted_in_bounds(harness: Harness) -> None:
+    for number in range(120):
+        await harness.pl.service.create_vch(ME, v.CreateVch(name=f"t{number:03}"))
+    page = await harness.pl.service.list_vchs(ME, v.ListVchs(limit=50))
+    assert (len(page.vchs), page.next) == (50, "t048")
+    rest = await harness.pl.service.list_vchs(ME, v.ListVchs(limit=100, after=page.next))
+    assert (len(rest.vchs), rest.next) == (71, None)
+    text = await harness.pl.service.metrics(ME, s.Nothing())
+    assert "portlayer_vchs 121" in text
+    assert text.count("portlayer_containers{") == 100
+
+
+async def test_errors_of_a_vch_that_is_not_there(harness: Harness) -> None:
+    nobody = harness.of("nobody")
+    for call in (nobody.draft(), nobody.network(), nobody.image(), nobody.inspect("x")):
+        with pytest.raises(PortlayerError) as caught:
+            await call
+        assert isinstance(caught.value, NotFound)
+        assert caught.value.facts["kind"] == "vch"

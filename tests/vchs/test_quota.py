@@ -1,0 +1,243 @@
+"""Quotas hold under any concurrency, follow what is given back, and change live."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import images
+import pytest
+from driver import Driver
+from harness import Harness
+from vchs.conftest import change, look, make
+
+from portlayer.compose import Settings
+from portlayer.model import execution as e
+from portlayer.model import network as n
+from portlayer.model.errors import InvalidArgument, NotFound, ResourceExhausted, SubstrateFailed
+from portlayer.model.storage import DeleteImage
+
+RACERS = 50
+MIB = 1 << 20
+SOME = e.Resources(cpus=0.1, memory_bytes=64 * MIB)
+
+
+async def take_container(tenant: Driver, number: int) -> Callable[[], Awaitable[Any]]:
+    handle = await tenant.draft(name=f"c{number}", resources=SOME)
+    return lambda: tenant.commit(handle)
+
+
+async def take_network(tenant: Driver, number: int) -> Callable[[], Awaitable[Any]]:
+    return lambda: tenant.network(f"n{number}")
+
+
+async def take_address(tenant: Driver, number: int) -> Callable[[], Awaitable[Any]]:
+    handle = await tenant.draft(name=f"c{number}")
+    handle = (await tenant.pl.network.join(tenant.me, n.JoinNetwork(handle=handle, network="gibson_network"))).handle
+    return lambda: tenant.pl.network.bind(tenant.me, n.BindNetwork(handle=handle))
+
+
+async def take_storage(tenant: Driver, number: int) -> Callable[[], Awaitable[Any]]:
+    tar = images.tar([images.file(f"own{number}", b"x" * 100_000)])
+    return lambda: tenant.image(f"own{number}", tar)
+
+
+CASES = {
+    "containers": (take_container, 3, RACERS),
+    "cpus": (take_container, 0.3, RACERS),
+    "memory_bytes": (take_container, 3 * 64 * MIB, RACERS),
+    "networks": (take_network, 4, 25),
+    "addresses": (take_address, 3, RACERS),
+    "storage_bytes": (take_storage, 0, 6),
+}
+
+
+@pytest.mark.parametrize("resource", CASES)
+async def test_of_many_that_race_for_the_last_place_one_wins(harness: Harness, resource: str) -> None:
+    take, limit, racers = CASES[resource]
+    tenant = await make(harness, "tenant")
+    for number in range(2):
+        await (await take(tenant, 1000 + number))()
+    if resource == "storage_bytes":
+        used = (await look(harness, "tenant")).usage.storage_bytes
+        limit = used + 150_000
+    await change(harness, "tenant", **{resource: limit})
+    before = getattr((await look(harness, "tenant")).usage, resource)
+    works = [await take(tenant, number) for number in range(racers)]
+    results = await asyncio.gather(*(work() for work in works), return_exceptions=True)
+    refused = [result for result in results if isinstance(result, BaseException)]
+    assert len(refused) == racers - 1, refused
+    vch = await look(harness, "tenant")
+    used = getattr(vch.usage, resource)
+    assert before < used <= limit
+    names = {"memory_bytes": "memoryBytes", "storage_bytes": "storageBytes"}
+    for error in refused:
+        assert isinstance(error, ResourceExhausted)
+        assert error.facts["resource"] == names.get(resource, resource)
+        assert error.facts["limit"] == limit
+        assert error.facts["used"] <= used
+        assert error.facts["used"] + error.facts["requested"] > limit
+        assert "quota" in error.detail
+    assert len((await tenant.pl.execution.list_containers(tenant.me, e.ListContainers())).containers) <= 3
+
+
+async def test_two_processes_share_a_quota(harness: Harness, second: Harness) -> None:
+    tenant = await make(harness, "tenant", containers=5, addresses=7)
+    other = second.of("tenant")
+    handles = [await tenant.draft(name=f"c{number}") for number in range(20)]
+    commits = [(tenant if number % 2 else other).commit(handle) for number, handle in enumerate(handles)]
+    results = await asyncio.gather(*commits, return_exceptions=True)
+    assert sum(isinstance(result, ResourceExhausted) for result in results) == 15, results
+    binds = [await take_address((tenant, other)[number % 2], 100 + number) for number in range(20)]
+    results = await asyncio.gather(*(bind() for bind in binds), return_exceptions=True)
+    assert sum(isinstance(result, ResourceExhausted) for result in results) == 13, results
+    await change(second, "tenant", containers=6)
+    await tenant.commit(await tenant.draft(name="sixth"))
+    with pytest.raises(ResourceExhausted):
+        await other.commit(await other.draft(name="seventh"))
+
+
+async def test_what_is_removed_or_fails_is_given_back(harness: Harness) -> None:
+    tenant = await make(harness, "tenant", containers=1, cpus=1, memory_bytes=100 * MIB, addresses=1)
+    whole = e.Resources(cpus=1, memory_bytes=100 * MIB)
+    harness.world.fail("execution.prepare", SubstrateFailed("no"))
+    handle = await tenant.draft(name="one", resources=whole, network="gibson_network")
+    with pytest.raises(SubstrateFailed):
+        await tenant.commit(handle)
+    assert (await look(harness, "tenant")).usage.containers == 0
+    await tenant.commit(await tenant.set_state(handle, "running"))
+    with pytest.raises(ResourceExhausted) as caught:
+        await tenant.draft(name="two", network="gibson_network")
+    assert caught.value.facts == {"resource": "addresses", "limit": 1, "used": 1, "requested": 1}
+    await tenant.remove("one", force=True)
+    usage = (await look(harness, "tenant")).usage
+    assert (usage.containers, usage.cpus, usage.memory_bytes, usage.addresses) == (0, 0, 0, 0)
+    await tenant.run(name="two", resources=whole, network="gibson_network")
+
+
+async def test_a_discarded_bind_gives_its_address_back(harness: Harness) -> None:
+    tenant = await make(harness, "tenant", addresses=1)
+    handle = await tenant.draft(network="gibson_network")
+    with pytest.raises(ResourceExhausted):
+        await tenant.draft(network="gibson_network")
+    again = (await tenant.pl.network.bind(tenant.me, n.BindNetwork(handle=handle))).handle
+    await tenant.pl.execution.discard(tenant.me, e.Discard(handle=again))
+    await tenant.draft(network="gibson_network")
+
+
+class TestLeases:
+    @pytest.fixture
+    def settings(self) -> Settings:
+        return Settings(lease_seconds=1)
+
+    async def test_an_expired_lease_gives_its_address_back(self, harness: Harness) -> None:
+        tenant = await make(harness, "tenant", addresses=1)
+        await tenant.draft(network="gibson_network")
+        async with asyncio.timeout(20):
+            while (await look(harness, "tenant")).usage.addresses:
+                await asyncio.sleep(0.02)
+        await tenant.draft(network="gibson_network")
+
+
+async def test_limits_may_go_below_what_is_used_and_then_nothing_is_new(harness: Harness) -> None:
+    tenant = await make(harness, "tenant")
+    for number in range(3):
+        await tenant.run(name=f"c{number}", resources=SOME)
+    vch = await change(harness, "tenant", containers=1, memory_bytes=0)
+    assert (vch.quota.containers, vch.usage.containers) == (1, 3)
+    await tenant.commit(await tenant.set_labels(await tenant.handle("c1"), colour="red"))
+    await tenant.commit(await tenant.set_state(await tenant.handle("c1"), "stopped", timeout_seconds=0))
+    less = e.SetResources(handle=await tenant.handle("c1"), resources=e.Resources(cpus=1, memory_bytes=32 * MIB))
+    await tenant.commit((await tenant.pl.execution.set_resources(tenant.me, less)).handle)
+    with pytest.raises(ResourceExhausted, match="quota of 1 containers: 3 in use, 1 more"):
+        await tenant.commit(await tenant.draft(resources=SOME))
+    await change(harness, "tenant", containers=None, memory_bytes=None)
+    await tenant.commit(await tenant.draft())
+
+
+async def test_more_resources_for_a_container_are_counted(harness: Harness) -> None:
+    tenant = await make(harness, "tenant", memory_bytes=100 * MIB)
+    await tenant.run(name="one", resources=SOME)
+
+    async def grow(mebibytes: int | None) -> e.Committed:
+        wanted = e.Resources(memory_bytes=mebibytes and mebibytes * MIB)
+        change = e.SetResources(handle=await tenant.handle("one"), resources=wanted)
+        return await tenant.commit((await tenant.pl.execution.set_resources(tenant.me, change)).handle)
+
+    await grow(100)
+    with pytest.raises(ResourceExhausted):
+        await grow(101)
+    with pytest.raises(InvalidArgument, match=r"give it resources\.memoryBytes"):
+        await grow(None)
+    await grow(10)
+    assert (await look(harness, "tenant")).usage.memory_bytes == 10 * MIB
+
+
+async def test_where_the_sum_has_a_limit_every_container_needs_one(harness: Harness) -> None:
+    tenant = await make(harness, "tenant", cpus=1)
+    with pytest.raises(InvalidArgument, match=r"give it resources\.cpus"):
+        await tenant.commit(await tenant.draft())
+
+
+async def test_a_limit_set_amid_commits_holds_from_then_on(harness: Harness) -> None:
+    tenant = await make(harness, "tenant")
+    handles = [await tenant.draft(name=f"c{number}") for number in range(30)]
+    commits = [asyncio.ensure_future(tenant.commit(handle)) for handle in handles]
+    await commits[3]
+    await change(harness, "tenant", containers=10)
+    results = await asyncio.gather(*commits, return_exceptions=True)
+    landed = sum(isinstance(result, e.Committed) for result in results)
+    assert landed >= 10
+    assert landed == (await look(harness, "tenant")).usage.containers
+    assert all(isinstance(result, e.Committed | ResourceExhausted) for result in results)
+    with pytest.raises(ResourceExhausted):
+        await tenant.commit(await tenant.draft())
+
+
+async def test_several_at_once_are_counted_together(harness: Harness) -> None:
+    tenant = await make(harness, "tenant", containers=2)
+    handles = tuple([await tenant.draft(name=f"c{number}") for number in range(3)])
+    with pytest.raises(ResourceExhausted, match="0 in use, 3 more"):
+        await tenant.pl.execution.commit(tenant.me, e.Commit(handles=handles))
+    await tenant.pl.execution.commit(tenant.me, e.Commit(handles=handles[:2]))
+
+
+async def test_layers_count_once_unpacked_and_an_import_ends_where_there_is_no_room(harness: Harness) -> None:
+    tenant = await make(harness, "tenant")
+    base = (await look(harness, "tenant")).usage.storage_bytes
+    tar = images.tar([images.file("zeros", bytes(10 * MIB))])
+    packed = images.oci_archive(images.Built([tar], "zeros", compression="gzip"))
+    assert len(packed) < MIB
+    await change(harness, "tenant", storage_bytes=base + 10 * MIB)
+    with pytest.raises(ResourceExhausted) as caught:
+        await tenant.archive(packed)
+    assert caught.value.facts["resource"] == "storageBytes"
+    assert (await look(harness, "tenant")).usage.storage_bytes == base
+    assert len(harness.world.layers) == 1
+    await change(harness, "tenant", storage_bytes=base + len(tar))
+    await tenant.archive(packed)
+    await tenant.archive(images.docker_archive(images.Built([tar], "again", {"Cmd": ["other"]})))
+    assert (await look(harness, "tenant")).usage.storage_bytes == base + len(tar)
+    await tenant.pl.storage.delete_image(tenant.me, DeleteImage(ref="again"))
+    assert (await look(harness, "tenant")).usage.storage_bytes == base + len(tar)
+    await tenant.pl.storage.delete_image(tenant.me, DeleteImage(ref="zeros"))
+    assert (await look(harness, "tenant")).usage.storage_bytes == base
+
+
+async def test_a_quota_is_of_one_vch(harness: Harness) -> None:
+    tenant = await make(harness, "tenant", containers=0, networks=1, addresses=0)
+    with pytest.raises(ResourceExhausted):
+        await tenant.commit(await tenant.draft())
+    await harness.network()
+    await harness.run(name="free", network="gibson_network")
+
+
+@pytest.mark.parametrize("quota", [{"containers": -1}, {"cpus": -0.5}, {"storage_bytes": 1 << 61}])
+async def test_limits_have_limits(harness: Harness, quota: dict[str, float]) -> None:
+    with pytest.raises(InvalidArgument):
+        await make(harness, "tenant", **quota)
+    with pytest.raises(NotFound):
+        await look(harness, "tenant")
+    with pytest.raises(InvalidArgument):
+        await change(harness, "default", **quota)
