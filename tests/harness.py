@@ -20,7 +20,7 @@ from portlayer.compose import Settings, assemble
 from portlayer.failpoints import Failpoints
 from portlayer.interfaces.store import Store
 from portlayer.model.errors import Unavailable
-from portlayer.model.topology import LOCAL_HOST
+from portlayer.model.topology import LOCAL_HOST, Part
 from portlayer.stores.clock import Clock, boot_clock
 from portlayer.substrates.memory.substrate import MemorySubstrate
 from portlayer.substrates.memory.world import World
@@ -100,14 +100,15 @@ class Harness(Driver):
         for name in ("storage", "execution", "network", "interaction"):
             setattr(substrate, name, Mortal(getattr(substrate, name), death))
         store: Any = Mortal(self.store, death)
-        self.pl = await self._stack.enter_async_context(
+        assembled = await self._stack.enter_async_context(
             assemble(
                 *(store, substrate, features, self._state, "test", self._settings, self.failpoints),
-                host=self._host,
+                part=Part(host=self._host),
                 alone=self._alone,
                 clock=lambda: self._clock()[1],
             )
         )
+        self.pl = assembled.components
 
     async def another(self, host: str = LOCAL_HOST, *, alone: bool = False) -> Harness:
         """A second process on the same store and directory, and, where it is of this host, on the same world."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import builders
 import pytest
+from apart.cluster import TOPOLOGIES, Cluster
 from harness import Harness
 
 from portlayer.client import PortLayer, connect
@@ -39,11 +41,21 @@ async def host(quick: Harness, tmp_path: Path) -> AsyncIterator[str]:
     await server.drain(5)
 
 
-@pytest.fixture(params=["local", "rest"])
-async def pl(request: pytest.FixtureRequest, quick: Harness, host: str) -> AsyncIterator[PortLayer]:
-    """A client to it, both ways."""
-    async with connect(quick.pl) if request.param == "local" else connect(host=host) as pl:
-        yield pl
+@pytest.fixture(params=["local", "rest", "each apart"])
+async def pl(request: pytest.FixtureRequest, quick: Harness, host: str, tmp_path: Path) -> AsyncIterator[PortLayer]:
+    """A client to it, both ways; and one to another like it, whose components are processes of their own."""
+    if request.param == "local":
+        async with connect(quick.pl) as pl:
+            yield pl
+    elif request.param == "rest":
+        async with connect(host=host) as pl:
+            yield pl
+    else:
+        (tmp_path / "apart").mkdir()
+        async with Cluster(TOPOLOGIES[request.param], MemoryStore(), tmp_path / "apart") as cluster, cluster.at() as pl:
+            await pl.storage.import_image(builders.layer()[1], name="busybox", format="rootfs")
+            await pl.network.create_network("gibson_network")
+            yield pl
 
 
 @pytest.fixture

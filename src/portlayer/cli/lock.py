@@ -1,4 +1,4 @@
-"""One server, or one cleanup, a directory."""
+"""One port layer, or one cleanup, a directory: a server alone, or one of each name."""
 
 from __future__ import annotations
 
@@ -12,18 +12,25 @@ from portlayer.model.errors import InUse
 
 
 @contextmanager
-def holding(*directories: Path) -> Iterator[None]:
+def holding(*directories: Path, name: str | None = None) -> Iterator[None]:
     """Hold a lock on each of *directories*, which the kernel drops when this process ends, however it does.
 
+    name: of one process of several that share them.
+
     Raises:
-        InUse: another process holds one.
+        InUse: another process holds one, or has this name.
     """
     held: list[int] = []
+    kinds = dict.fromkeys(directories, fcntl.LOCK_EX if name is None else fcntl.LOCK_SH)
+    if name is not None:
+        mine = directories[-1] / "processes" / name
+        mine.mkdir(parents=True, exist_ok=True, mode=0o700)
+        kinds[mine] = fcntl.LOCK_EX
     try:
-        for directory in directories:
+        for directory, kind in kinds.items():
             held.append(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
             try:
-                fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(held[-1], kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InUse(
                     f"Another port layer uses {directory}; stop it, or choose other directories with PORTLAYER_STATE "

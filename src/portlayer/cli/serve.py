@@ -18,6 +18,7 @@ from portlayer.cli.lock import holding
 from portlayer.cli.logs import set_up_logging
 from portlayer.cli.manager import feed_watchdog, inherited_sockets, notify
 from portlayer.compose import SETTINGS, Settings, make_paths, open_local, read_settings
+from portlayer.model.topology import Part
 from portlayer.rest.server import Audit, Server
 
 app = typer.Typer(rich_markup_mode=None)
@@ -28,6 +29,7 @@ Level = Literal["debug", "info", "warning", "error"]
 @app.command()
 def serve(
     config: Annotated[Path | None, typer.Option(help=f"A TOML file: {', '.join(SETTINGS)}.")] = None,
+    process: Annotated[str | None, typer.Option(help="Which process of the topology this is.")] = None,
     log_level: Annotated[Level, typer.Option(help="What goes to stderr.")] = "info",
 ) -> None:
     """Serve the REST API until SIGTERM or SIGINT; containers run on.
@@ -35,30 +37,35 @@ def serve(
     PORTLAYER_STATE and PORTLAYER_RUN say where its directories are.
     """
     set_up_logging(log_level)
-    asyncio.run(_serve(read_settings(os.environ, config)))
+    asyncio.run(_serve(read_settings(os.environ, config), process))
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, process: str | None) -> None:
     stopping = _on_signals()
     _allow_files()
-    paths = make_paths(settings)
-    with holding(paths.state, paths.run):
-        async with open_local(settings) as components:
+    paths, part = make_paths(settings), settings.part(process)
+    several = settings.topology.has_several
+    with holding(paths.state, paths.run, name=part.name if several else None):
+        async with open_local(settings, process) as assembled:
             server = Server(
-                components,
+                assembled.components,
+                assembled.here,
+                assembled.passport,
                 bounds=settings.limits.http,
                 users=settings.users,
-                audit=Audit(paths.state / "audit.log"),
+                audit=Audit(paths.state / (f"audit-{part.name}.log" if several else "audit.log")),
             )
             inherited = inherited_sockets(os.environ)
             for listening in inherited:
                 await server.listen_socket(listening)
-            if not any(str(listening.getsockname()) == str(settings.socket.absolute()) for listening in inherited):
-                await server.listen_unix(settings.socket, mode=0o666 if settings.users else 0o600)
+            there = {str(listening.getsockname()) for listening in inherited}
+            for wanted in _sockets(settings, part):
+                if str(wanted) not in there:
+                    await server.listen_unix(wanted, mode=0o666 if settings.users else 0o600)
             watchdog = asyncio.create_task(feed_watchdog(os.environ))
             try:
-                typer.echo(f"portlayer {__version__} serves unix://{settings.socket.absolute()}")
-                _log.info("ready", extra={"socket": str(settings.socket), "instance": paths.instance})
+                typer.echo(f"portlayer {__version__} serves {part.address}")
+                _log.info("ready", extra={"address": part.address, "part": part.name, "instance": paths.instance})
                 notify("READY=1")
                 _collect_rarely()
                 await stopping.wait()
@@ -68,6 +75,13 @@ async def _serve(settings: Settings) -> None:
                 await server.drain()
                 watchdog.cancel()
     _log.info("stopped; containers run on")
+
+
+def _sockets(settings: Settings, part: Part) -> list[Path]:
+    """The address at which the other processes find this one, and, where it has execution, what clients use."""
+    own = [Path(part.address.removeprefix("unix://"))] if part.address.startswith("unix://") else []
+    clients = [settings.socket.absolute()] if "execution" in part.components else []
+    return list(dict.fromkeys([*own, *clients]))
 
 
 def _allow_files() -> None:

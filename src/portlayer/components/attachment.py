@@ -10,17 +10,34 @@ from portlayer.components import keys
 from portlayer.components.admission import Place
 from portlayer.components.records import Records, decode, next_change
 from portlayer.interfaces.interaction import Control, Output
+from portlayer.interfaces.store import Delete, Put, Transaction
 from portlayer.interfaces.substrate import InteractionDriver
 from portlayer.model.detach import Detacher
-from portlayer.model.errors import InvalidState
+from portlayer.model.errors import InvalidState, PortlayerError
 from portlayer.model.execution import Observed
+from portlayer.model.names import new_id
+
+READING_SECONDS = 3600.0
 
 
 class Life:
-    """Waits for the start and the end of a container's present or next task. Subscribed from the beginning, it also
-    sees the end of one that is removed at once."""
+    """Waits for the start and the end of a container's present or next task.
+
+    One that was begun with `begin` is in the store for as long as it is open: who is removed on exit goes only when its
+    output has been read, in whichever process that happens.
+    """
+
+    @classmethod
+    async def begin(cls, records: Records, vch: str, container: str) -> Life:
+        """One that a removal on exit waits for."""
+        life = cls(records, vch, container)
+        key = f"{keys.attachments(vch, container)}{new_id()}"
+        await records.store.apply(Transaction(ops=[Put(key, b"", READING_SECONDS)], durable=False))
+        life._key = key
+        return life
 
     def __init__(self, records: Records, vch: str, container: str) -> None:
+        self._key = ""
         self._records = records
         self._vch = vch
         self._container = container
@@ -57,6 +74,9 @@ class Life:
 
     async def aclose(self) -> None:
         await self._changes.aclose()
+        if self._key:
+            with contextlib.suppress(PortlayerError):  # its lease ends
+                await self._records.store.apply(Transaction(ops=[Delete(self._key)], durable=False))
 
 
 class LocalAttachment:

@@ -57,6 +57,7 @@ class Departures:
                     while not await self._done(vch, part, forget):
                         await asyncio.sleep(pause)
                         pause = min(2 * pause, LAST_PAUSE_SECONDS)
+                await asyncio.sleep(FIRST_PAUSE_SECONDS)  # other processes may have other parts
         finally:
             del self._leaving[vch]
 

@@ -55,8 +55,7 @@ class LocalExecution:
         self._reconciler = reconciler
 
     async def start(self, *, alone: bool) -> None:
-        """alone: something outside the store proves that no other process of this host lives."""
-        await self._engine.membership.join(alone=alone)
+        """alone: something outside the store proves that no other process acts on this host."""
         await self._observer.start()
         await self._reconciler.start(alone=alone)
 
@@ -79,7 +78,6 @@ class LocalExecution:
         await self._reconciler.close()
         await self._engine.drain()
         await self._observer.close()
-        await self._engine.membership.leave()
 
     async def create(self, caller: Caller, request: m.Create) -> m.Created:
         image = await self._records.find(Image, caller.vch, "images", request.image, "/image")

@@ -102,19 +102,19 @@ class Sealer:
     @classmethod
     async def open(cls, store: Store, host_key_file: Path) -> Sealer:
         """Read the key ring from *store*, making or rotating it, with the host's key (made with mode 0600)."""
-        host_key = _host_key(host_key_file)
+        secret = host_key(host_key_file)
         while True:
             record = await store.get(keys.KEY_RING)
             ring = decode(KeyRing, record.value) if record else KeyRing(epoch=new_id(), keys=())
             if ring.keys and time.time() - ring.keys[-1].created < ROTATE_SECONDS:
-                return cls(ring, host_key)
-            current = replace(ring, keys=(*ring.keys[-2:], _new_key(host_key)))
+                return cls(ring, secret)
+            current = replace(ring, keys=(*ring.keys[-2:], _new_key(secret)))
             try:
                 check = Check(keys.KEY_RING, record.revision if record else 0)
                 await store.apply(Transaction((check,), (put(keys.KEY_RING, current),)))
             except CheckFailed:
                 continue
-            return cls(current, host_key)
+            return cls(current, secret)
 
     def _seal(self, kind: bytes, vch: str, value: Draft | NetworkPin) -> str:
         head = VERSION + self._newest
@@ -176,7 +176,8 @@ def _check_age(issued: float) -> None:
         raise HandleInvalid
 
 
-def _host_key(file: Path) -> bytes:
+def host_key(file: Path) -> bytes:
+    """The secret that all processes of one port layer have in *file*; made, with mode 0600, where it is not there."""
     try:
         return file.read_bytes()
     except FileNotFoundError:

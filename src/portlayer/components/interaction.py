@@ -66,7 +66,7 @@ class LocalInteraction:
         wanted = frozenset(stream for stream, on in ((m.STDOUT, request.stdout), (m.STDERR, request.stderr)) if on)
         streams = wanted & _joined(record)
         place = await self._streams.admit(caller.vch)
-        life = Life(self._records, caller.vch, spec.id)
+        life = await Life.begin(self._records, caller.vch, spec.id)
         return LocalAttachment(self._driver, life, spec.id, cursor, streams, sequence, place, stdin=request.stdin)
 
     async def _cursor(self, request: m.Attach, container: str) -> int:

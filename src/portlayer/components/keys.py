@@ -16,6 +16,7 @@
 /v/<vch>/addresses/<network>/<address>           Address (lease until committed)
 /v/<vch>/addresses6/<network>/<address>          the same of IPv6
 /v/<vch>/leases/<endpoint>                       Lease: what a bind has reserved (lease)
+/v/<vch>/attached/<container>/<attachment>       empty: somebody reads its output (lease)
 /v/<vch>/images/<id>                             Image
 /v/<vch>/volumes/<id>                            Volume
 /v/<vch>/names/<kind>/<name>                     the id
@@ -86,6 +87,10 @@ def uses(vch: str, kind: str, ident: str) -> str:
 
 def use(vch: str, kind: str, ident: str, container: str) -> str:
     return f"/v/{vch}/uses/{kind}/{ident}/{container}"
+
+
+def attachments(vch: str, container: str) -> str:
+    return f"/v/{vch}/attached/{container}/"
 
 
 def layer_users(diff_id: str) -> str:

@@ -22,6 +22,7 @@ from portlayer.interfaces.store import Check, CheckFailed, Delete, Store, Transa
 from portlayer.model.base import Value, now
 from portlayer.model.errors import PortlayerError
 from portlayer.model.names import new_id
+from portlayer.model.topology import Part
 
 log = logging.getLogger(__name__)
 LEASE_SECONDS = 30.0
@@ -33,9 +34,9 @@ Clock = Callable[[], float]
 
 
 class Process(Value):
-    """A process of ours in the store."""
+    """A process of ours in the store. part: what of the port layer it is, with the address at which it is reached."""
 
-    host: str
+    part: Part
     started_at: str
 
 
@@ -49,11 +50,12 @@ def boot_seconds() -> float:
 
 
 class Membership:
-    """This process among all that share the store. id: its name there, another one after each loss."""
+    """This process among all that share the store. id: its key there, another one after each loss."""
 
-    def __init__(self, store: Store, host: str, clock: Clock = boot_seconds) -> None:
+    def __init__(self, store: Store, part: Part, clock: Clock = boot_seconds) -> None:
         self.id = new_id()
-        self.host = host
+        self.part = part
+        self.host = part.host
         self._store = store
         self._clock = clock
         self._until = 0.0
@@ -61,11 +63,14 @@ class Membership:
         self._refreshing: asyncio.Task[None] | None = None
 
     async def join(self, *, alone: bool) -> None:
-        """Begin to live. alone: something outside the store proves that no other process of this host does."""
+        """Begin to live. alone: something outside the store proves that no other process of this name does."""
         others = await self._store.range(keys.PROCESSES) if alone else []
-        dead = [row.key for row in others if decode(Process, row.value).host == self.host]
+        dead = [row.key for row in others if self._was_this(decode(Process, row.value).part)]
         await self._enter(dead)
         self._refreshing = asyncio.create_task(self._refresh_often())
+
+    def _was_this(self, other: Part) -> bool:
+        return (other.host, other.name) == (self.part.host, self.part.name)
 
     async def leave(self) -> None:
         """Nothing is under way any more: others need not wait for the lease to end."""
@@ -129,7 +134,7 @@ class Membership:
         self._until = began + ACT_SECONDS
 
     def _put(self) -> Any:
-        return put(keys.process(self.id), Process(host=self.host, started_at=now()), LEASE_SECONDS)
+        return put(keys.process(self.id), Process(part=self.part, started_at=now()), LEASE_SECONDS)
 
     def _lose(self) -> None:
         if self._until:

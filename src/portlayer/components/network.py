@@ -80,7 +80,7 @@ class LocalNetwork:
             requested_address=_check_address(network, request),
             requested_address6=_check_address6(network, request),
             aliases=check_aliases(request.aliases),
-            ports=await self._ports.choose(network, request.ports),
+            ports=await self._ports.choose(preview.spec.host, network, request.ports),
         )
         handle = self._drafts.seal(preview, c.AddEndpoint(endpoint=endpoint))
         return m.JoinedNetwork(handle=handle, endpoint_id=ident)

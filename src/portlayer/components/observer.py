@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 LIVE = ("running", "paused")
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.1, 60.0
 IDLE_ROOTFS_SECONDS = 10.0
+READ_SECONDS = 10.0
+"""How long who is removed on exit stays for those who read its output."""
 RETRY_SECONDS = 5.0
 
 
@@ -184,7 +186,9 @@ class Observer:
             draft = await self._reaction(vch, record, observed)
             if draft is None:
                 return
-            if not record.spec.remove_on_exit:
+            if record.spec.remove_on_exit:
+                await self._records.until_gone(keys.attachments(vch, record.spec.id), READ_SECONDS)
+            else:
                 await asyncio.sleep(min(pause, LAST_BACKOFF_SECONDS))
             found = await self._records.container(vch, record.spec.id)
             if found is None or found[1] != observed or found[0].spec.restart_policy != record.spec.restart_policy:

@@ -17,14 +17,13 @@ TRIES = 64
 
 
 class Ports:
-    """The ports of one host."""
+    """The ports of the hosts."""
 
-    def __init__(self, store: Store, host: str) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._host = host
 
-    async def choose(self, network: NetworkSpec, ports: tuple[Port, ...]) -> tuple[Port, ...]:
-        """*ports*, each with a host port: the one asked for, or one that is free at this time.
+    async def choose(self, host: str, network: NetworkSpec, ports: tuple[Port, ...]) -> tuple[Port, ...]:
+        """*ports*, each with a port of *host*: the one asked for, or one that is free at this time.
 
         Raises:
             InvalidArgument: no port, one twice, in an internal network, or on an IPv6 address for one without IPv6.
@@ -38,16 +37,16 @@ class Ports:
         chosen: dict[tuple[str, int], Port] = {}
         for index, port in enumerate(ports):
             _check(port, network, f"/ports/{index}")
-            number = port.host_port or await self._free(port.protocol, chosen)
+            number = port.host_port or await self._free(host, port.protocol, chosen)
             if (port.protocol, number) in chosen:
                 raise InvalidArgument(f"Port {number} is published twice.", pointer=f"/ports/{index}/hostPort")
             chosen[port.protocol, number] = replace(port, host_port=number)
         return tuple(chosen.values())
 
-    async def _free(self, protocol: str, chosen: dict[tuple[str, int], Port]) -> int:
+    async def _free(self, host: str, protocol: str, chosen: dict[tuple[str, int], Port]) -> int:
         for _ in range(TRIES):
             number = random.randint(FIRST_EPHEMERAL, LAST_EPHEMERAL)  # noqa: S311 - any free one will do
-            taken = (protocol, number) in chosen or await self._store.get(keys.port(self._host, protocol, number))
+            taken = (protocol, number) in chosen or await self._store.get(keys.port(host, protocol, number))
             if not taken:
                 return number
         raise ResourceExhausted("No free host port was found; name one.", resource="ports")

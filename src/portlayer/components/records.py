@@ -138,6 +138,8 @@ class Records:
 
     async def until_gone(self, prefix: str, seconds: float) -> bool:
         """Wait until no key is under *prefix*; False past *seconds*."""
+        if not await self.store.count(prefix):
+            return True
         try:
             async with asyncio.timeout(seconds), contextlib.aclosing(self.store.watch(prefix)) as changes:
                 if not await self.store.count(prefix):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, cast
 
-from portlayer.components.handles import Sealer
+from portlayer.components.handles import Draft, Sealer
 from portlayer.components.records import Records
 from portlayer.interfaces.components import Components
 from portlayer.model.caller import Caller
@@ -46,9 +46,10 @@ class Hosts:
         if reference is not None:
             record, _ = await self._records.find_container(caller.vch, reference)
             return record.spec.host
-        await self._records.check_vch(caller.vch)
+        tenant = await self._records.check_vch(caller.vch)
         handles = request.handles if request.handle is None else (request.handle,)
-        found = {host for handle in handles if (host := await self._of_handle(caller.vch, handle)) is not None}
+        drafts = [self._sealer.open_draft(tenant.id, handle) for handle in handles]
+        found = {host for draft in drafts if (host := await self._of_draft(caller.vch, draft)) is not None}
         if len(found) > 1:
             raise InvalidArgument(
                 f"These containers are on the hosts {', '.join(sorted(found))}; one commit is for one host.",
@@ -56,8 +57,7 @@ class Hosts:
             )
         return next(iter(found), None)
 
-    async def _of_handle(self, vch: str, handle: str) -> str | None:
-        draft = self._sealer.open_draft(vch, handle)
+    async def _of_draft(self, vch: str, draft: Draft) -> str | None:
         created = [change.spec.host for change in draft.changes if isinstance(change, CreateContainer)]
         if created:
             return created[0]

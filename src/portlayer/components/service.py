@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from portlayer import __version__
 from portlayer.components import keys
 from portlayer.components.events import History
-from portlayer.components.records import Records, cut
+from portlayer.components.membership import Process
+from portlayer.components.records import Records, cut, decode
 from portlayer.components.vchs import Vchs
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Put, Transaction
 from portlayer.model import service as m
@@ -16,8 +17,8 @@ from portlayer.model.caller import Caller
 from portlayer.model.errors import Conflict, InvalidArgument, NotFound, PortlayerError
 from portlayer.model.events import NumberedEvent
 from portlayer.model.storage import Nothing
+from portlayer.model.topology import COMPONENTS, Part
 
-COMPONENTS = ("storage", "execution", "network", "interaction")
 MAX_METRIC_VCHS = 100
 MAX_VALUE_BYTES = 64 * 1024
 _KEY = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}")
@@ -35,6 +36,7 @@ class LocalService:
         records: Records,
         vchs: Vchs,
         instance: str,
+        part: Part,
         substrates: Mapping[str, Mapping[str, str]],
         alive: Callable[[], Awaitable[object]],
         stuck: Callable[[], Awaitable[int]],
@@ -44,6 +46,7 @@ class LocalService:
         self._vchs = vchs
         self._store = records.store
         self._instance = instance
+        self._part = part
         self._substrates = substrates
         self._alive = alive
         self._stuck = stuck
@@ -54,12 +57,29 @@ class LocalService:
             version=__version__,
             api_version="v1",
             instance=self._instance,
-            components=tuple(m.ComponentInfo(name=name, where="local") for name in COMPONENTS),
+            components=tuple(await self._components()),
             substrates=tuple(
                 m.SubstrateInfo(name=name, features=dict(features)) for name, features in self._substrates.items()
             ),
             store=self._store.name,
         )
+
+    async def _components(self) -> list[m.ComponentInfo]:
+        """Each with the processes that have it now: `local` for this one, `<process> on <host>` for another."""
+        rows = await self._store.range(keys.PROCESSES)
+        parts = sorted((decode(Process, row.value).part for row in rows), key=lambda part: (part.host, part.name))
+        return [
+            m.ComponentInfo(
+                name=component,
+                where=", ".join(
+                    "local" if part.name == self._part.name else f"{part.name} on {part.host}"
+                    for part in parts
+                    if component in part.components
+                )
+                or "nowhere",
+            )
+            for component in COMPONENTS
+        ]
 
     async def ready(self, caller: Caller, request: Nothing) -> m.Readiness:  # noqa: ARG002
         checks = {}

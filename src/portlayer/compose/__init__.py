@@ -1,6 +1,6 @@
 """The composition root: the one package that knows which concrete parts are wired together."""
 
-from portlayer.compose.assembly import assemble
+from portlayer.compose.assembly import Assembled, assemble
 from portlayer.compose.local import make_paths, open_host, open_local
 from portlayer.compose.settings import SETTINGS, Settings, read_settings
 from portlayer.substrates.linux.host import Check
@@ -8,6 +8,7 @@ from portlayer.substrates.linux.host import checks as host_checks
 
 __all__ = [
     "SETTINGS",
+    "Assembled",
     "Check",
     "Settings",
     "assemble",

@@ -1,10 +1,16 @@
-"""The components of one process, over any store and substrate."""
+"""The components of one process, over any store and substrate.
+
+A process has all four, or some: then the others are in other processes, and only what is wired here knows that.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
 import os
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from portlayer.components.addresses import Pool
@@ -13,7 +19,7 @@ from portlayer.components.commit.engine import Engine
 from portlayer.components.departures import Departures
 from portlayer.components.drafts import Drafts
 from portlayer.components.execution import LocalExecution
-from portlayer.components.handles import Sealer
+from portlayer.components.handles import Sealer, host_key
 from portlayer.components.interaction import LocalInteraction
 from portlayer.components.membership import Clock, Membership, boot_seconds
 from portlayer.components.network import LocalNetwork
@@ -23,9 +29,11 @@ from portlayer.components.quota import Quotas
 from portlayer.components.reconciler import Reconciler
 from portlayer.components.records import Records
 from portlayer.components.replays import Replays
+from portlayer.components.routing import Hosts, missing, routed
 from portlayer.components.service import LocalService
 from portlayer.components.storage import LocalStorage
 from portlayer.components.vchs import Vchs, ensure_vch
+from portlayer.compose.peers import Peers
 from portlayer.compose.settings import Settings
 from portlayer.failpoints import Failpoints
 from portlayer.interfaces.components import Components
@@ -34,7 +42,18 @@ from portlayer.interfaces.substrate import Substrate
 from portlayer.model.base import now
 from portlayer.model.bounds import commits_on
 from portlayer.model.caller import DEFAULT_VCH
-from portlayer.model.topology import LOCAL_HOST
+from portlayer.model.topology import Part
+from portlayer.rest.passport import Passport
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """components: the whole port layer, as seen from this process. here: what of it this process has, for what others
+    forward to it, and have vouched for with *passport*."""
+
+    components: Components
+    here: Components
+    passport: Passport
 
 
 @contextlib.asynccontextmanager
@@ -47,18 +66,19 @@ async def assemble(
     settings: Settings,
     failpoints: Failpoints | None = None,
     *,
-    host: str = LOCAL_HOST,
+    part: Part = Part(),  # noqa: B008 - a frozen value
     alone: bool = True,
     clock: Clock = boot_seconds,
-) -> AsyncIterator[Components]:
-    """The components over any store and substrate. state: directory for the host's key and for uploads.
+) -> AsyncIterator[Assembled]:
+    """The components of *part* over any store and substrate. state: directory for the host's key and for uploads.
 
-    host: whose substrate it is. alone: no other process of this host lives; what such a one has left is swept. clock:
-    seconds by which this process keeps its lease.
+    alone: no other process of this name lives; what such a one has left is swept. clock: seconds by which this process
+    keeps its lease.
     """
     records = Records(store)
     await ensure_vch(records, DEFAULT_VCH, now())
     sealer = await Sealer.open(store, state / "host.key")
+    passport = Passport(hmac.digest(host_key(state / "host.key"), b"portlayer passport 1", hashlib.sha256))
     failpoints = failpoints or Failpoints.from_text(settings.failpoints)
     drafts = Drafts(records, sealer)
     quotas = Quotas(store, records.tenants)
@@ -67,36 +87,51 @@ async def assemble(
     limits = settings.limits
     commits = Gate("commits", limits.commits or commits_on(len(os.sched_getaffinity(0))))
     imports, streams = Gate("imports", limits.imports), Gate("streams", limits.streams)
-    membership = Membership(store, host, clock)
+    membership = Membership(store, part, clock)
     engine = Engine(records, quotas, substrate, membership, failpoints, settings.lease_seconds, commits)
-    observer = Observer(records, engine, host)
+    observer = Observer(records, engine, part.host)
     reconciler = Reconciler(records, engine, observer, settings.reconcile_seconds)
     execution = LocalExecution(drafts, pool, engine, observer, reconciler)
     storage = LocalStorage(drafts, quotas, replays, substrate.storage, state / "uploads", failpoints, imports)
-    network = LocalNetwork(drafts, pool, quotas, Ports(store, host), replays, substrate.network, failpoints)
+    network = LocalNetwork(drafts, pool, quotas, Ports(store), replays, substrate.network, failpoints)
     vchs = Vchs(records, quotas, replays, failpoints)
-    parts = {
-        "containers": execution.forget_vch,
-        "networks": network.forget_vch,
-        "storage": storage.forget_vch,
-        "rest": vchs.forget_vch,
+    have = frozenset(part.components)
+    here = Components(
+        service=LocalService(
+            *(records, vchs, instance, part, {substrate.name: features}),
+            substrate.execution.present if "execution" in have else store.revision,
+            engine.recovery.abandoned,
+            lambda: [*reconciler.metrics(), *metrics((commits, imports, streams))],
+        ),
+        storage=storage if "storage" in have else missing("storage"),
+        execution=execution if "execution" in have else missing("execution"),
+        network=network if "network" in have else missing("network"),
+        interaction=LocalInteraction(drafts, substrate.interaction, streams)
+        if "interaction" in have
+        else missing("interaction"),
+    )
+    forgetting = {
+        "containers": ("execution", execution.forget_vch),
+        "networks": ("network", network.forget_vch),
+        "storage": ("storage", storage.forget_vch),
+        "rest": ("storage", vchs.forget_vch),
     }
-    await execution.start(alone=alone)
-    if alone:
-        await storage.start()
-    try:
-        async with Departures(records.tenants, failpoints, parts).attended():
-            yield Components(
-                service=LocalService(
-                    *(records, vchs, instance, {substrate.name: features}, substrate.execution.present),
-                    engine.recovery.abandoned,
-                    lambda: [*reconciler.metrics(), *metrics((commits, imports, streams))],
-                ),
-                storage=storage,
-                execution=execution,
-                network=network,
-                interaction=LocalInteraction(drafts, substrate.interaction, streams),
-            )
-    finally:
-        await storage.close()
-        await execution.close()
+    departing = {name: forget for name, (component, forget) in forgetting.items() if component in have}
+    async with contextlib.AsyncExitStack() as closing:
+        await membership.join(alone=alone)
+        closing.push_async_callback(membership.leave)
+        if "execution" in have:
+            closing.push_async_callback(execution.close)
+            await execution.start(alone=alone)
+        if "storage" in have:
+            closing.push_async_callback(storage.close)
+            if alone:
+                await storage.start()
+        await closing.enter_async_context(Departures(records.tenants, failpoints, departing).attended())
+        components = here
+        if settings.topology.has_several:
+            peers = Peers(store, part, passport)
+            closing.push_async_callback(peers.close)
+            await peers.start()
+            components = routed(here, have, part.host, Hosts(records, sealer), peers)
+        yield Assembled(components, here, passport)

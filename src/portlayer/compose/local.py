@@ -7,9 +7,8 @@ import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from portlayer.compose.assembly import assemble
+from portlayer.compose.assembly import Assembled, assemble
 from portlayer.compose.settings import Settings
-from portlayer.interfaces.components import Components
 from portlayer.interfaces.substrate import Substrate
 from portlayer.model.errors import Unavailable
 from portlayer.stores.choice import open_store
@@ -34,23 +33,24 @@ def make_paths(settings: Settings) -> Paths:
 
 
 @contextlib.asynccontextmanager
-async def open_local(settings: Settings) -> AsyncIterator[Components]:
-    """All four components in this process, on the Linux substrate.
+async def open_local(settings: Settings, name: str | None = None) -> AsyncIterator[Assembled]:
+    """The process called *name* of the topology (None: the only one), on the Linux substrate.
 
-    The caller holds the lock of the directories, so that what another process of this host has begun is finished or
+    The caller holds the lock of the directories, so that what another process of this name has begun is finished or
     undone at once, without waiting for its lease.
 
     Raises:
         Unavailable: the store or the host is not fit; the reason says how to mend it.
     """
-    paths = make_paths(settings)
+    paths, part = make_paths(settings), settings.part(name)
     store = await open_store(settings.store, paths.state)
     try:
         substrate = LinuxSubstrate(paths, runtime=settings.runtime or None, runtime_seconds=settings.runtime_seconds)
-        features = await substrate.start()
+        features = await substrate.start(frozenset(part.components))
         try:
-            async with assemble(store, substrate, features, paths.state, paths.instance, settings) as components:
-                yield components
+            whole = (store, substrate, features, paths.state, paths.instance, settings)
+            async with assemble(*whole, part=part) as assembled:
+                yield assembled
         finally:
             await substrate.close()
     finally:

@@ -24,6 +24,7 @@ from portlayer.model.base import Value
 from portlayer.model.bounds import Limits, check_limits
 from portlayer.model.errors import InvalidArgument
 from portlayer.model.execution import replace
+from portlayer.model.topology import Part, Topology, read_topology
 from portlayer.stores.choice import StoreChoice, parse_table, parse_url
 from portlayer.substrates.linux.execution import RUNTIME_SECONDS
 
@@ -38,8 +39,8 @@ class Settings(Value):
 
     runtimeSeconds: how long a call of the OCI runtime may take before its step fails. reconcileSeconds: the pause
     between two sweeps of the reconciler. limits: what it takes on at once, and what may wait (see model.bounds). store:
-    which one, and where (see stores.choice). users: who else than root may use the socket,
-    by uid.
+    which one, and where (see stores.choice). users: who else than root may use the socket, by uid. topology: who runs
+    where, in the file as `processes` (see model.topology).
     """
 
     state: str = DEFAULT_STATE
@@ -52,13 +53,24 @@ class Settings(Value):
     limits: Limits = Limits()
     store: StoreChoice = StoreChoice()
     users: dict[int, Identity] = {}
+    topology: Topology = Topology()
 
     @property
     def socket(self) -> Path:
+        """Where clients find it by default: the process with execution, where there are several."""
         return Path(self.run) / SOCKET
 
+    def part(self, name: str | None) -> Part:
+        """The process called *name* (None: the only one), with its address."""
+        part = self.topology.part(name)
+        own = f"{part.name}.sock" if self.topology.has_several else SOCKET
+        return replace(part, address=part.address or f"unix://{Path(self.run).absolute() / own}")
 
-SETTINGS = tuple(field.encode_name for field in msgspec.structs.fields(Settings) if field.name != "failpoints")
+
+_OTHERS = {"failpoints": None, "topology": "processes"}
+SETTINGS = tuple(
+    name for field in msgspec.structs.fields(Settings) if (name := _OTHERS.get(field.name, field.encode_name))
+)
 """The keys of a configuration file."""
 
 
@@ -74,6 +86,7 @@ def read_settings(environment: Mapping[str, str], config: Path | None = None) ->
             values[key] = environment[f"PORTLAYER_{name}"]
     store = _store(values.pop("store", {}), environment)
     users = read_users(values.pop("users", {}))
+    topology = read_topology(values.pop("processes")) if "processes" in values else Topology()
     try:
         settings = replace(msgspec.convert(values, Settings), users=users)
     except msgspec.ValidationError as error:
@@ -82,7 +95,9 @@ def read_settings(environment: Mapping[str, str], config: Path | None = None) ->
         if field.name in TIMES and not 1 <= getattr(settings, field.name) <= MOST_SECONDS:
             raise InvalidArgument(f"{field.encode_name} must be between 1 and {MOST_SECONDS}.")
     check_limits(settings.limits)
-    return replace(settings, store=store)
+    if len(topology.hosts) > 1 and store.kind == "sqlite":
+        raise InvalidArgument("SQLite is for one host; choose etcd as the store of several.")
+    return replace(settings, store=store, topology=topology)
 
 
 def _read(config: Path) -> dict[str, Any]:

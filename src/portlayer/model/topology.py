@@ -40,11 +40,6 @@ class Part(Value):
     address: str = ""
     labels: dict[str, str] = {}
 
-    @property
-    def has_all(self) -> bool:
-        """Whether nothing of its port layer is elsewhere, as far as it knows."""
-        return set(self.components) == set(COMPONENTS)
-
 
 class _Entry(Value):
     host: str = LOCAL_HOST
@@ -69,6 +64,11 @@ class Topology(Value):
             if part.name == name:
                 return part
         raise InvalidArgument(f"The topology has no process {name!r}; it has {known}.")
+
+    @property
+    def has_several(self) -> bool:
+        """Whether there is more than one process."""
+        return len(self.parts) > 1
 
     @property
     def hosts(self) -> frozenset[str]:

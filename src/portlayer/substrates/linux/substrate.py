@@ -57,7 +57,10 @@ class LinuxSubstrate:
                 await self._storage.start()
             self._features = {"linux": os.uname().release}
             if "execution" in components:
-                self._features |= {**await self._execution.start(), **await self._network.start()}
+                self._features |= await self._execution.start()
+            if components & {"execution", "network"}:
+                self._features |= await self._network.start()
+            if "execution" in components:
                 await self._network.serve_names()
         except BaseException:
             with contextlib.suppress(OSError, PortlayerError):  # why it does not start says more

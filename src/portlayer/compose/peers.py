@@ -1,0 +1,99 @@
+"""The other processes of this port layer, as the store tells of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Iterable
+
+from portlayer.components import keys
+from portlayer.components.membership import Process
+from portlayer.components.records import decode
+from portlayer.interfaces.components import Components
+from portlayer.interfaces.store import Compacted, Store, Watch
+from portlayer.model.errors import PortlayerError
+from portlayer.model.topology import Part
+from portlayer.rest.client import RestClient
+from portlayer.rest.passport import Passport
+
+log = logging.getLogger(__name__)
+AGAIN_SECONDS = 1.0
+
+
+class Peers:
+    """Finds who has a component, and speaks to it over REST, vouching for callers.
+
+    What was last known stays known while the store is away: a process that has gone answers nothing, which says so.
+    """
+
+    def __init__(self, store: Store, me: Part, passport: Passport, ssl_context: ssl.SSLContext | None = None) -> None:
+        self._store = store
+        self._me = me
+        self._passport = passport
+        self._ssl = ssl_context
+        self._known: dict[str, Process] = {}
+        self._clients: dict[str, RestClient] = {}
+        self._following: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to follow the store."""
+        changes = self._store.watch(keys.PROCESSES)
+        await self._read()
+        self._following = asyncio.create_task(self._follow(changes))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        await asyncio.gather(*(client.close() for client in self._clients.values()))
+
+    def find(self, component: str, host: str | None = None) -> Components | None:
+        """Some process with *component*, on *host* where that is given; one on this machine rather than another."""
+        having = [
+            process
+            for process in self._known.values()
+            if component in process.part.components
+            and process.part.name != self._me.name
+            and host in (None, process.part.host)
+        ]
+        if not having:
+            return None
+        chosen = min(having, key=lambda process: (process.part.host != self._me.host, process.part.name))
+        return self._client(chosen.part, component).components
+
+    def _client(self, part: Part, component: str) -> RestClient:
+        client = self._clients.get(part.address)
+        if client is None:
+            name = f"{component} (process {part.name})"
+            client = RestClient(part.address, self._ssl, passport=self._passport, name=name)
+            self._clients[part.address] = client
+        return client
+
+    async def _follow(self, changes: Watch) -> None:
+        while True:
+            try:
+                async for change in changes:
+                    if change.record is None:
+                        self._known.pop(change.key, None)
+                    else:
+                        self._known[change.key] = decode(Process, change.record.value)
+            except Compacted:
+                log.info("other processes are looked for anew")
+            except PortlayerError as error:
+                log.warning("other processes cannot be followed now: %s", error)
+            else:
+                return
+            await asyncio.sleep(AGAIN_SECONDS)
+            changes = self._store.watch(keys.PROCESSES)
+            with contextlib.suppress(PortlayerError):
+                await self._read()
+
+    async def _read(self) -> None:
+        self._known = {row.key: decode(Process, row.value) for row in await self._store.range(keys.PROCESSES)}
+
+    def parts(self) -> Iterable[Part]:
+        """All that live, this one too."""
+        return (process.part for process in self._known.values())

@@ -1,0 +1,130 @@
+"""One port layer in one process, or in several: nobody can tell."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import builders
+import images
+import pytest
+from apart.cluster import TOPOLOGIES, Cluster
+
+from portlayer.client import ContainerHandle, PortLayer, Steps
+from portlayer.model.errors import Conflict, HandleInvalid, NotFound, Unavailable
+from portlayer.model.topology import Part, Topology
+from portlayer.stores.memory import MemoryStore
+
+ARCHIVE = images.oci_archive(images.Built([builders.layer()[1]], name="busybox:latest", config={"Cmd": ["sh"]}))
+APART = [name for name in TOPOLOGIES if name != "together"]
+
+
+@pytest.fixture(params=list(TOPOLOGIES))
+async def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Cluster]:
+    async with Cluster(TOPOLOGIES[request.param], MemoryStore(), tmp_path) as cluster:
+        yield cluster
+
+
+async def furnish(pl: PortLayer) -> None:
+    await pl.storage.import_image(images.stream(ARCHIVE))
+    await pl.network.create_network("gibson_network")
+
+
+async def test_the_seeds_workflow_from_every_process(cluster: Cluster) -> None:
+    async with cluster.at() as pl:
+        await furnish(pl)
+    for part in cluster.topology.parts:
+        async with cluster.at(part.name) as pl:
+            name = f"cookie-{part.name}"
+            await pl.execution.commit(Steps().create("busybox", "sh", "-c", "echo hello; exit 3", name=name))
+            c = await pl.execution.get_container(name)
+            n = await pl.network.get_network("gibson_network")
+            c = await pl.network.join(c, n)
+            c = await pl.network.bind(c)
+            c = await pl.execution.set_state(c, "running")
+            done = await pl.execution.commit(c)
+            assert done.endpoints[0].address
+            assert (await pl.execution.wait(name, timeout_seconds=20)).exit_code == 3
+            assert b"".join([chunk.data async for chunk in pl.interaction.logs(name)]) == b"hello\n"
+            assert (await pl.execution.commit(c)).revision == done.revision, "once, whichever process is asked"
+
+
+async def test_streams_both_ways(cluster: Cluster) -> None:
+    async with cluster.at() as pl:
+        await furnish(pl)
+        steps = Steps().create("busybox", "cat", name="echo").join_interaction(stdin=True).bind_interaction()
+        await pl.execution.commit(steps.set_state("running"))
+    for part in cluster.topology.parts:
+        async with cluster.at(part.name) as pl, pl.interaction.attach("echo", stdin=True) as attached:
+            await attached.write(f"to {part.name}\n".encode())
+            async for output in attached:
+                assert output.data == f"to {part.name}\n".encode()
+                break
+    async with cluster.at(cluster.topology.parts[-1].name) as pl:
+        await pl.execution.remove("echo", force=True)
+
+
+async def test_errors_are_the_same_from_every_process(cluster: Cluster) -> None:
+    async with cluster.at() as pl:
+        await furnish(pl)
+        done = await pl.execution.commit(Steps().create("busybox", name="one"))
+    for part in cluster.topology.parts:
+        async with cluster.at(part.name) as pl:
+            with pytest.raises(NotFound) as missing:
+                await pl.execution.remove("nobody")
+            assert missing.value.facts["id"] == "nobody"
+            with pytest.raises(HandleInvalid):
+                await pl.execution.commit(ContainerHandle(id="bogus", sealed="bogus"))
+            first, second = await pl.execution.get_container("one"), await pl.execution.get_container("one")
+            await pl.execution.commit(await pl.execution.set_labels(first, {"by": part.name}))
+            with pytest.raises(Conflict) as lost:
+                await pl.execution.commit(await pl.execution.set_labels(second, {"by": "late"}))
+            assert lost.value.facts["collisions"] == ("labels/by",)
+            assert (await pl.execution.inspect_container("one")).id == done.id
+            with pytest.raises(NotFound):
+                await pl.storage.inspect_image("nothing")
+            with pytest.raises(NotFound):
+                await pl.network.get_network("nowhere")
+
+
+@pytest.mark.parametrize("gone", ["storage", "interaction"])
+async def test_who_is_away_is_named_and_comes_back(tmp_path: Path, gone: str) -> None:
+    async with Cluster(TOPOLOGIES["each apart"], MemoryStore(), tmp_path) as cluster, cluster.at("execution") as pl:
+        await furnish(pl)
+        part = cluster.topology.part(gone)
+        await cluster.stop(gone)
+
+        async def use() -> None:
+            if gone == "storage":
+                await pl.storage.inspect_image("busybox")
+            else:
+                assert [chunk async for chunk in pl.interaction.logs("one")] == []
+
+        await pl.execution.commit(Steps().create("busybox", name="one"))
+        with pytest.raises(Unavailable) as away:
+            await use()
+        assert gone in away.value.detail
+        assert away.value.facts["retry_after_seconds"] == 1
+        await cluster.start(part)
+        await use()
+
+
+async def test_handles_from_before_storage_moved_commit_after_it(tmp_path: Path) -> None:
+    whole = Part(name="rest")
+    async with Cluster(Topology(parts=(whole,)), MemoryStore(), tmp_path) as cluster:
+        async with cluster.at("rest") as pl:
+            await furnish(pl)
+            volume = await pl.storage.create_volume("jar")
+            created = await pl.execution.create("busybox", "sh", "-c", "echo kept > /jar/it", name="moved")
+            created = await pl.storage.join(created, volume.name, "/jar")
+            created = await pl.network.join(created, "gibson_network")
+            created = await pl.network.bind(created)
+        await cluster.stop("rest")
+        cluster.topology = TOPOLOGIES["storage apart"]
+        for part in cluster.topology.parts:
+            await cluster.start(part)
+        async with cluster.at("storage") as pl:
+            handle = await pl.execution.set_state(created, "running")
+            done = await pl.execution.commit(handle)
+            assert done.endpoints[0].address
+            assert (await pl.execution.wait("moved", timeout_seconds=20)).exit_code == 0
