@@ -57,6 +57,11 @@ def test_the_commands_work_and_every_process_may_die(
             assert b"".join(chunk.data for chunk in pl.interaction.logs("stays")) == b"up\n"
             where = {one.name: one.where for one in pl.service.info().components}
             assert where == {other: "local" if other == name else f"{other} on local" for other in COMPONENTS}
+    told = {one["name"]: one for one in cli.json("topology")}
+    assert {name: one["components"] for name, one in told.items()} == {name: name for name in COMPONENTS}
+    assert {one["health"] for one in told.values()} == {"ready"}
+    stop(processes.pop("network"))
+    assert "network" not in cli.ok("topology")
     cli.ok("rm", "-f", "stays")
 
 

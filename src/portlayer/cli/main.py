@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "vch": ("vchs", "VCHs, the tenants: create, ls, inspect, set, rm."),
     "events": ("service", "Show what happens, as it happens."),
     "info": ("service", "Show what this port layer is made of."),
+    "topology": ("topology", "Show which process has which components, where, and how it is."),
     "version": ("service", "Show the versions of this command and of the server."),
     "serve": ("serve", "Serve the REST API until stopped; containers run on."),
     "store": ("store", "The store: backup, restore, migrate."),

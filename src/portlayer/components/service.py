@@ -53,33 +53,26 @@ class LocalService:
         self._figures = figures
 
     async def info(self, caller: Caller, request: Nothing) -> m.Info:  # noqa: ARG002
+        rows = await self._store.range(keys.PROCESSES)
+        processes = sorted(
+            (decode(Process, row.value) for row in rows), key=lambda process: (process.part.host, process.part.name)
+        )
         return m.Info(
             version=__version__,
             api_version="v1",
             instance=self._instance,
-            components=tuple(await self._components()),
+            components=tuple(self._where(name, [process.part for process in processes]) for name in COMPONENTS),
             substrates=tuple(
                 m.SubstrateInfo(name=name, features=dict(features)) for name, features in self._substrates.items()
             ),
             store=self._store.name,
+            processes=tuple(_shown(process) for process in processes) if caller.role == "operator" else (),
         )
 
-    async def _components(self) -> list[m.ComponentInfo]:
-        """Each with the processes that have it now: `local` for this one, `<process> on <host>` for another."""
-        rows = await self._store.range(keys.PROCESSES)
-        parts = sorted((decode(Process, row.value).part for row in rows), key=lambda part: (part.host, part.name))
-        return [
-            m.ComponentInfo(
-                name=component,
-                where=", ".join(
-                    "local" if part.name == self._part.name else f"{part.name} on {part.host}"
-                    for part in parts
-                    if component in part.components
-                )
-                or "nowhere",
-            )
-            for component in COMPONENTS
-        ]
+    def _where(self, component: str, parts: Sequence[Part]) -> m.ComponentInfo:
+        having = [part for part in parts if component in part.components]
+        places = ["local" if part.name == self._part.name else f"{part.name} on {part.host}" for part in having]
+        return m.ComponentInfo(name=component, where=", ".join(places) or "nowhere")
 
     async def ready(self, caller: Caller, request: Nothing) -> m.Readiness:  # noqa: ARG002
         checks = {}
@@ -191,3 +184,14 @@ class LocalService:
                 if key in failure.keys:
                     raise Conflict(f"{name} has another ETag; read it again.", id=name, collisions=["etag"]) from None
                 self._records.tenants.forget(vch)
+
+
+def _shown(process: Process) -> m.ProcessInfo:
+    part = process.part
+    return m.ProcessInfo(
+        name=part.name,
+        host=part.host,
+        components=part.components,
+        address=part.address,
+        started_at=process.started_at,
+    )

@@ -11,7 +11,7 @@ from portlayer.model.events import NumberedEvent
 
 
 class ComponentInfo(Value):
-    """Where a component runs: `local`, or the address of the process that has it."""
+    """Where a component runs: `local` for the process that was asked, `<process> on <host>` for others."""
 
     name: str
     where: str
@@ -24,13 +24,26 @@ class SubstrateInfo(Value):
     features: dict[str, str]
 
 
+class ProcessInfo(Value):
+    """A process of this port layer that lives. address: where the others reach it."""
+
+    name: str
+    host: str
+    components: tuple[str, ...]
+    address: str
+    started_at: str
+
+
 class Info(Value):
+    """processes: for operators alone."""
+
     version: str
     api_version: str
     instance: str
     components: tuple[ComponentInfo, ...]
     substrates: tuple[SubstrateInfo, ...]
     store: str
+    processes: tuple[ProcessInfo, ...] = ()
 
 
 class Quota(Value):
