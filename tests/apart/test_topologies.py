@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from apart.cluster import TOPOLOGIES, Cluster
 
 from portlayer.client import ContainerHandle, PortLayer, Steps
+from portlayer.interfaces.interaction import Control, Output
 from portlayer.model.errors import Conflict, HandleInvalid, NotFound, Unavailable
 from portlayer.model.topology import Part, Topology
 from portlayer.stores.memory import MemoryStore
@@ -62,6 +64,21 @@ async def test_streams_both_ways(cluster: Cluster) -> None:
                 break
     async with cluster.at(cluster.topology.parts[-1].name) as pl:
         await pl.execution.remove("echo", force=True)
+
+
+async def test_who_is_removed_on_exit_is_read_to_its_end(cluster: Cluster) -> None:
+    async with cluster.at() as pl:
+        await furnish(pl)
+        steps = Steps().create("busybox", "sh", "-c", "echo last words; exit 4", name="brief", remove_on_exit=True)
+        await pl.execution.commit(steps)
+        async with pl.interaction.attach("brief") as attached:
+            started = await pl.execution.set_state(await pl.execution.get_container("brief"), "running")
+            await pl.execution.commit(started)
+            frames = [frame async for frame in attached]
+        assert b"".join(frame.data for frame in frames if isinstance(frame, Output)) == b"last words\n"
+        assert frames[-1] == Control(kind="exit", fields={"exitCode": 4})
+        with contextlib.suppress(NotFound):
+            await pl.execution.wait("brief", condition="removed", timeout_seconds=20)
 
 
 async def test_errors_are_the_same_from_every_process(cluster: Cluster) -> None:

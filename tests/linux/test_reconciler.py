@@ -38,7 +38,7 @@ class Lab(Driver):
 
     async def start(self) -> None:
         self._stack = AsyncExitStack()
-        self.pl = await self._stack.enter_async_context(open_local(self.settings))
+        self.pl = (await self._stack.enter_async_context(open_local(self.settings))).components
         await self.sweep()
 
     async def stop(self) -> None:

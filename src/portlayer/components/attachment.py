@@ -23,16 +23,16 @@ READING_SECONDS = 3600.0
 class Life:
     """Waits for the start and the end of a container's present or next task.
 
-    One that was begun with `begin` is in the store for as long as it is open: who is removed on exit goes only when its
-    output has been read, in whichever process that happens.
+    One that was begun with `announced` is in the store for as long as it is open: who is removed on exit goes only when
+    its output has been read, in whichever process that happens.
     """
 
     @classmethod
-    async def begin(cls, records: Records, vch: str, container: str) -> Life:
-        """One that a removal on exit waits for."""
+    async def announced(cls, records: Records, vch: str, container: str, process: str) -> Life:
+        """One that a removal on exit waits for, while *process*, where it is, lives."""
         life = cls(records, vch, container)
         key = f"{keys.attachments(vch, container)}{new_id()}"
-        await records.store.apply(Transaction(ops=[Put(key, b"", READING_SECONDS)], durable=False))
+        await records.store.apply(Transaction(ops=[Put(key, process.encode(), READING_SECONDS)], durable=False))
         life._key = key
         return life
 

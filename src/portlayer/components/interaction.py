@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from portlayer.components.admission import Gate, Held
 from portlayer.components.attachment import Life, LocalAttachment
 from portlayer.components.drafts import Drafts
+from portlayer.components.membership import Membership
 from portlayer.interfaces.substrate import InteractionDriver
 from portlayer.model import changes as c
 from portlayer.model import interaction as m
@@ -27,8 +28,9 @@ MAX_SIZE = 65535
 class LocalInteraction:
     """Implements interfaces.interaction.Interaction."""
 
-    def __init__(self, drafts: Drafts, driver: InteractionDriver, streams: Gate) -> None:
+    def __init__(self, drafts: Drafts, driver: InteractionDriver, streams: Gate, membership: Membership) -> None:
         self._drafts = drafts
+        self._membership = membership
         self._streams = streams
         self._records = drafts.records
         self._driver = driver
@@ -66,7 +68,11 @@ class LocalInteraction:
         wanted = frozenset(stream for stream, on in ((m.STDOUT, request.stdout), (m.STDERR, request.stderr)) if on)
         streams = wanted & _joined(record)
         place = await self._streams.admit(caller.vch)
-        life = await Life.begin(self._records, caller.vch, spec.id)
+        life = (
+            await Life.announced(self._records, caller.vch, spec.id, self._membership.id)
+            if spec.remove_on_exit
+            else Life(self._records, caller.vch, spec.id)
+        )
         return LocalAttachment(self._driver, life, spec.id, cursor, streams, sequence, place, stdin=request.stdin)
 
     async def _cursor(self, request: m.Attach, container: str) -> int:

@@ -16,7 +16,7 @@
 /v/<vch>/addresses/<network>/<address>           Address (lease until committed)
 /v/<vch>/addresses6/<network>/<address>          the same of IPv6
 /v/<vch>/leases/<endpoint>                       Lease: what a bind has reserved (lease)
-/v/<vch>/attached/<container>/<attachment>       empty: somebody reads its output (lease)
+/v/<vch>/attached/<container>/<attachment>       the process in which its output is read (lease)
 /v/<vch>/images/<id>                             Image
 /v/<vch>/volumes/<id>                            Volume
 /v/<vch>/names/<kind>/<name>                     the id

@@ -187,7 +187,7 @@ class Observer:
             if draft is None:
                 return
             if record.spec.remove_on_exit:
-                await self._records.until_gone(keys.attachments(vch, record.spec.id), READ_SECONDS)
+                await self._until_read(vch, record.spec.id)
             else:
                 await asyncio.sleep(min(pause, LAST_BACKOFF_SECONDS))
             found = await self._records.container(vch, record.spec.id)
@@ -202,6 +202,18 @@ class Observer:
                 await asyncio.sleep(min(pause, LAST_BACKOFF_SECONDS))
             else:
                 return
+
+    async def _until_read(self, vch: str, container: str) -> None:
+        """Whoever reads its output comes to the end of it; those of processes that died do not."""
+        prefix = keys.attachments(vch, container)
+        rows = await self._records.store.range(prefix)
+        if not rows:
+            return
+        living = await self._engine.membership.living()
+        dead = [Delete(row.key) for row in rows if row.value.decode() not in living]
+        if dead:
+            await self._records.store.apply(Transaction(ops=dead, durable=False))
+        await self._records.until_gone(prefix, READ_SECONDS)
 
     async def _reaction(self, vch: str, record: ContainerRecord, observed: Observed) -> Draft | None:
         if record.spec.remove_on_exit:

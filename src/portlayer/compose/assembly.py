@@ -106,7 +106,7 @@ async def assemble(
         storage=storage if "storage" in have else missing("storage"),
         execution=execution if "execution" in have else missing("execution"),
         network=network if "network" in have else missing("network"),
-        interaction=LocalInteraction(drafts, substrate.interaction, streams)
+        interaction=LocalInteraction(drafts, substrate.interaction, streams, membership)
         if "interaction" in have
         else missing("interaction"),
     )
