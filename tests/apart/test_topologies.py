@@ -12,7 +12,6 @@ import pytest
 from apart.cluster import TOPOLOGIES, Cluster
 
 from portlayer.client import ContainerHandle, PortLayer, Steps
-from portlayer.interfaces.interaction import Control, Output
 from portlayer.model.errors import Conflict, HandleInvalid, NotFound, Unavailable
 from portlayer.model.topology import Part, Topology
 from portlayer.stores.memory import MemoryStore
@@ -74,9 +73,8 @@ async def test_who_is_removed_on_exit_is_read_to_its_end(cluster: Cluster) -> No
         async with pl.interaction.attach("brief") as attached:
             started = await pl.execution.set_state(await pl.execution.get_container("brief"), "running")
             await pl.execution.commit(started)
-            frames = [frame async for frame in attached]
-        assert b"".join(frame.data for frame in frames if isinstance(frame, Output)) == b"last words\n"
-        assert frames[-1] == Control(kind="exit", fields={"exitCode": 4})
+            assert b"".join([output.data async for output in attached]) == b"last words\n"
+            assert attached.exit_code == 4
         with contextlib.suppress(NotFound):
             await pl.execution.wait("brief", condition="removed", timeout_seconds=20)
 
