@@ -161,6 +161,19 @@ async def import_image(driver: Driver) -> Retry:
     return importing
 
 
+async def import_compressed(driver: Driver) -> Retry:
+    """The same image once more, its layer in another form."""
+    tar = images.tar([images.directory("etc"), images.file("etc/motd", b"another\n")])
+    await driver.archive(images.oci_archive(images.Built([tar], "another:latest")))
+    data = images.oci_archive(images.Built([tar], "another:latest", compression="gzip"))
+
+    async def importing() -> str:
+        (image,) = await driver.archive(data)
+        return image.layers[0].digest
+
+    return importing
+
+
 async def delete_volume(driver: Driver) -> Retry:
     await driver.pl.storage.create_volume(ME, s.CreateVolume(name="crate"))
     await driver.commit(await driver.draft(volume="crate", name="cookie"))
@@ -250,6 +263,7 @@ KINDS: dict[str, Kind] = {
     "remove with its volume": remove_with_volume(),
     "remove with its disk": remove_with_volume(16 << 20),
     "import an image": import_image,
+    "import an image in another form": import_compressed,
     "delete an image": delete_image,
     "create a volume": create_volume,
     "delete a volume": delete_volume,
@@ -293,7 +307,9 @@ async def check(harness: Harness) -> None:
     async with asyncio.timeout(20):
         while any(vch.state == "deleting" for vch in await vchs(harness)):
             await asyncio.sleep(0.01)
-    known: dict[str, set[str]] = {kind: set() for kind in ("containers", "volumes", "networks", "layers", "published")}
+    known: dict[str, set[str]] = {
+        kind: set() for kind in ("containers", "volumes", "networks", "layers", "blobs", "published")
+    }
     for vch in await vchs(harness):
         for kind, found in (await check_vch(harness, vch)).items():
             known[kind] |= found
@@ -301,12 +317,14 @@ async def check(harness: Harness) -> None:
     assert set(world.volumes) <= known["volumes"]
     assert set(world.networks) <= known["networks"]
     assert set(world.layers) == known["layers"]
+    assert harness.blobs() == known["blobs"]
     assert set(world.published) == known["published"]
     assert {one.spec.id for one in world.incarnations.values()} <= known["containers"]
     assert set(world.rootfs) <= known["containers"]
     names = {vch.name for vch in await vchs(harness)}
     assert {row.key.split("/")[2] for row in await harness.store.range("/v/") if "/events/" not in row.key} <= names
     assert {row.key.split("/")[3] for row in await harness.store.range("/layers/")} <= names
+    assert {row.key.split("/")[2] for row in await harness.store.range("/blobs/")} == known["blobs"]
 
 
 async def check_vch(harness: Harness, vch: v.Vch) -> dict[str, set[str]]:
@@ -365,6 +383,7 @@ async def check_vch(harness: Harness, vch: v.Vch) -> dict[str, set[str]]:
         "volumes": {volume.id for volume in volumes},
         "networks": networks,
         "layers": set(layers),
+        "blobs": {layer.digest for image in images for layer in image.layers},
         "published": publishing,
     }
 

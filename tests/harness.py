@@ -123,6 +123,10 @@ class Harness(Driver):
     def engine(self) -> Engine:
         return self.pl.execution._engine  # type: ignore[attr-defined,no-any-return]
 
+    def blobs(self) -> set[str]:
+        """The digests of the layers that are kept as they came."""
+        return {f"sha256:{file.name}" for file in (self._state / "blobs" / "sha256").iterdir()}
+
     def die(self) -> None:
         """The process is killed, and nobody starts it again."""
         self._death.happened = True

@@ -1,6 +1,7 @@
 """Images in: from an archive that streams in to layers on disk and a record that names them.
 
-Layers go first, the record last: an import that dies leaves layers that no image uses, and the next start removes them.
+Layers go first, and their blobs, the record last: an import that dies leaves such as no image uses, and the next start
+removes them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 
 from portlayer.components import keys
-from portlayer.components.archives import ArchivedImage, open_layer, read_archive, read_config
+from portlayer.components.archives import ArchivedImage, ArchivedLayer, open_layer, read_archive, read_config
+from portlayer.components.blobs import Blobs
 from portlayer.components.quota import Quotas, Room
 from portlayer.components.records import decode, event, event_puts, put
 from portlayer.components.replays import Replays, digest_of
@@ -34,7 +36,10 @@ BODY_IDLE_SECONDS = 60.0
 
 
 class Importer:
-    """Imports archives, and removes layers that no image uses. staging: a directory for what streams in."""
+    """Imports archives, and removes layers and blobs that no image uses.
+
+    staging: a directory for what streams in, on the disk of *blobs*.
+    """
 
     def __init__(
         self,
@@ -43,6 +48,7 @@ class Importer:
         replays: Replays,
         driver: StorageDriver,
         staging: Path,
+        blobs: Blobs,
         failpoints: Failpoints,
     ) -> None:
         self._store = store
@@ -50,14 +56,17 @@ class Importer:
         self._replays = replays
         self._driver = driver
         self._staging = staging
+        self._blobs = blobs
         self._failpoints = failpoints
         self._pinned: collections.Counter[str] = collections.Counter()
+        self._pruning = asyncio.Lock()
 
     async def start(self) -> None:
         """Remove what imports that died have left."""
         await asyncio.to_thread(shutil.rmtree, self._staging, ignore_errors=True)
         await asyncio.to_thread(self._staging.mkdir, mode=0o700, parents=True)
-        await self.prune(await self._driver.layers())
+        await self._blobs.start()
+        await self.prune(await self._driver.layers(), await self._blobs.digests())
 
     async def run(self, caller: Caller, request: m.ImportImage, body: AsyncIterator[bytes], report: Report) -> m.Images:
         """The images of the archive, recorded; or those of the first time, where the caller's key was used before. On
@@ -73,19 +82,25 @@ class Importer:
                 pass
             return known.answer_to(digest_of(_KIND, request, digest.digest()), m.Images)
         staging = self._staging / new_id()
+        layers: list[ArchivedLayer] = []
         pins: list[str] = []
+        replaced: set[str] = set()
         try:
             await asyncio.to_thread(staging.mkdir, mode=0o700)
             archived = await read_archive(counted, staging, name=request.name, format=request.format)
             await self._failpoints.hit("import.read")
-            pins = [layer.diff_id for image in archived for layer in image.layers]
-            self._pinned.update(pins)
+            layers = [layer for image in archived for layer in image.layers]
+            async with self._pruning:
+                pins = [digest for layer in layers for digest in (layer.diff_id, layer.digest)]
+                self._pinned.update(pins)
             room = await Room.of(self._quotas, caller.vch)
             for image in archived:
                 await self._unpack(image, room, report)
             await self._failpoints.hit("import.unpacked")
+            await self._blobs.keep({layer.digest: layer.path for layer in layers})
+            await self._failpoints.hit("import.kept")
             asked = digest_of(_KIND, request, digest.digest())
-            images = await self._record_all(caller, archived, room.sizes, asked)
+            images = await self._record_all(caller, archived, room.sizes, asked, replaced)
             await self._failpoints.hit("import.recorded")
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -96,12 +111,12 @@ class Importer:
         finally:
             self._pinned.subtract(pins)
             self._pinned += collections.Counter()
-            await asyncio.shield(self._clean(staging, pins))
+            await asyncio.shield(self._clean(staging, layers, replaced))
         return images
 
-    async def _clean(self, staging: Path, layers: list[str]) -> None:
+    async def _clean(self, staging: Path, layers: list[ArchivedLayer], replaced: set[str]) -> None:
         await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
-        await self.prune(layers)
+        await self.prune([layer.diff_id for layer in layers], {*(layer.digest for layer in layers), *replaced})
 
     async def _unpack(self, image: ArchivedImage, room: Room, report: Report) -> None:
         """Every layer is read and verified, also one that is on disk: what another VCH has is gained by having it, and
@@ -113,12 +128,18 @@ class Importer:
             report(m.Progress(status="unpacked", id=layer.digest, done=layer.size_bytes, total=layer.size_bytes))
 
     async def _record_all(
-        self, caller: Caller, archived: list[ArchivedImage], sizes: Mapping[str, int], request: str
+        self,
+        caller: Caller,
+        archived: list[ArchivedImage],
+        sizes: Mapping[str, int],
+        request: str,
+        replaced: set[str],
     ) -> m.Images:
-        """The images one by one; with the last one, the answer to *request* for the caller's key."""
+        """The images one by one; with the last one, the answer to *request* for the caller's key. replaced: takes the
+        digests of blobs in whose place an image has others now."""
         done: tuple[m.Image, ...] = ()
         for image in archived:
-            recorded = await self._record(caller, image, sizes, done, request, last=image is archived[-1])
+            recorded = await self._record(caller, image, sizes, done, request, replaced, last=image is archived[-1])
             if recorded is None:
                 first = await self._replays.find(caller, _KIND)
                 if first is None:
@@ -134,6 +155,7 @@ class Importer:
         sizes: Mapping[str, int],
         before: tuple[m.Image, ...],
         request: str,
+        replaced: set[str],
         *,
         last: bool,
     ) -> m.Image | None:
@@ -144,15 +166,18 @@ class Importer:
         key = keys.entity(vch, "images", ident)
         while True:
             record = await self._store.get(key)
-            known = decode(m.Image, record.value).names if record else ()
-            image = _image(ident, archived, known, sizes)
+            known = decode(m.Image, record.value) if record else None
+            image = _image(ident, archived, known.names if known else (), sizes)
+            gone = {layer.digest for layer in known.layers} if known else set()
+            gone -= {layer.digest for layer in image.layers}
             quota = await self._quotas.claim_layers(vch, {one.diff_id: one.unpacked_bytes for one in image.layers})
             name_keys = [keys.name(vch, "images", name) for name in image.names]
             rows = await self._store.get_many(name_keys)
             checks = [Check(key, record.revision if record else 0), *quota.checks]
             checks += [Check(name, row.revision if row else 0) for name, row in zip(name_keys, rows, strict=True)]
             ops: list[Put | Delete] = [*quota.puts, put(key, image), *(Put(name, ident.encode()) for name in name_keys)]
-            ops += [Put(keys.layer_user(layer.diff_id, vch, ident), b"") for layer in image.layers]
+            ops += [Delete(keys.blob_user(digest, vch, ident)) for digest in gone]
+            ops += [Put(key, b"") for key in layer_keys(image, vch)]
             for name, row in zip(image.names, rows, strict=True):
                 if row is not None and (owner := row.value.decode()) != ident:
                     await self._take_name(vch, owner, name, checks, ops)
@@ -164,6 +189,7 @@ class Importer:
                 if any(check.key in failure.keys for check in unused):
                     return None
                 continue
+            replaced |= gone
             return image
 
     async def _take_name(self, vch: str, owner: str, name: str, checks: list[Check], ops: list[Put | Delete]) -> None:
@@ -175,11 +201,25 @@ class Importer:
             checks.append(Check(key, record.revision))
             ops.append(put(key, replace(image, names=tuple(other for other in image.names if other != name))))
 
-    async def prune(self, layers: Iterable[str]) -> None:
-        """Remove those of *layers* that no image uses and no import is about to."""
-        for layer in dict.fromkeys(layers):
-            if not self._pinned[layer] and not await self._store.count(keys.layer_users(layer)):
-                await self._driver.remove_layer(layer)
+    async def prune(self, layers: Iterable[str], blobs: Iterable[str]) -> None:
+        """Remove those of *layers* and *blobs* that no image uses and no import is about to."""
+        for digest in dict.fromkeys(layers):
+            async with self._pruning:
+                if await self._unused(digest, keys.layer_users(digest)):
+                    await self._driver.remove_layer(digest)
+        for digest in dict.fromkeys(blobs):
+            async with self._pruning:
+                if await self._unused(digest, keys.blob_users(digest)):
+                    await self._blobs.remove(digest)
+
+    async def _unused(self, digest: str, users: str) -> bool:
+        return not self._pinned[digest] and not await self._store.count(users)
+
+
+def layer_keys(image: m.Image, vch: str) -> list[str]:
+    """What says of the image's layers, and of their blobs, that they are used; an image may have one twice."""
+    layers = {keys.layer_user(layer.diff_id, vch, image.id) for layer in image.layers}
+    return [*layers, *{keys.blob_user(layer.digest, vch, image.id) for layer in image.layers}]
 
 
 async def _counted(

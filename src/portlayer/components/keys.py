@@ -6,6 +6,7 @@
 /processes/<id>                                  Process: of ours, and lives (lease)
 /gone/networks/<host>/<network>                  network deleted, still to be removed from that host
 /layers/<diffID>/<vch>/<image>                   empty: this image has the layer
+/blobs/<digest>/<vch>/<image>                    empty: this image has the layer in that form
 /ports/<host>/<protocol>/<port>                  the endpoint that publishes it
 /vchs/<vch>                                      VchRecord: written when it is made, its quota changes, it goes
 /v/<vch>/containers/<id>                         ContainerRecord: what is committed
@@ -99,6 +100,15 @@ def layer_users(diff_id: str) -> str:
 
 def layer_user(diff_id: str, vch: str, image: str) -> str:
     return f"/layers/{diff_id}/{vch}/{image}"
+
+
+def blob_users(digest: str, vch: str = "") -> str:
+    """Prefix of the images, of all VCHs or of one, that have the blob."""
+    return f"/blobs/{digest}/{vch}/" if vch else f"/blobs/{digest}/"
+
+
+def blob_user(digest: str, vch: str, image: str) -> str:
+    return f"/blobs/{digest}/{vch}/{image}"
 
 
 def port(host: str, protocol: str, number: int) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from portlayer.components import keys
 from portlayer.components.admission import Gate
+from portlayer.components.blobs import Blobs
 from portlayer.components.drafts import Drafts
-from portlayer.components.imports import Importer
+from portlayer.components.imports import Importer, layer_keys
 from portlayer.components.quota import Quotas
 from portlayer.components.records import cut, decode, event, event_puts, label_filter, put
 from portlayer.components.replays import Replays
@@ -32,7 +33,7 @@ RESERVED = ("/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv
 
 
 class LocalStorage:
-    """Implements interfaces.storage.Storage."""
+    """Implements interfaces.storage.Storage. state: a directory for uploads, and for what is kept of them."""
 
     def __init__(
         self,
@@ -40,7 +41,7 @@ class LocalStorage:
         quotas: Quotas,
         replays: Replays,
         driver: StorageDriver,
-        staging: Path,
+        state: Path,
         failpoints: Failpoints,
         imports: Gate,
     ) -> None:
@@ -52,7 +53,10 @@ class LocalStorage:
         self._failpoints = failpoints
         self._quotas = quotas
         self._imports = imports
-        self._importer = Importer(drafts.records.store, quotas, replays, driver, staging, failpoints)
+        self._blobs = Blobs(state / "blobs")
+        self._importer = Importer(
+            drafts.records.store, quotas, replays, driver, state / "uploads", self._blobs, failpoints
+        )
 
     async def start(self) -> None:
         """Remove what no record explains: layers and volumes of calls that died."""
@@ -172,14 +176,16 @@ class LocalStorage:
         ops: list[Put | Delete] = [
             Delete(key),
             *(Delete(keys.name(vch, "images", name)) for name in image.names),
-            *(Delete(keys.layer_user(layer.diff_id, vch, image.id)) for layer in image.layers),
+            *(Delete(used) for used in layer_keys(image, vch)),
             *event_puts(vch, event("image", "removed", image.id, image.names[0] if image.names else image.id)),
         ]
         uses = Empty(keys.uses(vch, "images", image.id))
         await self._store.apply(Transaction((uses, Check(key, revision)), ops))
         await self._failpoints.hit("image.deleted")
         if prune:
-            await self._importer.prune([layer.diff_id for layer in image.layers])
+            await self._importer.prune(
+                [layer.diff_id for layer in image.layers], [layer.digest for layer in image.layers]
+            )
 
     async def image_stores(self, caller: Caller, request: m.ListStores) -> m.ImageStores:
         await self._records.check_vch(caller.vch)
