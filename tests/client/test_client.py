@@ -219,6 +219,8 @@ async def test_images_come_from_anywhere(pl: PortLayer, tmp_path: Path, kind: st
     (image,) = await pl.storage.import_image(archive, name="mine", progress=seen.append)  # type: ignore[arg-type]
     assert image.names == ("mine:latest",)
     assert (await pl.storage.inspect_image("mine")).id == image.id
+    (layer,) = image.layers
+    assert len(b"".join([piece async for piece in pl.storage.get_layer(layer.digest)])) == layer.size_bytes
     assert image.id in {each.id for each in await pl.storage.list_images()}
     await pl.storage.remove_image("mine")
     with pytest.raises(InvalidArgument, match="cannot be read"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import images
+import pytest
 from harness import ME, Harness
 from images import Built
 
 from portlayer.model import storage as s
+from portlayer.model.errors import NotFound
 
 TAR = images.tar([images.file("etc/motd", b"a layer\n" * 50)])
 PLAIN = images.oci_archive(Built([TAR], "plain:1"))
@@ -59,3 +61,33 @@ async def test_what_is_kept_is_pruned_at_the_next_start_at_the_latest(harness: H
     assert len(harness.blobs() - before) == 1
     await harness.crash()
     assert harness.blobs() == before
+
+
+async def fetched(harness: Harness, digest: str) -> bytes:
+    blob = await harness.pl.storage.get_layer(ME, s.LayerRef(digest=digest))
+    body = b"".join([piece async for piece in blob])
+    assert len(body) == blob.size_bytes
+    return body
+
+
+@pytest.mark.parametrize("compression", ["", "gzip", "zstd"])
+async def test_a_blob_is_given_as_it_came(harness: Harness, compression: images.Compression) -> None:
+    large = images.tar([images.file("large", bytes(range(256)) * 3000)])
+    (image,) = await harness.archive(images.oci_archive(Built([large], "large:1", compression=compression)))
+    assert await fetched(harness, image.layers[0].digest) == images.compress(large, compression)
+
+
+@pytest.mark.parametrize("digest", ["", "sha256:" + "0" * 64, "sha256:../../store.db", "latest", "sha256:"])
+async def test_a_blob_that_no_image_has_is_not_found(harness: Harness, digest: str) -> None:
+    with pytest.raises(NotFound) as caught:
+        await fetched(harness, digest)
+    assert caught.value.facts["kind"] == "layer"
+
+
+async def test_a_reader_reads_on_when_the_image_goes(harness: Harness) -> None:
+    (image,) = await harness.archive(PLAIN)
+    blob = await harness.pl.storage.get_layer(ME, s.LayerRef(digest=image.layers[0].digest))
+    await harness.pl.storage.delete_image(ME, s.DeleteImage(ref="plain:1"))
+    assert b"".join([piece async for piece in blob]) == TAR
+    with pytest.raises(NotFound):
+        await fetched(harness, image.layers[0].digest)

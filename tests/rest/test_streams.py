@@ -332,3 +332,39 @@ async def test_progress_lines_end_in_the_result(http: aiohttp.ClientSession, wor
 
 def test_samples_are_of_their_type() -> None:
     assert sample(svc.Readiness) == svc.Readiness(ready=False, checks={})
+
+
+class Blob:
+    """A stand-in for one of the storage component."""
+
+    def __init__(self, size_bytes: int, *items: Any) -> None:
+        self.size_bytes = size_bytes
+        self._items = flow(*items)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._items
+
+
+LAYER = sm.LayerRef(digest="sha256:" + "7" * 64)
+
+
+async def test_a_layer_comes_with_its_length_and_digest(
+    client: RestClient, world: World, http: aiohttp.ClientSession
+) -> None:
+    world.answer("storage", "get_layer", Blob(5, b"on", b"\xff\0e"))
+    blob = await client.storage.get_layer(Caller(), LAYER)
+    assert blob.size_bytes == 5
+    assert b"".join(await all_of(blob)) == b"on\xff\0e"
+    assert world.storage.asked == [("get_layer", Caller(), LAYER)]
+    world.answer("storage", "get_layer", Blob(2, b"on"))
+    async with http.get(f"{V}/storage/layers/{LAYER.digest}") as response:
+        assert response.headers["Content-Length"] == "2"
+        assert response.headers["Docker-Content-Digest"] == LAYER.digest
+        assert await response.read() == b"on"
+
+
+async def test_a_layer_that_breaks_off_is_not_taken_for_whole(client: RestClient, world: World) -> None:
+    world.answer("storage", "get_layer", Blob(5, b"on", e.SubstrateFailed("The disk is gone.")))
+    blob = await client.storage.get_layer(Caller(), LAYER)
+    with pytest.raises(e.Unavailable):
+        await all_of(blob)

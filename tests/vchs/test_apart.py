@@ -144,3 +144,13 @@ async def test_a_layer_that_several_have_stays_for_the_last(harness: Harness, le
         await left.pl.storage.get_image(left.me, s.ImageRef(ref=image.id))
     await right.pl.storage.delete_image(right.me, s.DeleteImage(ref="shared"))
     assert layer.diff_id not in harness.world.layers
+
+
+async def test_a_blob_of_another_is_as_unknown_as_one_that_is_nowhere(left: Driver, right: Driver) -> None:
+    image = await left.image("secret", SECRET)
+    told = []
+    for digest in (image.layers[0].digest, "sha256:" + "0" * 64):
+        with pytest.raises(NotFound) as caught:
+            await right.pl.storage.get_layer(right.me, s.LayerRef(digest=digest))
+        told.append(str(caught.value).replace(digest, "it"))
+    assert told[0] == told[1]

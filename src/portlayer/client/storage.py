@@ -11,6 +11,7 @@ from typing import Literal
 from portlayer.client.component import PAGE, Component, pages
 from portlayer.client.handles import ContainerHandle
 from portlayer.client.steps import Steps
+from portlayer.client.streams import closing
 from portlayer.interfaces.storage import Report
 from portlayer.model import storage as m
 from portlayer.model.errors import InvalidArgument
@@ -77,6 +78,12 @@ class Storage(Component):
     async def remove_image(self, ref: str, *, prune: bool = True) -> None:
         """Remove a name of an image, or by id all of it. prune: its layers too, where nothing uses them."""
         await self._components.storage.delete_image(self._caller, m.DeleteImage(ref=ref, prune=prune))
+
+    async def get_layer(self, digest: str) -> AsyncIterator[bytes]:
+        """The blob of an image's layer, as it was imported, in pieces. Raises NotFound where no image has it."""
+        async with closing(await self._components.storage.get_layer(self._caller, m.LayerRef(digest=digest))) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def create_volume(
         self,

@@ -120,6 +120,7 @@ class SyncStorage(Sync[Storage]):
     list_images = blocking(Storage.list_images)
     inspect_image = blocking(Storage.inspect_image)
     remove_image = blocking(Storage.remove_image)
+    get_layer = iterating(Storage.get_layer)
     create_volume = blocking(Storage.create_volume)
     list_volumes = blocking(Storage.list_volumes)
     inspect_volume = blocking(Storage.inspect_volume)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from portlayer.components import keys
-from portlayer.components.admission import Gate
+from portlayer.components.admission import Gate, Held, Place
 from portlayer.components.blobs import Blobs
 from portlayer.components.drafts import Drafts
 from portlayer.components.imports import Importer, layer_keys
@@ -24,12 +24,20 @@ from portlayer.model import names
 from portlayer.model import storage as m
 from portlayer.model.base import now
 from portlayer.model.caller import Caller
-from portlayer.model.errors import AlreadyExists, InUse, InvalidArgument, NotFound
+from portlayer.model.errors import AlreadyExists, InUse, InvalidArgument, NotFound, SubstrateFailed
 from portlayer.model.execution import replace
 from portlayer.model.limits import check_capacity, check_path, check_subpath
 
 STORE = m.StoreInfo(name="default", driver="directory")
 RESERVED = ("/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+
+
+class LocalBlob(Held[bytes]):
+    """Implements interfaces.storage.Blob; holds a place among the streams."""
+
+    def __init__(self, place: Place, pieces: AsyncIterator[bytes], size_bytes: int) -> None:
+        super().__init__(place, pieces)
+        self.size_bytes = size_bytes
 
 
 class LocalStorage:
@@ -44,6 +52,7 @@ class LocalStorage:
         state: Path,
         failpoints: Failpoints,
         imports: Gate,
+        streams: Gate,
     ) -> None:
         self._drafts = drafts
         self._records = drafts.records
@@ -53,6 +62,7 @@ class LocalStorage:
         self._failpoints = failpoints
         self._quotas = quotas
         self._imports = imports
+        self._streams = streams
         self._blobs = Blobs(state / "blobs")
         self._importer = Importer(
             drafts.records.store, quotas, replays, driver, state / "uploads", self._blobs, failpoints
@@ -187,6 +197,24 @@ class LocalStorage:
                 [layer.diff_id for layer in image.layers], [layer.digest for layer in image.layers]
             )
 
+    async def get_layer(self, caller: Caller, request: m.LayerRef) -> LocalBlob:
+        await self._records.check_vch(caller.vch)
+        digest = request.digest
+        if not (names.is_digest(digest) and await self._store.count(keys.blob_users(digest, caller.vch))):
+            raise _no_layer(digest)
+        place = await self._streams.admit(caller.vch)
+        try:
+            size, pieces = await self._blobs.open(digest)
+        except BaseException as error:
+            place.leave()
+            if isinstance(error, FileNotFoundError):  # its last image went just now
+                raise _no_layer(digest) from None
+            if isinstance(error, OSError):
+                why = f"The layer cannot be read: {error.strerror}."
+                raise SubstrateFailed(why, step="storage.getLayer") from error
+            raise
+        return LocalBlob(place, pieces, size)
+
     async def image_stores(self, caller: Caller, request: m.ListStores) -> m.ImageStores:
         await self._records.check_vch(caller.vch)
         page, after = cut((STORE,), lambda store: store.name, request.limit, request.after)
@@ -278,3 +306,7 @@ class LocalStorage:
         await self._records.check_vch(caller.vch)
         page, after = cut((STORE,), lambda store: store.name, request.limit, request.after)
         return m.VolumeStores(volume_stores=page, next=after)
+
+
+def _no_layer(digest: str) -> NotFound:
+    return NotFound(f"No image has a layer {digest[:100]!r}.", kind="layer", id=digest)

@@ -92,7 +92,7 @@ async def assemble(
     observer = Observer(records, engine, part.host)
     reconciler = Reconciler(records, engine, observer, settings.reconcile_seconds)
     execution = LocalExecution(drafts, pool, engine, observer, reconciler)
-    storage = LocalStorage(drafts, quotas, replays, substrate.storage, state, failpoints, imports)
+    storage = LocalStorage(drafts, quotas, replays, substrate.storage, state, failpoints, imports, streams)
     network = LocalNetwork(drafts, pool, quotas, Ports(store), replays, substrate.network, failpoints)
     vchs = Vchs(records, quotas, replays, failpoints)
     have = frozenset(part.components)

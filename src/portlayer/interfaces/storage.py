@@ -11,6 +11,19 @@ from portlayer.model.caller import Caller
 Report = Callable[[m.Progress], None]
 
 
+class Blob(Protocol):
+    """An AsyncIterator of the bytes of a blob in pieces; who does not read them to their end closes it."""
+
+    size_bytes: int
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def __anext__(self) -> bytes: ...
+
+    async def aclose(self) -> None:
+        """Stop reading."""
+
+
 class Storage(Protocol):
     async def join(self, caller: Caller, request: m.JoinVolume) -> m.HandleAnswer:
         """Record a volume at a destination. Raises NotFound, AlreadyExists, InvalidArgument (destination)."""
@@ -34,6 +47,9 @@ class Storage(Protocol):
 
     async def delete_image(self, caller: Caller, request: m.DeleteImage) -> None:
         """Raises InUse while a container uses it."""
+
+    async def get_layer(self, caller: Caller, request: m.LayerRef) -> Blob:
+        """The blob of a layer, as it was imported, compressed or not. Raises NotFound where no image here has it."""
 
     async def create_volume(self, caller: Caller, request: m.CreateVolume) -> m.Volume:
         """An empty volume."""

@@ -11,6 +11,7 @@ SHORT_ID = 12  # of an id's digits are enough for people, and name a container o
 _ID = re.compile(r"[0-9a-f]{32}")
 _IMAGE_ID = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _LABEL = re.compile(r"[^\x00-\x1f=]{1,255}")
 _IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9._/:@+-]{0,254}", re.IGNORECASE)
 
@@ -47,6 +48,11 @@ def image_id(ref: str) -> str | None:
     """The image id that *ref* is, with or without `sha256:`; None where it is a name."""
     match = _IMAGE_ID.fullmatch(ref)
     return match[1] if match else None
+
+
+def is_digest(text: str) -> bool:
+    """Whether *text* is the digest of a blob, `sha256:<hex>`."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def check_image_name(name: str, pointer: str = "/name") -> str:

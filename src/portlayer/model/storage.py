@@ -63,6 +63,12 @@ class ImageRef(Value):
     ref: str
 
 
+class LayerRef(Value):
+    """`digest` is of the blob, as an image's layers say it."""
+
+    digest: str
+
+
 class DeleteImage(Value):
     """A name takes that name away, and the image with its last one; an id takes the image with all its names.
 

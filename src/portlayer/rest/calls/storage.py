@@ -5,6 +5,8 @@ from __future__ import annotations
 from portlayer.model import storage as m
 from portlayer.rest.calls.call import BYTES, Table
 
+DIGEST_HEADER = "Docker-Content-Digest"
+"""As registries have it."""
 PROGRESS = "application/x-ndjson"
 _REGISTRIES = "images come by import in this version"
 _FILES = "files go in and out through a volume in this version"
@@ -30,6 +32,7 @@ _table.unsupported("POST", "images/pull", _REGISTRIES)
 _table.unsupported("POST", "images/push", _REGISTRIES)
 _table.unsupported("POST", "images/{ref}/tag", "import the image under its other name in this version")
 _table.unsupported("GET", "images/{ref}/archive", "images are not exported in this version")
+GET_LAYER = _table.get("get-layer", "layers/{digest}", m.LayerRef, bytes, produces=BYTES, streams=True)
 _table.unsupported("PUT", "layers/{digest}", _REGISTRIES)
 _table.unsupported("GET", "usage", "disk usage is not counted in this version")
 

@@ -15,6 +15,7 @@ from portlayer.model.errors import PortlayerError, Unavailable
 from portlayer.rest import problems
 from portlayer.rest.calls import storage as calls
 from portlayer.rest.client.connection import Connection, decoded, pieces
+from portlayer.rest.client.stream import Stream
 
 
 class RestStorage:
@@ -54,6 +55,9 @@ class RestStorage:
     async def delete_image(self, caller: Caller, request: m.DeleteImage) -> None:
         await self._connection.call(calls.DELETE_IMAGE, caller, request)
 
+    async def get_layer(self, caller: Caller, request: m.LayerRef) -> RestBlob:
+        return RestBlob(await self._connection.open(calls.GET_LAYER, caller, request))
+
     async def create_volume(self, caller: Caller, request: m.CreateVolume) -> m.Volume:
         return await self._connection.call(calls.CREATE_VOLUME, caller, request)
 
@@ -71,6 +75,17 @@ class RestStorage:
 
     async def volume_stores(self, caller: Caller, request: m.ListStores) -> m.VolumeStores:
         return await self._connection.call(calls.VOLUME_STORES, caller, request)
+
+
+class RestBlob(Stream[bytes]):
+    """Implements interfaces.storage.Blob."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        super().__init__(response, pieces(response))
+        if response.content_length is None:
+            response.close()
+            raise Unavailable("The answer is not of this version of the API: it does not say its length.")
+        self.size_bytes = response.content_length
 
 
 class _Upload:

@@ -1,4 +1,4 @@
-"""Storage over REST: imports, whose bodies stream in while progress streams out."""
+"""Storage over REST: imports, whose bodies stream in while progress streams out, and layers on their way out."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from portlayer.model.errors import PortlayerError
 from portlayer.rest import problems
 from portlayer.rest.calls import Call
 from portlayer.rest.calls import storage as calls
+from portlayer.rest.calls.call import BYTES
 from portlayer.rest.server.answers import json_answer
 from portlayer.rest.server.exchange import Exchange, Handler
+from portlayer.rest.server.streams import stream
 
 _logger = logging.getLogger(__name__)
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -91,4 +93,11 @@ def _outcome(job: asyncio.Future[m.Images]) -> Any:
         return {"problem": problems.internal()}
 
 
-HANDLERS: dict[Call[Any, Any], Handler] = {calls.IMPORT_IMAGE: import_image}
+async def get_layer(exchange: Exchange) -> web.StreamResponse:
+    request: m.LayerRef = exchange.request
+    blob = await exchange.components.storage.get_layer(exchange.caller, request)
+    headers = {"Content-Length": f"{blob.size_bytes}", calls.DIGEST_HEADER: request.digest}
+    return await stream(exchange, BYTES, blob, headers)
+
+
+HANDLERS: dict[Call[Any, Any], Handler] = {calls.IMPORT_IMAGE: import_image, calls.GET_LAYER: get_layer}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from aiohttp import web
 
@@ -15,7 +15,12 @@ _logger = logging.getLogger(__name__)
 
 
 async def stream(
-    exchange: Exchange, media_type: str, pieces: AsyncIterator[bytes], *, drains: bool = False
+    exchange: Exchange,
+    media_type: str,
+    pieces: AsyncIterator[bytes],
+    headers: Mapping[str, str] | None = None,
+    *,
+    drains: bool = False,
 ) -> web.StreamResponse:
     """Send *pieces* as they come, each when the one before has left.
 
@@ -26,7 +31,7 @@ async def stream(
     if transport is None:
         await close(pieces)
         raise Unavailable("The caller went away.")
-    response = web.StreamResponse(headers={"Content-Type": media_type, "Cache-Control": "no-store"})
+    response = web.StreamResponse(headers={"Content-Type": media_type, "Cache-Control": "no-store", **(headers or {})})
     if not drains:
         exchange.shared.cut_at_drain.add(transport)
     try:
