@@ -109,6 +109,7 @@ class Harness(Driver):
             )
         )
         self.pl = assembled.components
+        self.authority = assembled.authority
 
     async def another(self, host: str = LOCAL_HOST, *, alone: bool = False) -> Harness:
         """A second process on the same store and directory, and, where it is of this host, on the same world."""

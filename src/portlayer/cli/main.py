@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("service", "Show what this port layer is made of."),
     "topology": ("topology", "Show which process has which components, where, and how it is."),
     "version": ("service", "Show the versions of this command and of the server."),
+    "token": ("tokens", "Tokens, which prove who calls: create, ls, rm."),
     "serve": ("serve", "Serve the REST API until stopped; containers run on."),
     "store": ("store", "The store: backup, restore, migrate."),
     "doctor": ("doctor", "Say what this host lacks, and how to get it."),
@@ -70,8 +71,8 @@ def _root(
 ) -> None:
     """A port layer: container primitives under an engine.
 
-    PORTLAYER_HOST says where the server is, as unix:///path or https://host:port; PORTLAYER_VCH, which VCH a command is
-    for, where --vch does not; else it is for the VCH default.
+    PORTLAYER_HOST says where the server is, as unix:///path or https://host:port; PORTLAYER_TOKEN, who calls;
+    PORTLAYER_VCH, which VCH a command is for, where --vch does not; else it is for the VCH default.
     """
     if vch is not None:
         os.environ["PORTLAYER_VCH"] = vch

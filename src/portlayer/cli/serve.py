@@ -53,6 +53,7 @@ async def _serve(settings: Settings, process: str | None) -> None:
                 assembled.passport,
                 bounds=settings.limits.http,
                 users=settings.users,
+                authority=assembled.authority,
                 audit=Audit(paths.state / (f"audit-{part.name}.log" if several else "audit.log")),
             )
             inherited = inherited_sockets(os.environ)

@@ -39,6 +39,7 @@ async def connect(
     host: str | None = None,
     vch: str | None = None,
     retries: int = RETRIES,
+    token: str | None = None,
 ) -> AsyncIterator[PortLayer]:
     """A port layer: the one at *host*, or *components* that are in this process.
 
@@ -46,12 +47,14 @@ async def connect(
     sent before the first call. vch: the tenant to speak for; without, PORTLAYER_VCH or `default`. retries: how many
     times a call that does no harm twice (reads, mutations of handles, commits of a handle, what was refused before it
     began) is sent again where the server says when to come again; 0: such a call raises Unavailable at once.
+    token: proves who calls; without, PORTLAYER_TOKEN, or none.
     """
     caller = Caller(vch=vch or os.environ.get("PORTLAYER_VCH") or DEFAULT_VCH)
     if components is not None:
         yield PortLayer(components, caller)
         return
-    async with RestClient(host or default_host(os.environ), retries=retries) as client:
+    token = token or os.environ.get("PORTLAYER_TOKEN") or None
+    async with RestClient(host or default_host(os.environ), retries=retries, token=token) as client:
         yield PortLayer(client.components, caller)
 
 

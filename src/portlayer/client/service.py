@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from portlayer.client.component import PAGE, Component, pages
 from portlayer.client.streams import closing
 from portlayer.model import service as m
+from portlayer.model import tokens as t
+from portlayer.model.access import Role
 from portlayer.model.events import NumberedEvent
 from portlayer.model.storage import Nothing
 
@@ -54,6 +56,25 @@ class Service(Component):
     async def remove_vch(self, name: str, *, force: bool = False) -> None:
         """Delete a tenant, which must have nothing; with force, with all that it has. Raises InUse, NotFound."""
         await self._components.service.delete_vch(self._caller, m.DeleteVch(ref=name, force=force))
+
+    async def create_token(
+        self, subject: str, role: Role, *, vch: str | None = None, ttl_seconds: int | None = None
+    ) -> t.NewToken:
+        """A token for *subject*; its secret is told this once. A viewer or user has a vch, an operator none."""
+        request = t.CreateToken(subject=subject, role=role, vch=vch, ttl_seconds=ttl_seconds)
+        return await self._components.service.create_token(self._caller, request)
+
+    async def list_tokens(self) -> tuple[t.Token, ...]:
+        """All tokens that are good, without their secrets."""
+
+        async def ask(after: str | None) -> t.Tokens:
+            return await self._components.service.list_tokens(self._caller, t.ListTokens(limit=PAGE, after=after))
+
+        return tuple([token async for page in pages(ask) for token in page.tokens])
+
+    async def delete_token(self, ident: str) -> None:
+        """It is good for nothing from now on, and streams that it opened end. Raises NotFound."""
+        await self._components.service.delete_token(self._caller, t.TokenRef(id=ident))
 
     async def events(self, since: str | None = None) -> AsyncIterator[NumberedEvent]:
         """Events for ever. since: `now` (the default), `0` for all that is kept, or the cursor of the last one seen."""

@@ -102,6 +102,9 @@ class SyncService(Sync[Service]):
     metrics = blocking(Service.metrics)
     list_vchs = blocking(Service.list_vchs)
     inspect_vch = blocking(Service.inspect_vch)
+    create_token = blocking(Service.create_token)
+    list_tokens = blocking(Service.list_tokens)
+    delete_token = blocking(Service.delete_token)
     create_vch = blocking(Service.create_vch)
     set_quota = blocking(Service.set_quota)
     remove_vch = blocking(Service.remove_vch)
@@ -199,11 +202,12 @@ def connect_sync(
     host: str | None = None,
     vch: str | None = None,
     retries: int = RETRIES,
+    token: str | None = None,
 ) -> Iterator[SyncPortLayer]:
     """As connect. The event loop runs in a thread of its own, which ends with the block."""
     portal = Portal()
     try:
-        with portal.enter(connect(components, host=host, vch=vch, retries=retries)) as portlayer:
+        with portal.enter(connect(components, host=host, vch=vch, retries=retries, token=token)) as portlayer:
             yield SyncPortLayer(portal, portlayer)
     finally:
         portal.close()

@@ -3,6 +3,7 @@
 /meta/instance                                   Instance: who we are, the epoch of handles
 /meta/keys                                       KeyRing: sealing keys, wrapped by the host's key
 /subnets                                         Subnets: CIDR -> network, of all tenants on this substrate; our /48
+/tokens/<id>                                     TokenRecord: bearer token, its secret as a digest (lease, if it ends)
 /processes/<id>                                  Process: of ours, and lives (lease)
 /gone/networks/<host>/<network>                  network deleted, still to be removed from that host
 /layers/<diffID>/<vch>/<image>                   empty: this image has the layer
@@ -36,10 +37,15 @@ KEY_RING = "/meta/keys"
 SUBNETS = "/subnets"
 PROCESSES = "/processes/"
 VCHS = "/vchs/"
+TOKENS = "/tokens/"
 
 
 def vch(name: str) -> str:
     return f"{VCHS}{name}"
+
+
+def token(ident: str) -> str:
+    return f"{TOKENS}{ident}"
 
 
 def process(ident: str) -> str:

@@ -10,9 +10,11 @@ from portlayer.components import keys
 from portlayer.components.events import History
 from portlayer.components.membership import Process
 from portlayer.components.records import Records, cut, decode
+from portlayer.components.tokens import TokenBook
 from portlayer.components.vchs import Vchs
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Put, Transaction
 from portlayer.model import service as m
+from portlayer.model import tokens as t
 from portlayer.model.caller import Caller
 from portlayer.model.errors import Conflict, InvalidArgument, NotFound, PortlayerError
 from portlayer.model.events import NumberedEvent
@@ -35,6 +37,7 @@ class LocalService:
         self,
         records: Records,
         vchs: Vchs,
+        tokens: TokenBook,
         instance: str,
         part: Part,
         substrates: Mapping[str, Mapping[str, str]],
@@ -44,6 +47,7 @@ class LocalService:
     ) -> None:
         self._records = records
         self._vchs = vchs
+        self._tokens = tokens
         self._store = records.store
         self._instance = instance
         self._part = part
@@ -133,6 +137,15 @@ class LocalService:
 
     async def delete_vch(self, caller: Caller, request: m.DeleteVch) -> None:  # noqa: ARG002
         await self._vchs.delete(request)
+
+    async def create_token(self, caller: Caller, request: t.CreateToken) -> t.NewToken:  # noqa: ARG002
+        return await self._tokens.create(request)
+
+    async def list_tokens(self, caller: Caller, request: t.ListTokens) -> t.Tokens:  # noqa: ARG002
+        return await self._tokens.page(request)
+
+    async def delete_token(self, caller: Caller, request: t.TokenRef) -> None:  # noqa: ARG002
+        await self._tokens.delete(request.id)
 
     async def events(self, caller: Caller, request: m.Subscribe) -> AsyncIterator[NumberedEvent]:
         tenant = await self._records.check_vch(caller.vch)

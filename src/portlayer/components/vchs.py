@@ -16,6 +16,7 @@ from portlayer.components.quota import Quotas, check_quota
 from portlayer.components.records import Records, encode, event, event_puts, put
 from portlayer.components.replays import Replays
 from portlayer.components.tenants import Tenant, VchRecord
+from portlayer.components.tokens import forget_tokens
 from portlayer.failpoints import Failpoints
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
 from portlayer.model import names
@@ -141,6 +142,7 @@ class Vchs:
         for kind in ("containers", "intents", "networks", "volumes", "images"):
             if not await self._records.until_gone(keys.entities(vch, kind), PART_SECONDS):
                 raise Unavailable(f"VCH {vch} still has {kind}.")
+        await forget_tokens(self._records, vch)
         await self._sweep(vch)
         await self._failpoints.hit("vch.swept")
         told = event_puts(vch, event("vch", "removed", tenant.id, vch), seconds=FAREWELL_SECONDS)

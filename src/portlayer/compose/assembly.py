@@ -32,10 +32,12 @@ from portlayer.components.replays import Replays
 from portlayer.components.routing import Hosts, missing, routed
 from portlayer.components.service import LocalService
 from portlayer.components.storage import LocalStorage
+from portlayer.components.tokens import TokenBook
 from portlayer.components.vchs import Vchs, ensure_vch
 from portlayer.compose.peers import Peers
 from portlayer.compose.settings import Settings
 from portlayer.failpoints import Failpoints
+from portlayer.interfaces.authority import Authority
 from portlayer.interfaces.components import Components
 from portlayer.interfaces.store import Store
 from portlayer.interfaces.substrate import Substrate
@@ -49,11 +51,12 @@ from portlayer.rest.passport import Passport
 @dataclass(frozen=True)
 class Assembled:
     """components: the whole port layer, as seen from this process. here: what of it this process has, for what others
-    forward to it, and have vouched for with *passport*."""
+    forward to it, and have vouched for with *passport*. authority: knows tokens."""
 
     components: Components
     here: Components
     passport: Passport
+    authority: Authority
 
 
 @contextlib.asynccontextmanager
@@ -95,10 +98,11 @@ async def assemble(
     storage = LocalStorage(drafts, quotas, replays, substrate.storage, state, failpoints, imports, streams)
     network = LocalNetwork(drafts, pool, quotas, Ports(store), replays, substrate.network, failpoints)
     vchs = Vchs(records, quotas, replays, failpoints)
+    tokens = TokenBook(records)
     have = frozenset(part.components)
     here = Components(
         service=LocalService(
-            *(records, vchs, instance, part, {substrate.name: features}),
+            *(records, vchs, tokens, instance, part, {substrate.name: features}),
             substrate.execution.present if "execution" in have else store.revision,
             engine.recovery.abandoned,
             lambda: [*reconciler.metrics(), *metrics((commits, imports, streams))],
@@ -134,4 +138,4 @@ async def assemble(
             closing.push_async_callback(peers.close)
             await peers.start()
             components = routed(here, have, part.host, Hosts(records, sealer), peers)
-        yield Assembled(components, here, passport)
+        yield Assembled(components, here, passport, tokens)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from portlayer.model import service as m
+from portlayer.model import tokens as t
 from portlayer.model.caller import Caller
 from portlayer.model.events import NumberedEvent
 from portlayer.model.storage import Nothing
@@ -37,6 +38,15 @@ class Service(Protocol):
         """The tenant goes. Raises InUse where it has anything, unless forced; NotFound, Conflict; InvalidArgument for
         `default`; Unavailable where it takes long: it goes on by itself.
         """
+
+    async def create_token(self, caller: Caller, request: t.CreateToken) -> t.NewToken:
+        """A new token, with its secret, which is told this once. Raises InvalidArgument; NotFound for its VCH."""
+
+    async def list_tokens(self, caller: Caller, request: t.ListTokens) -> t.Tokens:
+        """All tokens that are good, without their secrets."""
+
+    async def delete_token(self, caller: Caller, request: t.TokenRef) -> None:
+        """It is good for nothing from now on, and streams that it opened end. Raises NotFound."""
 
     async def events(self, caller: Caller, request: m.Subscribe) -> AsyncIterator[NumberedEvent]:
         """Events from a cursor on, for ever. Raises InvalidArgument for a cursor that is none."""

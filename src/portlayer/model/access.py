@@ -38,7 +38,9 @@ def decide(identity: Identity | None, needed: Needed, vch: str | None) -> None:
     if needed == "anyone":
         return
     if identity is None:
-        raise Unauthenticated("This port layer does not know you; ask its operator to add you to [users].")
+        raise Unauthenticated(
+            "This port layer does not know you; ask its operator for a token, or to add you to [users]."
+        )
     if identity.vch is not None and vch not in (None, identity.vch):
         raise NotFound(f"There is no VCH called {str(vch)[:140]!r}.", kind="vch", id=vch)
     if not allows(identity.role, needed):

@@ -91,7 +91,7 @@ def internal() -> dict[str, Any]:
 def headers(problem: Mapping[str, Any]) -> dict[str, str]:
     """What a problem adds to the headers: Retry-After, in whole seconds; and what would prove who asks."""
     if problem["status"] == HTTPStatus.UNAUTHORIZED:
-        return {"WWW-Authenticate": 'Peer realm="portlayer"'}
+        return {"WWW-Authenticate": 'Bearer realm="portlayer"'}
     seconds = problem.get(_JSON_NAMES["retry_after_seconds"])
     return {} if seconds is None else {"Retry-After": str(math.ceil(seconds))}
 

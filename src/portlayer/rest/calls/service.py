@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from portlayer.model import service as m
+from portlayer.model import tokens as t
 from portlayer.model.events import NumberedEvent
 from portlayer.model.storage import Nothing
 from portlayer.rest.calls.call import BYTES, TEXT, V1, VCH, Table
@@ -40,6 +41,10 @@ GET_VCH = _table.get("get-vch", f"{V1}/vchs/{{ref}}", m.VchRef, m.Vch, needs="vi
 CREATE_VCH = _table.create("create-vch", f"{V1}/vchs", m.CreateVch, m.Vch)
 UPDATE_VCH = _table.patch("update-vch", f"{V1}/vchs/{{ref}}", m.UpdateVch, m.Vch, headers={"if_match": "If-Match"})
 DELETE_VCH = _table.delete("delete-vch", f"{V1}/vchs/{{ref}}", m.DeleteVch, headers={"if_match": "If-Match"})
+
+CREATE_TOKEN = _table.post("create-token", f"{V1}/tokens", t.CreateToken, t.NewToken, status=201)
+LIST_TOKENS = _table.get("list-tokens", f"{V1}/tokens", t.ListTokens, t.Tokens)
+DELETE_TOKEN = _table.delete("delete-token", f"{V1}/tokens/{{id}}", t.TokenRef)
 
 EVENTS = _table.get("events", f"{VCH}/events", m.Subscribe, NumberedEvent, produces=EVENT_STREAM, streams=True)
 

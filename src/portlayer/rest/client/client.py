@@ -19,7 +19,7 @@ from portlayer.rest.passport import Passport
 class RestClient:
     """The components behind *address*: `unix:///path/of/socket` or `https://host:port`. Connects at the first call.
 
-    passport, name, retries: see Connection. No retries here, since a caller in front of us has its own patience.
+    passport, name, retries, token: see Connection. No retries here, since a caller in front of us has its own patience.
     """
 
     def __init__(
@@ -30,8 +30,9 @@ class RestClient:
         passport: Passport | None = None,
         name: str | None = None,
         retries: int = 0,
+        token: str | None = None,
     ) -> None:
-        self._connection = Connection(address, ssl_context, passport=passport, name=name, retries=retries)
+        self._connection = Connection(address, ssl_context, passport=passport, name=name, retries=retries, token=token)
         self.service = RestService(self._connection)
         self.storage = RestStorage(self._connection)
         self.execution = RestExecution(self._connection)

@@ -39,6 +39,7 @@ class Connection:
     address: `unix:///path/of/socket`, `https://host:port`, or `http://host:port` (tests on the loopback only).
     ssl_context: for https; None means the system's trust. passport: where both ends are processes of one port layer;
     it signs for the callers. name: what errors call the other end.
+    token: proves who calls; it goes over https and unix sockets alone.
     retries: how many times a call that does no harm twice is repeated, where the server says when to come again.
     """
 
@@ -50,6 +51,7 @@ class Connection:
         passport: Passport | None = None,
         name: str | None = None,
         retries: int = 0,
+        token: str | None = None,
     ) -> None:
         self.address = address
         self._passport = passport
@@ -60,6 +62,7 @@ class Connection:
         if self._path is None and not address.startswith(("http://", "https://")):
             raise InvalidArgument(f"{address!r} is no address; use unix:///path or https://host:port.")
         self._base = "http://localhost" if self._path else address.rstrip("/")
+        self._token = None if token is None else _token(token, address)
         self._session: aiohttp.ClientSession | None = None
 
     async def call(self, call: Call[Q, A], caller: Caller, request: Q) -> A:
@@ -161,7 +164,9 @@ class Connection:
         return await self._open_session().request(call.verb, url, headers=headers, data=data, allow_redirects=False)
 
     def _signed(self, call: Call[Q, Any], caller: Caller, url: URL) -> dict[str, str]:
-        return {} if self._passport is None else {HEADER: self._passport.sign(caller, call.verb, url.raw_path_qs)}
+        if self._passport is not None:
+            return {HEADER: self._passport.sign(caller, call.verb, url.raw_path_qs)}
+        return {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
 
     def _url(self, call: Call[Q, Any], caller: Caller, request: Q) -> URL:
         segments = {name: _segment(caller.vch if name == "vch" else getattr(request, name)) for name in call.parameters}
@@ -236,6 +241,14 @@ def _headers(call: Call[Q, Any], caller: Caller, request: Q) -> dict[str, str]:
         if value is not None:
             headers[header] = value if value == "*" else f'"{_printable(value)}"'
     return headers
+
+
+def _token(token: str, address: str) -> str:
+    if address.startswith("http://"):
+        raise InvalidArgument("A token is not sent where others can read it; use https://host:port.")
+    if not token.isascii() or not token.isprintable():
+        raise InvalidArgument("The token has characters that no token has.")  # which, nobody needs to see
+    return token
 
 
 def _printable(value: str) -> str:

@@ -8,6 +8,7 @@ import aiohttp
 import msgspec
 
 from portlayer.model import service as m
+from portlayer.model import tokens as t
 from portlayer.model.caller import Caller
 from portlayer.model.errors import Unavailable
 from portlayer.model.events import LAST_EVENT, Event, NumberedEvent
@@ -46,6 +47,15 @@ class RestService:
 
     async def delete_vch(self, caller: Caller, request: m.DeleteVch) -> None:
         await self._connection.call(calls.DELETE_VCH, caller, request)
+
+    async def create_token(self, caller: Caller, request: t.CreateToken) -> t.NewToken:
+        return await self._connection.call(calls.CREATE_TOKEN, caller, request)
+
+    async def list_tokens(self, caller: Caller, request: t.ListTokens) -> t.Tokens:
+        return await self._connection.call(calls.LIST_TOKENS, caller, request)
+
+    async def delete_token(self, caller: Caller, request: t.TokenRef) -> None:
+        await self._connection.call(calls.DELETE_TOKEN, caller, request)
 
     async def events(self, caller: Caller, request: m.Subscribe) -> AsyncIterator[NumberedEvent]:
         response = await self._connection.open(calls.EVENTS, caller, request)

@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
+from portlayer.interfaces.authority import Authority
 from portlayer.interfaces.components import Components
 from portlayer.model.access import Identity
 from portlayer.model.bounds import HttpBounds
@@ -32,8 +33,8 @@ class Server:
     """The REST API of *components*, on any number of sockets.
 
     here, passport: see Dispatcher. users: who else than root is known on a unix socket, by uid; peers: another way to
-    find out who calls. Neither an aiohttp Application nor its routes are used: the table routes, and one
-    handler answers all.
+    find out who calls; authority: knows bearer tokens. Neither an aiohttp Application nor its routes are used: the
+    table routes, and one handler answers all.
     """
 
     def __init__(
@@ -45,11 +46,12 @@ class Server:
         *,
         users: Mapping[int, Identity] | None = None,
         peers: Peers | None = None,
+        authority: Authority | None = None,
         audit: Audit | None = None,
     ) -> None:
         self._audit = audit or Audit()
         self._dispatcher = Dispatcher(
-            components, here, passport, bounds, peers=peers or Peers(users), audit=self._audit
+            components, here, passport, bounds, peers=peers or Peers(users), authority=authority, audit=self._audit
         )
         self._runner: web.ServerRunner | None = None
         self._paths: dict[Path, int] = {}

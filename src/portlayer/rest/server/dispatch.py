@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from portlayer.interfaces.authority import Authority
 from portlayer.interfaces.components import Components
 from portlayer.model.access import Identity, decide
 from portlayer.model.bounds import HttpBounds
@@ -52,7 +53,8 @@ class Dispatcher:
 
     components: some of which may be in other processes. here: the same for what another process has forwarded, whose
     word on who calls is taken by *passport*: those that are elsewhere refuse, for there is one hop. bounds: what is
-    answered at once. peers: finds out who calls; by default root alone is known. audit: is told of changes and
+    answered at once. peers: finds out who calls; by default root alone is known; authority: knows
+    bearer tokens, which go before what is known of the connection. audit: is told of changes and
     refusals.
     """
 
@@ -64,9 +66,11 @@ class Dispatcher:
         bounds: HttpBounds | None = None,
         *,
         peers: Peers | None = None,
+        authority: Authority | None = None,
         audit: Audit | None = None,
     ) -> None:
         self._peers = peers or Peers()
+        self._authority = authority
         self._audit = audit or Audit()
         self.shared = Shared()
         self.load = Load(bounds or HttpBounds())
@@ -104,7 +108,7 @@ class Dispatcher:
             raise InvalidArgument("The URL has bytes that are not ASCII; percent-encode them as UTF-8.")
         call, parameters = self._router.resolve(http.method, path)
         vch = parameters.get("vch", "")
-        asked = self._admitted(http, call, path, parameters)
+        asked = await self._admitted(http, call, path, parameters)
         if call.unsupported:
             raise Unsupported(f"{call.verb} {path[:200]} is not offered: {call.unsupported}.", option=call.name)
         if call in VITAL:
@@ -120,16 +124,21 @@ class Dispatcher:
         request = await self._decoders[call].decode(http, parameters, query)
         exchange = Exchange(self.shared, components, http, call, caller, request)
         work = SPECIAL.get(call, _plain)(exchange)
+        if identity is not None and call.streams:
+            work = self._while_good(work, identity, http)
         if identity is not None and call.audited:
             work = self._told(work, identity, call, caller.vch, path)
         return await (self._finished(work, call) if call.acts else work)
 
-    def _admitted(self, http: web.BaseRequest, call: Call[Any, Any], path: str, parameters: dict[str, str]) -> _Asked:
+    async def _admitted(
+        self, http: web.BaseRequest, call: Call[Any, Any], path: str, parameters: dict[str, str]
+    ) -> _Asked:
         """Who calls, taking the VCH out of *parameters*."""
         if forwarded := http.headers.get(passport.HEADER):
             parameters.pop("vch", None)
             return None, self._forwarded(http, forwarded), self._here
-        return self._identified(http, call, path, parameters)
+        identity = await self._identity(http)
+        return self._decided(identity, http, call, path, parameters)
 
     def _forwarded(self, http: web.BaseRequest, said: str) -> Caller:
         """Who calls, by the word of another process, which has asked whether they may."""
@@ -137,9 +146,25 @@ class Dispatcher:
             raise Unauthenticated(f"This process takes no {passport.HEADER}: its port layer has no other process.")
         return self._passport.read(said, http.method, http.raw_path)
 
-    def _identified(self, http: web.BaseRequest, call: Call[Any, Any], path: str, parameters: dict[str, str]) -> _Asked:
-        """Who calls, and the components for that one; those who may not are refused before anything is looked up."""
-        identity = self._peers.identify(http)
+    async def _identity(self, http: web.BaseRequest) -> Identity | None:
+        """Whoever the token is of, where one is sent, good or not; else what is known of the connection."""
+        sent = http.headers.get("Authorization")
+        if sent is None:
+            return self._peers.identify(http)
+        scheme, _, secret = sent.partition(" ")
+        if self._authority is None or scheme.lower() != "bearer":
+            return None
+        return await self._authority.identify(secret.strip())
+
+    def _decided(
+        self,
+        identity: Identity | None,
+        http: web.BaseRequest,
+        call: Call[Any, Any],
+        path: str,
+        parameters: dict[str, str],
+    ) -> _Asked:
+        """The caller and the components for *identity*; who may not is refused before anything of it is looked up."""
         tenant = parameters.get(call.tenant) if call.tenant else None
         try:
             decide(identity, call.role, tenant)
@@ -152,6 +177,19 @@ class Dispatcher:
             return None, Caller(vch=vch, idempotency_key=key, subject="", role="viewer"), self._components
         caller = Caller(vch=vch, idempotency_key=key, subject=identity.subject, role=identity.role)
         return identity, caller, self._components
+
+    async def _while_good(
+        self, work: Awaitable[web.StreamResponse], identity: Identity, http: web.BaseRequest
+    ) -> web.StreamResponse:
+        """Do *work*, a stream; its connection is cut, so that it cannot be taken for whole, when *identity* ends."""
+        if self._authority is None or not identity.how.startswith("token:"):
+            return await work
+        ending = asyncio.ensure_future(self._authority.ended(identity))
+        ending.add_done_callback(lambda task: _cut(http) if not task.cancelled() else None)
+        try:
+            return await work
+        finally:
+            ending.cancel()
 
     async def _told(
         self, work: Awaitable[web.StreamResponse], identity: Identity, call: Call[Any, Any], vch: str, path: str
@@ -171,6 +209,11 @@ class Dispatcher:
         self.shared.acting.add(task)
         task.add_done_callback(self.shared.acting.discard)
         return await (task if call.leaves else asyncio.shield(task))
+
+
+def _cut(http: web.BaseRequest) -> None:
+    if http.transport is not None:
+        http.transport.abort()
 
 
 def _code(response: web.StreamResponse) -> str | None:
