@@ -31,6 +31,7 @@ from portlayer.rest.passport import Passport
 from portlayer.rest.server import Audit, Server
 from portlayer.stores.memory import MemoryStore
 
+VARYING = {"Date", "Content-Length", "X-Request-ID"}
 CANARY = "canary-7f3a"
 KNOWN = {
     "root": ROOT,
@@ -69,7 +70,7 @@ async def http(harness: Harness, tmp_path: Path) -> AsyncIterator[aiohttp.Client
 async def ask(http: aiohttp.ClientSession, who: str, verb: str, path: str, body: Any = None, **headers: str) -> Answer:
     url = URL(path, encoded=True)
     async with http.request(verb, url, json=body, headers={HEADER: who, **headers}) as response:
-        kept = {name: value for name, value in response.headers.items() if name not in ("Date", "Content-Length")}
+        kept = {name: value for name, value in response.headers.items() if name not in VARYING}
         return response.status, kept, await response.read()
 
 
@@ -215,6 +216,19 @@ async def test_the_audit_log_has_changes_and_refusals_and_no_looking(
         (None, None, 401, "Unauthenticated"),
     ]
     assert {(line["vch"], line["target"]) for line in lines} == {("default", f"{v}/network/networks")}
+
+
+async def test_an_answer_and_its_line_in_the_audit_log_have_one_id(http: aiohttp.ClientSession, tmp_path: Path) -> None:
+    ids = []
+    for who, sent in (("user", "mine-1"), ("user", ""), ("user", "not fit"), ("nobody", "mine-2"), ("user", "x" * 65)):
+        headers = {HEADER: who, **({"X-Request-ID": sent} if sent else {})}
+        async with http.post("/v1/vchs/default/network/networks", json={"name": "n"}, headers=headers) as response:
+            ids.append(response.headers["X-Request-ID"])
+    lines = [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
+    assert [line["request"] for line in lines] == ids
+    assert (ids[0], ids[3]) == ("mine-1", "mine-2")
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch("[0-9a-f]{16}", ids[place]) for place in (1, 2, 4))
 
 
 def test_the_audit_log_is_bounded(tmp_path: Path) -> None:

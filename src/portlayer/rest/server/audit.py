@@ -37,9 +37,11 @@ class Audit:
         path: str,
         status: int | None,
         code: str | None = None,
+        *,
+        request: str | None = None,
     ) -> None:
-        """One line. status: None where the caller went away first. A disk that takes no line is an error in the log;
-        the call goes on."""
+        """One line. request: its id. status: None where the caller went away first. A disk that takes no line is an
+        error in the log; the call goes on."""
         line = {
             "time": now(),
             "subject": identity.subject if identity else None,
@@ -50,6 +52,7 @@ class Audit:
             "target": path[:_MAX_TEXT],
             "status": status,
             "code": code,
+            "request": request,
         }
         _logger.info("audit", extra={name: value for name, value in line.items() if name != "time"})
         try:

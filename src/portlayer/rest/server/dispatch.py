@@ -29,6 +29,8 @@ from portlayer.rest.server.decode import Decoder, idempotency_key
 from portlayer.rest.server.exchange import Exchange, Handler, Shared
 from portlayer.rest.server.identity import Peers
 from portlayer.rest.server.load import Load
+from portlayer.rest.server.requestid import HEADER as REQUEST_ID
+from portlayer.rest.server.requestid import request_id
 from portlayer.rest.server.router import Router
 
 _logger = logging.getLogger(__name__)
@@ -84,12 +86,15 @@ class Dispatcher:
         began = time.monotonic()
         with self.load.using(http.protocol):
             response = await _answered(self._respond(http))
+        if not response.prepared:
+            response.headers[REQUEST_ID] = request_id(http)
         if self.shared.draining.is_set():
             response.force_close()
         if _logger.isEnabledFor(logging.DEBUG):
             _logger.debug(
                 "request",
                 extra={
+                    "request": request_id(http),
                     "method": http.method,
                     "target": http.raw_path.partition("?")[0],
                     "status": response.status,
@@ -120,14 +125,14 @@ class Dispatcher:
         self, http: web.BaseRequest, call: Call[Any, Any], parameters: dict[str, str], asked: _Asked
     ) -> web.StreamResponse:
         identity, caller, components = asked
-        path, _, query = http.raw_path.partition("?")
+        query = http.raw_path.partition("?")[2]
         request = await self._decoders[call].decode(http, parameters, query)
         exchange = Exchange(self.shared, components, http, call, caller, request)
         work = SPECIAL.get(call, _plain)(exchange)
         if identity is not None and call.streams:
             work = self._while_good(work, identity, http)
         if identity is not None and call.audited:
-            work = self._told(work, identity, call, caller.vch, path)
+            work = self._told(work, identity, call, caller.vch, http)
         return await (self._finished(work, call) if call.acts else work)
 
     async def _admitted(
@@ -169,7 +174,8 @@ class Dispatcher:
         try:
             decide(identity, call.role, tenant)
         except PortlayerError as error:
-            self._audit.tell(identity, tenant, call.name, path, TABLE[type(error)][0], error.code)
+            status = TABLE[type(error)][0]
+            self._audit.tell(identity, tenant, call.name, path, status, error.code, request=request_id(http))
             raise
         vch = parameters.pop("vch", DEFAULT_VCH)
         key = idempotency_key(http)
@@ -192,7 +198,12 @@ class Dispatcher:
             ending.cancel()
 
     async def _told(
-        self, work: Awaitable[web.StreamResponse], identity: Identity, call: Call[Any, Any], vch: str, path: str
+        self,
+        work: Awaitable[web.StreamResponse],
+        identity: Identity,
+        call: Call[Any, Any],
+        vch: str,
+        http: web.BaseRequest,
     ) -> web.StreamResponse:
         """Do *work*; the audit log has it however it ends."""
         status, code = None, None
@@ -201,7 +212,9 @@ class Dispatcher:
             status, code = response.status, _code(response)
             return response
         finally:
-            self._audit.tell(identity, vch if call.tenant else None, call.name, path, status, code)
+            path = http.raw_path.partition("?")[0]
+            tenant = vch if call.tenant else None
+            self._audit.tell(identity, tenant, call.name, path, status, code, request=request_id(http))
 
     async def _finished(self, work: Awaitable[web.StreamResponse], call: Call[Any, Any]) -> web.StreamResponse:
         """Do *work*; a drain waits for it. To its end, also where the caller goes away, unless the call `leaves`."""
