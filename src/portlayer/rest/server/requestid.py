@@ -8,7 +8,7 @@ import secrets
 from aiohttp import web
 
 HEADER = "X-Request-ID"
-_KEY = "portlayer.request-id"
+_KEY = web.RequestKey("request-id", str)
 _FIT = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
