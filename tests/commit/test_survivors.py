@@ -23,7 +23,10 @@ from portlayer.stores.memory import MemoryStore
 from portlayer.stores.sqlite import SqliteStore
 from portlayer.substrates.memory.world import Step
 
-OF_STORAGE = {"import an image", "import an image under a quota", "delete an image", "delete a volume", "delete a VCH"}
+OF_STORAGE = {
+    *("import an image", "import an image under a quota", "import an image in another form"),
+    *("delete an image", "delete a volume", "delete a VCH"),
+}
 """What their death leaves is swept when a process starts: storage has no intents."""
 
 

@@ -21,6 +21,7 @@ from portlayer.model.execution import Capabilities, Process, Resources, replace
 from portlayer.model.names import new_id
 from portlayer.substrates.linux import process
 from portlayer.substrates.linux.execution import LinuxExecution
+from portlayer.substrates.linux.incarnation import Incarnation
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.runtime import Crun
 from portlayer.substrates.linux.substrate import LinuxSubstrate
@@ -458,3 +459,10 @@ async def test_the_empty_parent_of_the_groups_is_told_of(crun: RunLab) -> None:
     assert f"cgroup /portlayer-{crun.paths.instance}" in await crun.substrate.leftovers()
     await crun.substrate.purge()
     assert await crun.substrate.leftovers() == []
+
+
+async def test_an_exit_file_that_is_being_written_is_none(crun: RunLab) -> None:
+    place = Incarnation(crun.paths, "abc.BEING1")
+    Path(place.exit_file).touch()
+    assert place.exit() is None
+    await crun.substrate.purge()

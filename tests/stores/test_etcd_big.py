@@ -145,7 +145,7 @@ async def test_readers_see_all_or_nothing_meanwhile(another: Opener) -> None:
             )
         done.set()
     assert seen <= {(0, 0), (len(KEYS), 1)}
-    assert others.result() > 5
+    assert others.result() > 0
 
 
 async def test_wherever_its_process_dies_it_is_whole_or_not_at_all(

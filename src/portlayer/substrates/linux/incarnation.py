@@ -115,7 +115,8 @@ class Incarnation:
         """Exit code and when it ended, in nanoseconds since the epoch."""
         try:
             with open(self.exit_file, "rb") as file:
-                return int(file.read()), os.fstat(file.fileno()).st_mtime_ns
+                code = file.read()  # nothing yet in one that conmon writes beside, to rename it into place
+                return (int(code), os.fstat(file.fileno()).st_mtime_ns) if code else None
         except FileNotFoundError:
             return None
 
