@@ -463,6 +463,6 @@ async def test_the_empty_parent_of_the_groups_is_told_of(crun: RunLab) -> None:
 
 async def test_an_exit_file_that_is_being_written_is_none(crun: RunLab) -> None:
     place = Incarnation(crun.paths, "abc.BEING1")
-    Path(place.exit_file).touch()
+    await asyncio.to_thread(Path(place.exit_file).touch)
     assert place.exit() is None
     await crun.substrate.purge()
