@@ -1,45 +1,64 @@
 """A port layer of several processes, in the test's own: each with a server on a socket of its own, over one store and
-one memory host for each machine. Calls between them go over REST, as they do between real ones."""
+one memory host for each machine. Calls between them go over REST, as they do between real ones.
+
+TOPOLOGIES names the ways to run it that tests go through. In each, the first process is the *entry*, where callers come
+in; it has as few of the components as there can be, so that calls have somewhere to be passed on to.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from portlayer.client import PortLayer, connect
 from portlayer.compose import Assembled, Settings, assemble
+from portlayer.interfaces.components import Components
 from portlayer.interfaces.store import Store
 from portlayer.model.execution import replace
 from portlayer.model.topology import Part, Topology
+from portlayer.rest.calls import CALLS
 from portlayer.rest.server import Server
+from portlayer.stores.memory import MemoryStore
 from portlayer.substrates.memory.substrate import MemorySubstrate
 from portlayer.substrates.memory.world import World
 
+STORAGE, EXECUTION, NETWORK, INTERACTION = COMPONENTS = ("storage", "execution", "network", "interaction")
+MOVING = "changing under way"
 TOPOLOGIES = {
-    "together": Topology(),
+    "all in one": Topology(),
     "each apart": Topology(
-        parts=(
-            Part(name="storage", components=("storage",)),
-            Part(name="execution", components=("execution",)),
-            Part(name="network", components=("network",)),
-            Part(name="interaction", components=("interaction",)),
-        )
+        parts=(Part(name="door", components=()), *(Part(name=name, components=(name,)) for name in COMPONENTS))
     ),
     "storage apart": Topology(
         parts=(
-            Part(name="storage", components=("storage",)),
-            Part(name="rest", components=("execution", "network", "interaction")),
+            Part(name="rest", components=(EXECUTION, NETWORK, INTERACTION)),
+            Part(name="storage", components=(STORAGE,)),
+        )
+    ),
+    MOVING: Topology(
+        parts=(
+            Part(name="door", components=(INTERACTION,)),
+            *(Part(name=f"{name}-0", components=(name,)) for name in (STORAGE, NETWORK, EXECUTION)),
         )
     ),
 }
+MUTATING = {(call.component, call.method) for call in CALLS if call.verb != "GET" and call.method}
 
 
 class Cluster:
-    """The processes of *topology*. A process can be stopped and started by its name, also as another part."""
+    """The processes of *topology*. A process can be stopped and started by its name, also as another part.
 
-    def __init__(self, topology: Topology, store: Store, directory: Path) -> None:
+    moves: whether a component moves to another process before each change that is asked for by way of `served`.
+    """
+
+    def __init__(self, topology: Topology, store: Store, directory: Path, *, moves: bool = False) -> None:
         self.topology = topology
+        self.moves = moves
+        self.moved = 0
+        self._moving = asyncio.Lock()
         self._store = store
         self._directory = directory
         self._worlds = {host: World() for host in topology.hosts}
@@ -56,6 +75,26 @@ class Cluster:
         for world in self._worlds.values():
             world.close()
 
+    @property
+    def entry(self) -> Assembled:
+        """The process where callers come in."""
+        return self._processes[self.topology.parts[0].name][1]
+
+    @property
+    def doors(self) -> list[str]:
+        """The names of the processes where callers may come in: all that stay what they are."""
+        parts = self.topology.parts[:1] if self.moves else self.topology.parts
+        return [part.name for part in parts]
+
+    @property
+    def served(self) -> Components:
+        """The components as the entry serves them."""
+        components = self.entry.components
+        if not self.moves:
+            return components
+        shaken = {name: _Shaken(name, getattr(components, name), self.move) for name in COMPONENTS}
+        return replace_components(components, shaken)
+
     def address(self, name: str) -> str:
         return f"unix://{self._directory}/{name}.sock"
 
@@ -67,15 +106,54 @@ class Cluster:
         settings = Settings(topology=self.topology)
         whole = (self._store, substrate, await substrate.start(), self._directory, "test", settings)
         assembled = await stack.enter_async_context(assemble(*whole, part=part))
-        server = Server(assembled.components, assembled.here, assembled.passport)
+        self._processes[part.name] = stack, assembled
+        components = self.served if part.name == self.topology.parts[0].name else assembled.components
+        server = Server(components, assembled.here, assembled.passport)
         await server.listen_unix(self._directory / f"{part.name}.sock")
         stack.push_async_callback(server.drain)
-        self._processes[part.name] = stack, assembled
 
     async def stop(self, name: str) -> None:
         stack, _ = self._processes.pop(name)
         await stack.aclose()
 
-    def at(self, name: str | None = None) -> contextlib.AbstractAsyncContextManager[PortLayer]:
-        """A client of the process called *name*, or of the first."""
-        return connect(host=self.address(name or self.topology.parts[0].name), retries=0)
+    async def move(self) -> None:
+        """One of the components that are in a process of their own is in another one from now on, each in its turn."""
+        async with self._moving:
+            parts = [part for part in self.topology.parts[1:] if len(part.components) == 1]
+            before = parts[self.moved % len(parts)]
+            self.moved += 1
+            after = replace(before, name=f"{before.components[0]}-{self.moved}")
+            await self.stop(before.name)
+            self.topology = Topology(parts=tuple(after if one is before else one for one in self.topology.parts))
+            await self.start(after)
+
+    def at(self, name: str | None = None, *, retries: int = 0) -> contextlib.AbstractAsyncContextManager[PortLayer]:
+        """A client of the process called *name*, or of the entry."""
+        return connect(host=self.address(name or self.topology.parts[0].name), retries=retries)
+
+
+def opened(topology: str, directory: Path, store: Store | None = None) -> Cluster:
+    """The port layer of one of TOPOLOGIES, to be entered."""
+    return Cluster(TOPOLOGIES[topology], store or MemoryStore(), directory, moves=topology == MOVING)
+
+
+def replace_components(components: Components, others: dict[str, Any]) -> Components:
+    """*components*, with *others* in the place of some."""
+    return Components(**{**vars(components), **others})
+
+
+class _Shaken:
+    """A component of which each change is asked for just after *move*."""
+
+    def __init__(self, name: str, component: object, move: Callable[[], Awaitable[None]]) -> None:
+        self._name = name
+        self._component = component
+        self._move = move
+
+    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
+        async def call(*args: Any) -> Any:
+            if (self._name, method) in MUTATING:
+                await self._move()
+            return await getattr(self._component, method)(*args)
+
+        return call

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import builders
 import images
 import pytest
-from apart.cluster import TOPOLOGIES, Cluster
+from apart.cluster import TOPOLOGIES, Cluster, opened
 
 from portlayer.client import ContainerHandle, PortLayer, Steps
 from portlayer.model.errors import Conflict, HandleInvalid, NotFound, Unavailable
@@ -17,12 +18,11 @@ from portlayer.model.topology import Part, Topology
 from portlayer.stores.memory import MemoryStore
 
 ARCHIVE = images.oci_archive(images.Built([builders.layer()[1]], name="busybox:latest", config={"Cmd": ["sh"]}))
-APART = [name for name in TOPOLOGIES if name != "together"]
 
 
-@pytest.fixture(params=list(TOPOLOGIES))
+@pytest.fixture(params=TOPOLOGIES)
 async def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Cluster]:
-    async with Cluster(TOPOLOGIES[request.param], MemoryStore(), tmp_path) as cluster:
+    async with opened(request.param, tmp_path) as cluster:
         yield cluster
 
 
@@ -34,9 +34,9 @@ async def furnish(pl: PortLayer) -> None:
 async def test_the_seeds_workflow_from_every_process(cluster: Cluster) -> None:
     async with cluster.at() as pl:
         await furnish(pl)
-    for part in cluster.topology.parts:
-        async with cluster.at(part.name) as pl:
-            name = f"cookie-{part.name}"
+    for door in cluster.doors:
+        async with cluster.at(door) as pl:
+            name = f"cookie-{door}"
             await pl.execution.commit(Steps().create("busybox", "sh", "-c", "echo hello; exit 3", name=name))
             c = await pl.execution.get_container(name)
             n = await pl.network.get_network("gibson_network")
@@ -55,13 +55,13 @@ async def test_streams_both_ways(cluster: Cluster) -> None:
         await furnish(pl)
         steps = Steps().create("busybox", "cat", name="echo").join_interaction(stdin=True).bind_interaction()
         await pl.execution.commit(steps.set_state("running"))
-    for part in cluster.topology.parts:
-        async with cluster.at(part.name) as pl, pl.interaction.attach("echo", stdin=True) as attached:
-            await attached.write(f"to {part.name}\n".encode())
+    for name in cluster.doors:
+        async with cluster.at(name) as pl, pl.interaction.attach("echo", stdin=True) as attached:
+            await attached.write(f"to {name}\n".encode())
             async for output in attached:
-                assert output.data == f"to {part.name}\n".encode()
+                assert output.data == f"to {name}\n".encode()
                 break
-    async with cluster.at(cluster.topology.parts[-1].name) as pl:
+    async with cluster.at(cluster.doors[-1]) as pl:
         await pl.execution.remove("echo", force=True)
 
 
@@ -83,15 +83,15 @@ async def test_errors_are_the_same_from_every_process(cluster: Cluster) -> None:
     async with cluster.at() as pl:
         await furnish(pl)
         done = await pl.execution.commit(Steps().create("busybox", name="one"))
-    for part in cluster.topology.parts:
-        async with cluster.at(part.name) as pl:
+    for name in cluster.doors:
+        async with cluster.at(name) as pl:
             with pytest.raises(NotFound) as missing:
                 await pl.execution.remove("nobody")
             assert missing.value.facts["id"] == "nobody"
             with pytest.raises(HandleInvalid):
                 await pl.execution.commit(ContainerHandle(id="bogus", sealed="bogus"))
             first, second = await pl.execution.get_container("one"), await pl.execution.get_container("one")
-            await pl.execution.commit(await pl.execution.set_labels(first, {"by": part.name}))
+            await pl.execution.commit(await pl.execution.set_labels(first, {"by": name}))
             with pytest.raises(Conflict) as lost:
                 await pl.execution.commit(await pl.execution.set_labels(second, {"by": "late"}))
             assert lost.value.facts["collisions"] == ("labels/by",)
@@ -122,6 +122,43 @@ async def test_who_is_away_is_named_and_comes_back(tmp_path: Path, gone: str) ->
         assert away.value.facts["retry_after_seconds"] == 1
         await cluster.start(part)
         await use()
+
+
+@pytest.mark.parametrize("moving", ["storage", "network", "execution"])
+async def test_calls_that_meet_a_move_come_through(tmp_path: Path, moving: str) -> None:
+    """The client comes again by itself with what does no harm twice, and with what nobody has begun."""
+    async with Cluster(TOPOLOGIES["each apart"], MemoryStore(), tmp_path) as cluster:
+        async with cluster.at() as pl:
+            await furnish(pl)
+        done, enough = 0, asyncio.Event()
+
+        async def work(number: int) -> None:
+            nonlocal done
+            for again in range(1_000_000):
+                if enough.is_set():
+                    return
+                name = f"thing-{number}-{again}"
+                if moving == "storage":
+                    await pl.storage.create_volume(name, idempotency_key=name)
+                elif moving == "network":
+                    await pl.network.create_network(name, idempotency_key=name)
+                else:
+                    await pl.execution.commit(await pl.execution.create("busybox", name=name))
+                done += 1
+
+        async with cluster.at(retries=5) as pl, asyncio.TaskGroup() as group:
+            workers = [group.create_task(work(number)) for number in range(4)]
+            for number in range(2):
+                before = done
+                while done < before + 8:
+                    await asyncio.sleep(0.001)
+                await cluster.stop(moving if number == 0 else f"{moving}-{number}")
+                await cluster.start(Part(name=f"{moving}-{number + 1}", components=(moving,)))
+            before = done
+            while done < before + 8:
+                await asyncio.sleep(0.001)
+            enough.set()
+            await asyncio.wait(workers)
 
 
 async def test_handles_from_before_storage_moved_commit_after_it(tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import builders
 import pytest
-from apart.cluster import TOPOLOGIES, Cluster
+from apart.cluster import TOPOLOGIES, opened
 from harness import Harness
 
 from portlayer.client import PortLayer, connect
@@ -17,19 +18,25 @@ from portlayer.rest.server import Server
 from portlayer.stores.memory import MemoryStore
 
 
-@pytest.fixture
-async def quick(tmp_path: Path) -> AsyncIterator[Harness]:
+@asynccontextmanager
+async def in_memory(directory: Path) -> AsyncIterator[Harness]:
     """A port layer all in memory, with the image busybox and the network gibson_network."""
 
     async def open_store() -> Store:
         return MemoryStore()
 
-    harness = Harness(open_store, tmp_path, Settings())
+    harness = Harness(open_store, directory, Settings())
     await harness.start()
     await harness.image()
     await harness.network()
     yield harness
     await harness.close()
+
+
+@pytest.fixture
+async def quick(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with in_memory(tmp_path) as harness:
+        yield harness
 
 
 @pytest.fixture
@@ -41,21 +48,17 @@ async def host(quick: Harness, tmp_path: Path) -> AsyncIterator[str]:
     await server.drain(5)
 
 
-@pytest.fixture(params=["local", "rest", "each apart"])
-async def pl(request: pytest.FixtureRequest, quick: Harness, host: str, tmp_path: Path) -> AsyncIterator[PortLayer]:
-    """A client to it, both ways; and one to another like it, whose components are processes of their own."""
+@pytest.fixture(params=["local", *TOPOLOGIES])
+async def pl(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[PortLayer]:
+    """A client to it: in one process, and over REST, whoever runs where."""
     if request.param == "local":
-        async with connect(quick.pl) as pl:
+        async with in_memory(tmp_path) as harness, connect(harness.pl) as pl:
             yield pl
-    elif request.param == "rest":
-        async with connect(host=host) as pl:
-            yield pl
-    else:
-        (tmp_path / "apart").mkdir()
-        async with Cluster(TOPOLOGIES[request.param], MemoryStore(), tmp_path / "apart") as cluster, cluster.at() as pl:
-            await pl.storage.import_image(builders.layer()[1], name="busybox", format="rootfs")
-            await pl.network.create_network("gibson_network")
-            yield pl
+        return
+    async with opened(request.param, tmp_path) as cluster, cluster.at() as pl:
+        await pl.storage.import_image(builders.layer()[1], name="busybox", format="rootfs")
+        await pl.network.create_network("gibson_network")
+        yield pl
 
 
 @pytest.fixture

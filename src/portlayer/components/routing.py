@@ -24,12 +24,18 @@ AT_THE_CONTAINER = {
 }
 """The calls that are answered on the container's host alone."""
 
+STREAMING_IN = frozenset({"import_image", "write_stdin"})
+"""The calls with a body, which is there once."""
+
 
 class Directory(Protocol):
     """Who else runs which component."""
 
     def find(self, component: str, host: str | None = None) -> Components | None:
         """Some process that has *component*, on *host* where that is given; None where none is known now."""
+
+    async def refresh(self) -> None:
+        """Look again who there is: what is known comes by itself, and may be a moment old."""
 
 
 class Hosts:
@@ -82,18 +88,41 @@ class Routed:
     def __getattr__(self, method: str) -> Method:
         async def routed(caller: Caller, request: Any, *more: Any) -> Any:
             host = await self._hosts.of(caller, request) if method in self._bound_to_hosts else None
-            return await getattr(self._at(host), method)(caller, request, *more)
+            there = await self._at(host)
+            try:
+                return await getattr(there, method)(caller, request, *more)
+            except Unavailable as error:
+                moved = error.facts.get("refused") and method not in STREAMING_IN and await self._moved(host, there)
+                if not moved:
+                    raise
+            return await getattr(moved, method)(caller, request, *more)
 
         return routed
 
-    def _at(self, host: str | None) -> object:
+    async def _at(self, host: str | None) -> object:
+        """Who answers for *host*."""
+        there = self._known(host)
+        if there is None:
+            await self._directory.refresh()
+            there = self._known(host)
+        if there is None:
+            where = f" on host {host}" if host else ""
+            raise Unavailable(f"No process runs {self._component}{where} now.", retry_after_seconds=1, refused=True)
+        return there
+
+    async def _moved(self, host: str | None, before: object) -> object | None:
+        """Who answers now that *before* has refused; None where nobody else does."""
+        if before is self._local:
+            return None
+        await self._directory.refresh()
+        there = self._known(host)
+        return None if there is before else there
+
+    def _known(self, host: str | None) -> object | None:
         if self._local is not None and host in (None, self._host):
             return self._local
         there = self._directory.find(self._component, host)
-        if there is None:
-            where = f" on host {host}" if host else ""
-            raise Unavailable(f"No process runs {self._component}{where} now.", retry_after_seconds=1)
-        return getattr(there, self._component)
+        return None if there is None else getattr(there, self._component)
 
 
 class Elsewhere:
@@ -104,7 +133,7 @@ class Elsewhere:
 
     def __getattr__(self, method: str) -> Method:
         async def refuse(*_: Any) -> Any:
-            raise Unavailable(f"{self._component} has just moved; come again.", retry_after_seconds=1)
+            raise Unavailable(f"{self._component} has just moved; come again.", retry_after_seconds=1, refused=True)
 
         return refuse
 

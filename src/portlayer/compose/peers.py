@@ -36,6 +36,7 @@ class Peers:
         self._known: dict[str, Process] = {}
         self._clients: dict[str, RestClient] = {}
         self._following: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to follow the store."""
@@ -45,9 +46,9 @@ class Peers:
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
+        for task in filter(None, (self._following, self._looking)):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         await asyncio.gather(*(client.close() for client in self._clients.values()))
 
     def find(self, component: str, host: str | None = None) -> Components | None:
@@ -63,6 +64,13 @@ class Peers:
             return None
         chosen = min(having, key=lambda process: (process.part.host != self._me.host, process.part.name))
         return self._client(chosen.part, component).components
+
+    async def refresh(self) -> None:
+        """Look again who there is; several at once look once."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._read())
+        with contextlib.suppress(PortlayerError):
+            await asyncio.shield(self._looking)
 
     def _client(self, part: Part, component: str) -> RestClient:
         client = self._clients.get(part.address)

@@ -72,7 +72,7 @@ class Connection:
 
     async def fetch(self, call: Call[Q, Any], caller: Caller, request: Q) -> bytes:
         """Make *call*; the bytes of its answer. One that may be repeated is, once, where the connection is lost."""
-        return await self._again(call, lambda: self._fetch_once_or_twice(call, caller, request))
+        return await self._again(call, caller, lambda: self._fetch_once_or_twice(call, caller, request))
 
     async def _fetch_once_or_twice(self, call: Call[Q, Any], caller: Caller, request: Q) -> bytes:
         with self._translating():
@@ -81,18 +81,18 @@ class Connection:
             except aiohttp.ClientConnectorError:
                 raise
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                if not call.repeatable:
+                if not _repeatable(call, caller):
                     raise
             return await self._fetch(call, caller, request)
 
-    async def _again(self, call: Call[Q, Any], ask: Callable[[], Awaitable[T]]) -> T:
+    async def _again(self, call: Call[Q, Any], caller: Caller, ask: Callable[[], Awaitable[T]]) -> T:
         """What *ask* gives; asked again after the time that the server names, where that does no harm."""
         for _ in range(self._retries):
             try:
                 return await ask()
             except Unavailable as error:
                 seconds = error.facts.get("retry_after_seconds")
-                if seconds is None or not (call.repeatable or error.facts.get("refused")):
+                if seconds is None or not (_repeatable(call, caller) or error.facts.get("refused")):
                     raise
                 # Not all that were refused together come back together.
                 await asyncio.sleep(seconds * random.uniform(1, 1.5))  # noqa: S311
@@ -111,7 +111,9 @@ class Connection:
             with self._translating():
                 return await self._request(call, caller, request, accept=accept, data=data)
 
-        return await (ask() if data is not None else self._again(call, ask))  # what streams in is not there twice
+        return await (
+            ask() if data is not None else self._again(call, caller, ask)
+        )  # what streams in is not there twice
 
     async def websocket(
         self, call: Call[Q, Any], caller: Caller, request: Q, protocol: str
@@ -125,7 +127,7 @@ class Connection:
                     url, headers=self._signed(call, caller, url), protocols=(protocol,), max_msg_size=_ATTACH_MESSAGE
                 )
 
-        return await self._again(call, ask)
+        return await self._again(call, caller, ask)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -184,7 +186,9 @@ class Connection:
             yield
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             if self._name:
-                raise Unavailable(f"{self._name} cannot be reached now.", retry_after_seconds=1) from error
+                raise Unavailable(
+                    f"{self._name} cannot be reached now.", retry_after_seconds=1, refused=True
+                ) from error
             reason = getattr(error, "strerror", None) or str(error)
             raise Unavailable(
                 f"No server answers at {self.address}: {reason}; is 'portlayer serve' running?"
@@ -195,6 +199,11 @@ class Connection:
             raise Unavailable(f"The connection to {self.address} was lost before the answer: {error}.") from error
         except UnicodeEncodeError as error:
             raise InvalidArgument(f"The request has text that is not Unicode: {error}.") from error
+
+
+def _repeatable(call: Call[Any, Any], caller: Caller) -> bool:
+    """Whether *call* may be sent again where its answer was lost: a creation, where its key gives the same answer."""
+    return call.repeatable or (call.creates and caller.idempotency_key is not None)
 
 
 def decoded(kind: Any, body: bytes) -> Any:
