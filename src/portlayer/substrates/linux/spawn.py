@@ -1,8 +1,9 @@
 """Starting processes quickly: from one thread, by posix_spawn(3), which does not copy our page tables.
 
 The thread has a working directory and a mount namespace of its own, in which everything that it starts lives. So a
-bind mount made for one start is nobody else's, and ends with us at the latest; and where a cgroup2 mount beside v1 has
-controllers, for which crun would refuse the host, it is not there. Later mounts of the host are passed on.
+bind mount made for one start is nobody else's, and ends with us at the latest; and a cgroup2 mount beside v1 is not
+there: with controllers crun would refuse the host, and without any a runtime would make a cgroup in it that nothing
+needs. Later mounts of the host are passed on.
 """
 
 from __future__ import annotations
@@ -24,12 +25,6 @@ _HIDDEN = Path("/sys/fs/cgroup/unified")
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
-def hides_cgroup2() -> bool:
-    """Whether this is such a host. Source: crun's check of the hybrid layout."""
-    controllers = _HIDDEN / "cgroup.controllers"
-    return controllers.exists() and bool(controllers.read_text().strip())
-
-
 class Spawner:
     """The thread, with a mount namespace of its own."""
 
@@ -48,7 +43,7 @@ class Spawner:
 def _enter() -> None:
     kernel.unshare(kernel.CLONE_FS | kernel.CLONE_NEWNS)
     kernel.mount("", "/", kernel.MS_REC | kernel.MS_SLAVE)
-    if hides_cgroup2():
+    if (_HIDDEN / "cgroup.procs").exists():
         kernel.umount(str(_HIDDEN), kernel.MNT_DETACH)
 
 
