@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import uuid
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ from conformance.store_tools import FakeClock, delete, keys_of, next_changes, pu
 
 from portlayer.interfaces.store import Check, CheckFailed, Put, Transaction
 from portlayer.model.errors import Unavailable
-from portlayer.stores import etcd_client
+from portlayer.stores import etcd_client, etcd_room
 from portlayer.stores.etcd import EtcdStore
 
 
@@ -271,18 +272,50 @@ async def test_a_watch_from_a_revision_that_another_process_gave(etcd: etcdlab.C
     await etcdlab.wipe(etcd.access, prefix)
 
 
-async def test_a_full_etcd_says_so_and_loses_nothing() -> None:
-    with etcdlab.cluster(options=("--quota-backend-bytes", str(16 << 20))) as cluster:
+QUOTA = ("--quota-backend-bytes", str(16 << 20))
+
+
+async def test_a_full_etcd_says_so_and_loses_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(etcd_room, "FIRST_PAUSE_SECONDS", 0.1)
+    with etcdlab.cluster(options=QUOTA) as cluster:
         store = await EtcdStore.open(cluster.access, "full")
         kept = []
-        with pytest.raises(Unavailable, match="quota"):
+        with pytest.raises(Unavailable, match="quota") as told:
             for number in range(100):
                 await put(store, f"{number:03}", value=bytes(1 << 20))
                 kept.append(f"{number:03}")
-        assert keys_of(await store.range("")) == kept
+        assert told.value.facts["retry_after_seconds"] == 5
+        async with asyncio.timeout(60):
+            while "raise --quota-backend-bytes" not in caplog.text:
+                with contextlib.suppress(Unavailable):
+                    await put(store, "more", value=bytes(1 << 20))
+                    kept.append("more")
+                await asyncio.sleep(0.1)
+        assert keys_of(await store.range("")) == list(dict.fromkeys(kept))
         with pytest.raises(Unavailable, match="quota"):
-            await put(store, "small")
+            await put(store, "more")
         await store.close()
+
+
+async def test_an_etcd_that_history_has_filled_heals_by_itself() -> None:
+    with etcdlab.cluster(3, options=QUOTA) as cluster:
+        stores = [await EtcdStore.open(cluster.access, "full") for _ in range(2)]
+        seen = asyncio.create_task(next_changes(stores[1].watch("k"), 3))
+        await put(stores[0], "kept")
+        with pytest.raises(Unavailable, match="quota"):
+            for _ in range(100):
+                await put(stores[0], "history", value=bytes(1 << 20))
+        assert keys_of(await stores[1].range("k")) == ["kept"]
+        async with asyncio.timeout(60):
+            while "NOSPACE" in await asyncio.to_thread(cluster.control, "alarm", "list"):
+                await asyncio.sleep(0.1)
+        for number, store in enumerate(stores):
+            await put(store, f"k{number}")
+        assert keys_of(await seen) == ["kept", "k0", "k1"]
+        for store in stores:
+            await store.close()
 
 
 async def test_what_cannot_be_opened_says_why(etcd: etcdlab.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

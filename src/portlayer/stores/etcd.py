@@ -4,6 +4,7 @@
     ├── Client         endpoints in turn, TLS, password, errors
     ├── Applier        transactions; leases that this process gave
     │   └── Staging    transactions beyond etcd's limits
+    ├── Room           makes room where etcd's quota is used up
     ├── Changes        one watch stream for all watches, history for those that lag
     └── Hub            watches
 
@@ -29,6 +30,7 @@ from portlayer.stores.etcd_client import Access, Client, HistoryGone
 from portlayer.stores.etcd_follow import Changes
 from portlayer.stores.etcd_layout import VERSION, Layout, Meta, names, read_meta
 from portlayer.stores.etcd_leases import SPARE_SECONDS, SharedLeases
+from portlayer.stores.etcd_room import Room
 from portlayer.stores.etcd_staging import MAX_OPS, Staging
 from portlayer.stores.keys import require_text, validate
 from portlayer.stores.watching import Cursor, Hub, Page, Watch
@@ -59,6 +61,8 @@ class EtcdStore:
         self._hub = Hub(self._seen, self._reread, self._upkeep, idle_seconds=UPKEEP_SECONDS)
         self._hub.schedule()
         self._tasks = {asyncio.create_task(self._changes.follow(opened, self._publish, self._skip))}
+        if kept_revisions:
+            self._spawn(Room(client).keep())
 
     @classmethod
     async def open(
@@ -77,7 +81,7 @@ class EtcdStore:
             prefix: One word; stores with different ones know nothing of each other.
             clock: What the leases of this process are counted by.
             kept_revisions: How far a resumed watch can go back, at least; older history is compacted, of the whole
-                etcd. 0: who runs etcd sees to that.
+                etcd, and all of it where its quota is used up. 0: who runs etcd sees to that.
             spare_seconds: How long a lease may outlive its time, at most a quarter of it or this, where the process
                 that gave it is no more.
         Raises:
@@ -99,6 +103,13 @@ class EtcdStore:
 
     async def get_many(self, keys: Sequence[str]) -> list[Record | None]:
         wanted = [self._layout.key(key) for key in keys]
+        while True:
+            try:
+                return [self._record(one) for one in await self._many(wanted)]
+            except HistoryGone:
+                continue  # compacted between two parts
+
+    async def _many(self, wanted: Sequence[bytes]) -> list[Any]:
         found: list[Any] = []
         at = 0
         for start in range(0, len(wanted), MAX_OPS):
@@ -106,7 +117,7 @@ class EtcdStore:
             some, revision = await self._read(part)
             at = at or revision
             found += some
-        return [self._record(one) for one in found]
+        return found
 
     async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> list[Record]:
         start, end = self._layout.span(prefix, after)

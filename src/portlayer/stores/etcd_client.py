@@ -26,6 +26,10 @@ PATIENCE_SECONDS = 6.0
 ATTEMPT_SECONDS = 2.5
 WRITE_SECONDS = 5.0
 PAUSE_SECONDS = 0.05
+SUSPECT_SECONDS = 0.5
+"""A call that was given up after so long is a reason to try another endpoint."""
+ROOM_SECONDS = 5
+"""When to come again where etcd is full, as room is being made."""
 
 OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -36,8 +40,9 @@ OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_time_ms", 6_000),  # etcd takes offence below 5 seconds
     ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.max_pings_without_data", 0),  # a watch has nothing to say
 )
 METHODS = {
     "range": ("KV/Range", "RangeRequest", "RangeResponse"),
@@ -45,6 +50,9 @@ METHODS = {
     "compact": ("KV/Compact", "CompactionRequest", "CompactionResponse"),
     "grant": ("Lease/LeaseGrant", "LeaseGrantRequest", "LeaseGrantResponse"),
     "time_to_live": ("Lease/LeaseTimeToLive", "LeaseTimeToLiveRequest", "LeaseTimeToLiveResponse"),
+    "alarm": ("Maintenance/Alarm", "AlarmRequest", "AlarmResponse"),
+    "status": ("Maintenance/Status", "StatusRequest", "StatusResponse"),
+    "defragment": ("Maintenance/Defragment", "DefragmentRequest", "DefragmentResponse"),
     "authenticate": ("Auth/Authenticate", "AuthenticateRequest", "AuthenticateResponse"),
 }
 
@@ -78,6 +86,7 @@ class _Fault(enum.Enum):
     STALE_TOKEN = enum.auto()
     LEASE_GONE = enum.auto()
     HISTORY_GONE = enum.auto()
+    FULL = enum.auto()
     REFUSED = enum.auto()
     UNKNOWN = enum.auto()
 
@@ -91,7 +100,7 @@ FAULTS = (
     ("etcdserver: revision of auth store is old", _Fault.STALE_TOKEN),
     ("requested lease not found", _Fault.LEASE_GONE),
     ("required revision has been compacted", _Fault.HISTORY_GONE),
-    ("database space exceeded", _Fault.REFUSED),
+    ("database space exceeded", _Fault.FULL),
     ("permission denied", _Fault.REFUSED),
     ("authentication failed", _Fault.REFUSED),
     ("authentication is not enabled", _Fault.REFUSED),
@@ -100,7 +109,7 @@ FAULTS = (
 )
 """What etcd and gRPC say -> what it means; anything else may or may not have been done."""
 ADVICE = {
-    "database space exceeded": "its quota is used up; compact and defragment it, then disarm the alarm (see the docs)",
+    "database space exceeded": "its quota is used up; room is being made, if there is any (see the docs)",
     "permission denied": "the user may not use this prefix; grant it a role with readwrite on the prefix",
     "authentication failed": "it refuses the user and password",
     "authentication is not enabled": "a user is configured, and etcd has authentication off; leave the user out",
@@ -117,7 +126,7 @@ class _Endpoint(NamedTuple):
 
 
 class Client:
-    """Calls one cluster, from one event loop."""
+    """Calls one cluster, from one event loop. full: set when it has said that its quota is used up."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -125,6 +134,7 @@ class Client:
         self._current = 0
         self._token = ""
         self._login = asyncio.Lock()
+        self.full = asyncio.Event()
         self.closed = False
 
     async def call(self, method: str, request: Any, *, repeat: bool = True) -> Any:
@@ -141,8 +151,7 @@ class Client:
         while True:
             if self.closed:
                 raise Unavailable("The store is closed; open it again.")
-            at = self._current
-            token = self._token
+            at, token, began = self._current, self._token, loop.time()
             try:
                 call = self._endpoints[at].methods[method]
                 return await call(request, timeout=seconds, metadata=self._metadata(), wait_for_ready=False)
@@ -151,6 +160,8 @@ class Client:
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if not self.closed or (task is not None and task.cancelling()):
+                    if loop.time() > began + SUSPECT_SECONDS:
+                        self._turn(at)
                     raise
                 continue  # closing the channel cancels its calls, not their callers
             except grpc.aio.AioRpcError as error:
@@ -163,6 +174,9 @@ class Client:
                     await self._authenticate(token)
                     if loop.time() < until:
                         continue
+                if fault is _Fault.FULL:
+                    self.full.set()
+                    raise _unavailable(self._access, error, retry=ROOM_SECONDS) from None
                 if fault in (_Fault.REFUSED, _Fault.STALE_TOKEN):
                     raise _unavailable(self._access, error, retry=None) from None
                 self._turn(at)
@@ -171,6 +185,17 @@ class Client:
                 if loop.time() > until:
                     raise _unavailable(self._access, error, retry=1) from None
             await asyncio.sleep(PAUSE_SECONDS)
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        return self._access.endpoints
+
+    async def ask(self, at: int, method: str, request: Any, seconds: float) -> Any:
+        """The answer of endpoint number *at*, and of no other. Raises Unavailable where there is none."""
+        try:
+            return await self._endpoints[at].methods[method](request, timeout=seconds, metadata=self._metadata())
+        except grpc.aio.AioRpcError as error:
+            raise _unavailable(self._access, error, retry=1) from None
 
     async def watch(self, request: Any) -> AsyncGenerator[Any, None]:
         """The answers to one watch, until it breaks (Unavailable)."""

@@ -12,7 +12,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 SCHEMA = {
     "KeyValue": "key=1:bytes create_revision=2:int64 mod_revision=3:int64 value=5:bytes lease=6:int64",
     "Event": "type=1:int32 kv=2:KeyValue",
-    "Header": "revision=3:int64",
+    "Header": "member_id=2:uint64 revision=3:int64",
     "RangeRequest": "key=1:bytes range_end=2:bytes limit=3:int64 revision=4:int64 keys_only=8:bool count_only=9:bool "
     "min_mod_revision=10:int64",
     "RangeResponse": "header=1:Header kvs=2:*KeyValue count=4:int64",
@@ -23,7 +23,7 @@ SCHEMA = {
     "Compare": "result=1:int32 target=2:int32 key=3:bytes mod_revision=6:int64 range_end=64:bytes",
     "TxnRequest": "compare=1:*Compare success=2:*RequestOp failure=3:*RequestOp",
     "TxnResponse": "header=1:Header succeeded=2:bool responses=3:*ResponseOp",
-    "CompactionRequest": "revision=1:int64",
+    "CompactionRequest": "revision=1:int64 physical=2:bool",
     "CompactionResponse": "header=1:Header",
     "WatchCreateRequest": "key=1:bytes range_end=2:bytes start_revision=3:int64 fragment=8:bool",
     "WatchRequest": "create_request=1:WatchCreateRequest",
@@ -33,6 +33,13 @@ SCHEMA = {
     "LeaseGrantResponse": "header=1:Header ID=2:int64 TTL=3:int64",
     "LeaseTimeToLiveRequest": "ID=1:int64",
     "LeaseTimeToLiveResponse": "header=1:Header ID=2:int64 TTL=3:int64",
+    "AlarmRequest": "action=1:int32 memberID=2:uint64 alarm=3:int32",
+    "AlarmMember": "memberID=1:uint64 alarm=2:int32",
+    "AlarmResponse": "header=1:Header alarms=2:*AlarmMember",
+    "StatusRequest": "",
+    "StatusResponse": "header=1:Header dbSize=3:int64 leader=4:uint64",
+    "DefragmentRequest": "",
+    "DefragmentResponse": "header=1:Header",
     "AuthenticateRequest": "name=1:string password=2:string",
     "AuthenticateResponse": "header=1:Header token=2:string",
 }
@@ -42,6 +49,10 @@ DELETED = 1
 """Event.type of a deletion."""
 EQUAL, GREATER = 0, 1
 """Compare.result."""
+GET_ALARMS, DISARM = 0, 2
+"""AlarmRequest.action."""
+NO_SPACE = 1
+"""AlarmMember.alarm: a member's quota is used up."""
 MODIFIED = 2
 """Compare.target: the revision that wrote the key last, 0 while it is absent."""
 
