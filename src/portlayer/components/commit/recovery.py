@@ -15,7 +15,6 @@ from portlayer.components.commit.locks import Locks
 from portlayer.components.commit.work import Work
 from portlayer.components.membership import Deposed, Membership
 from portlayer.components.records import Records
-from portlayer.interfaces.store import CheckFailed, Transaction
 from portlayer.interfaces.substrate import ExecutionDriver
 from portlayer.model.errors import PortlayerError, Unavailable
 from portlayer.model.execution import replace
@@ -126,15 +125,10 @@ class Recovery:
     async def _take_over(self, held: Held) -> None:
         me = self._membership.id
         self._membership.check(me)
-        if held.intent.owner == me:
-            return
-        log.warning("commit %s of process %s, which is dead, is taken over", held.intent.id, held.intent.owner)
-        mine = replace(held.intent, owner=me)
-        try:
-            held.revision = await self._store.apply(Transaction(held.checks, held.puts(mine), durable=False))
-        except CheckFailed:
-            raise Deposed from None
-        held.intent = mine
+        if held.intent.owner != me:
+            log.warning("commit %s of process %s, which is dead, is taken over", held.intent.id, held.intent.owner)
+        held.intent = replace(held.intent, owner=me)
+        await self._work.fence(held)
 
     async def _carry_out(self, held: Held) -> None:
         """Forward, where there is no way back; else back."""

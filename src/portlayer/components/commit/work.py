@@ -119,7 +119,7 @@ class Work:
                 raise reason from None
             return None
         except Unavailable:
-            if not await self._landed(held):
+            if not await self._happened(held):
                 if locked:
                     await self.undo(held, steps)
                 raise
@@ -216,8 +216,29 @@ class Work:
                 await self._store.apply(Transaction(ops=event_puts(intent.vch, told), durable=False))
         self.stuck.set()
 
+    async def fence(self, held: Held) -> None:
+        """A transaction of this intent that is still on its way to the store cannot happen any more. Raises Deposed
+        where it has happened, or the intent is another's."""
+        try:
+            held.revision = await self._store.apply(Transaction(held.checks, held.puts(held.intent), durable=False))
+        except CheckFailed:
+            raise Deposed from None
+
+    async def _happened(self, held: Held) -> bool:
+        """Whether transaction 2, whose answer was lost, happened; where it has not, it will not."""
+        if await self._landed(held):
+            return True
+        if held.revision:
+            try:
+                await self.fence(held)
+            except Deposed:
+                if not await self._landed(held):
+                    raise
+                return True
+        return False
+
     async def _landed(self, held: Held) -> bool:
-        """Whether transaction 2, whose answer was lost, happened."""
+        """Whether transaction 2 has happened by now."""
         intent = held.intent
         receipt, lock = await self._store.get_many(
             [
