@@ -26,9 +26,10 @@ from portlayer.model.topology import Part
 
 log = logging.getLogger(__name__)
 LEASE_SECONDS = 30.0
-ACT_SECONDS = 20.0
-"""How long after it last prolonged its lease a process still acts: the rest is for steps that take their time."""
-REFRESH_SECONDS = 5.0
+ACT_PART = 2 / 3
+"""For how much of its lease, since it last prolonged it, a process still acts: the rest is for steps that take time."""
+REFRESH_PART = 1 / 6
+"""How often it prolongs its lease."""
 
 Clock = Callable[[], float]
 
@@ -50,14 +51,18 @@ def boot_seconds() -> float:
 
 
 class Membership:
-    """This process among all that share the store. id: its key there, another one after each loss."""
+    """This process among all that share the store. id: its key there, another one after each loss.
 
-    def __init__(self, store: Store, part: Part, clock: Clock = boot_seconds) -> None:
+    seconds: how long it counts as alive after it last said so.
+    """
+
+    def __init__(self, store: Store, part: Part, clock: Clock = boot_seconds, seconds: float = LEASE_SECONDS) -> None:
         self.id = new_id()
         self.part = part
         self.host = part.host
         self._store = store
         self._clock = clock
+        self._seconds = seconds
         self._until = 0.0
         self._acting: set[asyncio.Task[Any]] = set()
         self._refreshing: asyncio.Task[None] | None = None
@@ -104,13 +109,13 @@ class Membership:
         """Prolong the lease, or, where it has been lost, begin to live again."""
         began = self._clock()
         try:
-            async with asyncio.timeout(REFRESH_SECONDS):
+            async with asyncio.timeout(self._seconds * REFRESH_PART):
                 if not self._until:
                     await self._enter([])
                     return
                 check = Check(keys.process(self.id), None)
                 await self._store.apply(Transaction((check,), (self._put(),), durable=False))
-                self._until = began + ACT_SECONDS
+                self._until = began + self._seconds * ACT_PART
         except CheckFailed:
             self._lose()
             await self._enter([])
@@ -121,7 +126,7 @@ class Membership:
 
     async def _refresh_often(self) -> None:
         while True:
-            await asyncio.sleep(REFRESH_SECONDS)
+            await asyncio.sleep(self._seconds * REFRESH_PART)
             try:
                 await self.refresh()
             except PortlayerError:
@@ -131,10 +136,10 @@ class Membership:
         began = self._clock()
         ops = [*(Delete(key) for key in dead), self._put()]
         await self._store.apply(Transaction(ops=ops, durable=False))
-        self._until = began + ACT_SECONDS
+        self._until = began + self._seconds * ACT_PART
 
     def _put(self) -> Any:
-        return put(keys.process(self.id), Process(part=self.part, started_at=now()), LEASE_SECONDS)
+        return put(keys.process(self.id), Process(part=self.part, started_at=now()), self._seconds)
 
     def _lose(self) -> None:
         if self._until:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TypeVar
 
 from portlayer.components import keys
 from portlayer.components.commit import outcome
@@ -19,7 +20,7 @@ from portlayer.components.records import Records, decode, event_puts, own_volume
 from portlayer.interfaces.store import CheckFailed, Compacted, Delete, Transaction
 from portlayer.model.base import now
 from portlayer.model.changes import ChangeState, RemoveContainer
-from portlayer.model.errors import PortlayerError
+from portlayer.model.errors import PortlayerError, Unavailable
 from portlayer.model.execution import ContainerRecord, Observed, replace
 from portlayer.model.names import new_id
 
@@ -30,6 +31,10 @@ IDLE_ROOTFS_SECONDS = 10.0
 READ_SECONDS = 10.0
 """How long who is removed on exit stays for those who read its output."""
 RETRY_SECONDS = 5.0
+AGAIN_SECONDS = 1.0
+"""How soon what needs the store is tried again, where it was away."""
+
+T = TypeVar("T")
 
 
 def internal_draft(vch: str, record: ContainerRecord, *changes: ChangeState | RemoveContainer) -> Draft:
@@ -118,7 +123,7 @@ class Observer:
     async def _follow(self, vch: str, container: str, incarnation: str) -> None:
         try:
             await self._engine.substrate.execution.wait(container, incarnation)
-            ended = await self._record_end(vch, container, incarnation)
+            ended = await _once_store_is_there(lambda: self._record_end(vch, container, incarnation))
             if ended is not None:
                 await self._react(vch, *ended)
             self._followed.discard(incarnation)
@@ -183,25 +188,31 @@ class Observer:
     async def _react_alone(self, vch: str, record: ContainerRecord, observed: Observed) -> None:
         pause = FIRST_BACKOFF_SECONDS * 2 ** min(observed.restarts, 16)
         while True:
-            draft = await self._reaction(vch, record, observed)
-            if draft is None:
-                return
-            if record.spec.remove_on_exit:
-                await self._until_read(vch, record.spec.id)
-            else:
-                await asyncio.sleep(min(pause, LAST_BACKOFF_SECONDS))
-            found = await self._records.container(vch, record.spec.id)
-            if found is None or found[1] != observed or found[0].spec.restart_policy != record.spec.restart_policy:
-                return
             try:
-                draft = replace(draft, base=found[0].revision)
-                await self._engine.commit(vch, [draft], bump=record.spec.remove_on_exit, patient=True)
+                await self._react_once(vch, record, observed, pause)
+            except Unavailable as error:
+                log.warning("what the end of container %s leads to has to wait: %s", record.spec.id, error)
+                await asyncio.sleep(AGAIN_SECONDS)
             except PortlayerError as error:
                 log.warning("what the end of container %s leads to has failed: %s", record.spec.id, error)
                 pause *= 2
                 await asyncio.sleep(min(pause, LAST_BACKOFF_SECONDS))
             else:
                 return
+
+    async def _react_once(self, vch: str, record: ContainerRecord, observed: Observed, pause: float) -> None:
+        draft = await self._reaction(vch, record, observed)
+        if draft is None:
+            return
+        if record.spec.remove_on_exit:
+            await self._until_read(vch, record.spec.id)
+        else:
+            await asyncio.sleep(min(pause, LAST_BACKOFF_SECONDS))
+        found = await self._records.container(vch, record.spec.id)
+        if found is None or found[1] != observed or found[0].spec.restart_policy != record.spec.restart_policy:
+            return
+        draft = replace(draft, base=found[0].revision)
+        await self._engine.commit(vch, [draft], bump=record.spec.remove_on_exit, patient=True)
 
     async def _until_read(self, vch: str, container: str) -> None:
         """Whoever reads its output comes to the end of it; those of processes that died do not."""
@@ -244,13 +255,16 @@ class Observer:
         """Networks that were deleted are taken from this host; the deletion waits for it."""
         store, prefix = self._records.store, keys.gone_networks(self._host)
         while True:
-            changes = store.watch(prefix)
-            for row in await store.range(prefix):
-                await self._remove_network(row.key)
-            with contextlib.suppress(Compacted):  # look at all of them again
-                async for change in changes:
-                    if change.record is not None:
-                        await self._remove_network(change.key)
+            try:
+                async with contextlib.aclosing(store.watch(prefix)) as changes:
+                    for row in await store.range(prefix):
+                        await self._remove_network(row.key)
+                    async for change in changes:
+                        if change.record is not None:
+                            await self._remove_network(change.key)
+            except (Compacted, Unavailable):
+                await asyncio.sleep(AGAIN_SECONDS)  # then look at all of them again
+            else:
                 return
 
     async def _remove_network(self, key: str) -> None:
@@ -262,3 +276,13 @@ class Observer:
             return
         self._engine.forget_network(network)
         await self._records.store.apply(Transaction(ops=[Delete(key)], durable=False))
+
+
+async def _once_store_is_there(work: Callable[[], Awaitable[T]]) -> T:
+    """*work*, tried again for as long as the store is away."""
+    while True:
+        try:
+            return await work()
+        except Unavailable as error:
+            log.warning("what a process has come to cannot be recorded yet: %s", error)
+        await asyncio.sleep(AGAIN_SECONDS)

@@ -90,7 +90,7 @@ async def assemble(
     limits = settings.limits
     commits = Gate("commits", limits.commits or commits_on(len(os.sched_getaffinity(0))))
     imports, streams = Gate("imports", limits.imports), Gate("streams", limits.streams)
-    membership = Membership(store, part, clock)
+    membership = Membership(store, part, clock, settings.process_seconds)
     engine = Engine(records, quotas, substrate, membership, failpoints, settings.lease_seconds, commits)
     observer = Observer(records, engine, part.host)
     reconciler = Reconciler(records, engine, observer, settings.reconcile_seconds)

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from portlayer.components.addresses import LEASE_SECONDS
+from portlayer.components.membership import LEASE_SECONDS as PROCESS_SECONDS
 from portlayer.components.reconciler import PERIOD_SECONDS
 from portlayer.compose.users import read_users
 from portlayer.model.access import Identity
@@ -31,13 +32,14 @@ from portlayer.substrates.linux.execution import RUNTIME_SECONDS
 DEFAULT_STATE, DEFAULT_RUN = "/var/lib/portlayer", "/run/portlayer"
 SOCKET = "portlayer.sock"
 MOST_SECONDS = 86400
-TIMES = ("lease_seconds", "runtime_seconds", "reconcile_seconds")
+TIMES = ("lease_seconds", "process_seconds", "runtime_seconds", "reconcile_seconds")
 
 
 class Settings(Value):
     """What a port layer is made of. Empty strings mean the default. leaseSeconds: how long a bind holds an address.
 
-    runtimeSeconds: how long a call of the OCI runtime may take before its step fails. reconcileSeconds: the pause
+    processSeconds: how long a process that says nothing counts as alive, the same in all processes. runtimeSeconds: how
+    long a call of the OCI runtime may take before its step fails. reconcileSeconds: the pause
     between two sweeps of the reconciler. limits: what it takes on at once, and what may wait (see model.bounds). store:
     which one, and where (see stores.choice). users: who else than root may use the socket, by uid. topology: who runs
     where, in the file as `processes` (see model.topology).
@@ -48,6 +50,7 @@ class Settings(Value):
     runtime: str = ""
     failpoints: str = ""
     lease_seconds: float = LEASE_SECONDS
+    process_seconds: float = PROCESS_SECONDS
     runtime_seconds: float = RUNTIME_SECONDS
     reconcile_seconds: float = PERIOD_SECONDS
     limits: Limits = Limits()
