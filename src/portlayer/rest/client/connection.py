@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -18,9 +19,13 @@ from yarl import URL
 from portlayer.model.base import Value
 from portlayer.model.caller import Caller
 from portlayer.model.errors import InvalidArgument, NotFound, Unavailable
+from portlayer.model.storage import Nothing
 from portlayer.rest import problems
 from portlayer.rest.calls import Call, Place
 from portlayer.rest.calls.call import JSON
+from portlayer.rest.calls.service import HEALTH
+from portlayer.rest.client.pulse import Pulse, Silent
+from portlayer.rest.liveness import ask_after
 from portlayer.rest.passport import HEADER, Passport
 from portlayer.rest.query import written
 
@@ -28,7 +33,7 @@ A = TypeVar("A")
 Q = TypeVar("Q", bound=Value)
 T = TypeVar("T")
 
-_CONNECT_SECONDS = 10.0
+_CONNECT_SECONDS = 5.0
 _BUFFER = 256 * 1024
 _ATTACH_MESSAGE = 1024 * 1024
 
@@ -64,6 +69,7 @@ class Connection:
         self._base = "http://localhost" if self._path else address.rstrip("/")
         self._token = None if token is None else _token(token, address)
         self._session: aiohttp.ClientSession | None = None
+        self._pulse = Pulse(self._health) if name else None
 
     async def call(self, call: Call[Q, A], caller: Caller, request: Q) -> A:
         """Make *call* and decode its answer. Raises the taxonomy's errors, as the component raised them."""
@@ -99,8 +105,16 @@ class Connection:
         return await ask()
 
     async def _fetch(self, call: Call[Q, Any], caller: Caller, request: Q) -> bytes:
-        async with await self._request(call, caller, request) as response:
+        async with self._felt(), await self._request(call, caller, request) as response:
             return await response.read()
+
+    def _felt(self) -> AbstractAsyncContextManager[None]:
+        """Another process of ours is asked for its health while it is waited for."""
+        return self._pulse.felt() if self._pulse else nullcontext()
+
+    async def _health(self) -> None:
+        async with await self._request(HEALTH, Caller(), Nothing()) as response:
+            await response.read()
 
     async def open(
         self, call: Call[Q, Any], caller: Caller, request: Q, *, accept: str | None = None, data: Any = None
@@ -109,7 +123,8 @@ class Connection:
 
         async def ask() -> aiohttp.ClientResponse:
             with self._translating():
-                return await self._request(call, caller, request, accept=accept, data=data)
+                async with self._felt():
+                    return await self._request(call, caller, request, accept=accept, data=data)
 
         return await (
             ask() if data is not None else self._again(call, caller, ask)
@@ -123,14 +138,18 @@ class Connection:
         async def ask() -> aiohttp.ClientWebSocketResponse:
             with self._translating():
                 url = self._url(call, caller, request)
-                return await self._open_session().ws_connect(
-                    url, headers=self._signed(call, caller, url), protocols=(protocol,), max_msg_size=_ATTACH_MESSAGE
-                )
+                headers = self._signed(call, caller, url)
+                async with self._felt():
+                    return await self._open_session().ws_connect(
+                        url, headers=headers, protocols=(protocol,), max_msg_size=_ATTACH_MESSAGE
+                    )
 
         return await self._again(call, caller, ask)
 
     async def close(self) -> None:
         """Close all connections."""
+        if self._pulse is not None:
+            self._pulse.close()
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -140,7 +159,7 @@ class Connection:
             connector: aiohttp.BaseConnector = (
                 aiohttp.UnixConnector(self._path, limit=0)
                 if self._path
-                else aiohttp.TCPConnector(limit=0, ssl=self._ssl or True)
+                else aiohttp.TCPConnector(limit=0, ssl=self._ssl or True, socket_factory=_socket)
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
@@ -193,7 +212,9 @@ class Connection:
             raise Unavailable(
                 f"No server answers at {self.address}: {reason}; is 'portlayer serve' running?"
             ) from error
-        except (aiohttp.ClientError, ConnectionError) as error:
+        except Silent:
+            raise Unavailable(f"{self._name} does not answer now.", retry_after_seconds=1) from None
+        except (aiohttp.ClientError, OSError) as error:
             if self._name:
                 raise Unavailable(f"{self._name} went away before its answer.", retry_after_seconds=1) from error
             raise Unavailable(f"The connection to {self.address} was lost before the answer: {error}.") from error
@@ -204,6 +225,13 @@ class Connection:
 def _repeatable(call: Call[Any, Any], caller: Caller) -> bool:
     """Whether *call* may be sent again where its answer was lost: a creation, where its key gives the same answer."""
     return call.repeatable or (call.creates and caller.idempotency_key is not None)
+
+
+def _socket(address: Any) -> socket.socket:
+    made = socket.socket(*address[:3])
+    made.setblocking(False)
+    ask_after(made)
+    return made
 
 
 def decoded(kind: Any, body: bytes) -> Any:
@@ -224,7 +252,7 @@ async def pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     try:
         async for piece in response.content.iter_any():
             yield piece
-    except (aiohttp.ClientError, ConnectionError) as error:
+    except (aiohttp.ClientError, OSError) as error:  # a network that was cut gives a TimeoutError, too
         raise Unavailable("The stream broke off; open it again.") from error
 
 

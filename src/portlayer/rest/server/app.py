@@ -17,6 +17,7 @@ from portlayer.interfaces.components import Components
 from portlayer.model.access import Identity
 from portlayer.model.bounds import HttpBounds
 from portlayer.model.errors import InUse, InvalidArgument
+from portlayer.rest.liveness import ask_after
 from portlayer.rest.passport import Passport
 from portlayer.rest.server.answers import problem_answer
 from portlayer.rest.server.audit import Audit
@@ -127,6 +128,7 @@ class _ProblemProtocol(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        ask_after(transport.get_extra_info("socket"))
         self._load.connected(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
