@@ -23,5 +23,5 @@ def open_live(paths: Paths) -> None:
 def make_directories(paths: Paths) -> None:
     """Its directories, mounted or not: for who only looks around."""
     names = (paths.names / kind for kind in (records.NETWORKS, records.INCARNATIONS))
-    for directory in (paths.mounted, paths.incarnations, paths.exits, *names):
+    for directory in (paths.mounted, paths.leaving, paths.incarnations, paths.exits, *names):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ state/                              lasts over reboots
 run/                                goes with a reboot
 └── live/                           a tmpfs of our own, passed on to other mount namespaces
     ├── containers/<id>/rootfs/     mounted root filesystem
+    ├── leaving/<id>.<random>/      the same of a container that was removed, until it is unmounted
     ├── incarnations/<incarnation>/ what one start of a container needs
     ├── exits/<incarnation>         exit codes
     └── names/                      what the name server knows (see names.records)
@@ -62,6 +63,11 @@ class Paths(Value):
     def mounted(self) -> Path:
         """The directory of all mounted root filesystems."""
         return self.live / "containers"
+
+    @property
+    def leaving(self) -> Path:
+        """The directory of those that are to be unmounted."""
+        return self.live / "leaving"
 
     @property
     def skeleton(self) -> Path:

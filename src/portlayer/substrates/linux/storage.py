@@ -42,7 +42,7 @@ class LinuxStorage:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self._threads = ThreadPoolExecutor(_THREADS, "storage")
-        self._trash = Trash(paths.trash)
+        self._trash = Trash(paths.trash, paths.leaving)
         self._unmounting: dict[str, asyncio.Future[None]] = {}
 
     async def start(self) -> None:
@@ -118,22 +118,18 @@ class LinuxStorage:
             overlay.mount(self._paths.mount_source, target, [*lowers, self._paths.skeleton], directory)
 
     async def release_rootfs(self, container: str) -> None:
+        loop = asyncio.get_running_loop()
         with _host_errors("storage.releaseRootfs", container):
-            held = overlay.unmount(self._paths.rootfs(container))
+            held = await loop.run_in_executor(self._threads, overlay.unmount, self._paths.rootfs(container))
         if held is not None:
-            closing = asyncio.get_running_loop().run_in_executor(self._threads, os.close, held)
+            closing = loop.run_in_executor(self._threads, os.close, held)
             self._unmounting[container] = closing
             closing.add_done_callback(lambda _: self._unmounting.pop(container, None))
 
     async def remove_rootfs(self, container: str) -> None:
-        target = self._paths.rootfs(container)
         with _host_errors("storage.removeRootfs", container):
-            held = overlay.unmount(target)
-            self._trash.throw(self._paths.container(container), held)
-            with contextlib.suppress(FileNotFoundError):
-                target.rmdir()
-            with contextlib.suppress(FileNotFoundError):
-                target.parent.rmdir()
+            self._trash.throw(self._paths.container(container))
+            self._trash.throw_mounted(self._paths.rootfs(container).parent)
 
     async def rootfs(self) -> list[str]:
         with _host_errors("storage.rootfs"):

@@ -1,7 +1,7 @@
-"""Deletes trees where nobody waits: a rename takes them away at once, a nice `rm` deletes them later, in batches.
+"""Deletes trees and unmounts filesystems where nobody waits: a rename takes them away at once, the rest is done later.
 
 Deleting what is large is left to another process because a thread would compete for the interpreter with everything
-that is urgent.
+that is urgent. An unmount waits for all processors (RCU), some milliseconds on a busy host: the loop must not.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import os
 import secrets
 from pathlib import Path
 
+from portlayer.substrates.linux import mounts
+
 _GATHER_SECONDS = 0.2
 """How long to gather what is thrown away together: one process a batch, not one a container."""
 _CLOSE_SECONDS = 3.0
@@ -23,11 +25,13 @@ _log = logging.getLogger(__name__)
 
 
 class Trash:
-    """The directory of what is to be deleted. Whatever is in it when it starts is deleted, too."""
+    """directory: of trees to be deleted. mounted: of directories with mounts in them, which go with these. Whatever is
+    there when it starts goes, too.
+    """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, mounted: Path) -> None:
         self._directory = directory
-        self._held: list[int] = []
+        self._mounted = mounted
         self._filled = asyncio.Event()
         self._idle = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -35,7 +39,8 @@ class Trash:
 
     async def start(self) -> None:
         """Begin to delete."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in (self._directory, self._mounted):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._wake()
         self._task = asyncio.create_task(self._run(), name="storage trash")
 
@@ -50,19 +55,19 @@ class Trash:
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         self._task = None
-        self._release(self._held)
 
-    def throw(self, path: Path, held: int | None = None) -> None:
-        """Take *path* away now and delete it later; none being there is fine.
+    def throw(self, path: Path) -> None:
+        """Take *path* away now and delete it later; none being there is fine."""
+        self._take(path, self._directory)
 
-        held: a descriptor to close after that, such as what holds an overlay over this tree: the kernel then has
-        less left to write.
-        """
-        if held is not None:
-            self._held.append(held)
-            self._wake()
+    def throw_mounted(self, path: Path) -> None:
+        """Take *path*, a directory of mount points, away now, and unmount what is there later; before any tree that is
+        thrown away with it is deleted. None being there is fine."""
+        self._take(path, self._mounted)
+
+    def _take(self, path: Path, away: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
-            path.rename(self._directory / f"{path.name}.{secrets.token_hex(4)}")
+            path.rename(away / f"{path.name}.{secrets.token_hex(4)}")
             self._wake()
 
     def _wake(self) -> None:
@@ -75,20 +80,24 @@ class Trash:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), _GATHER_SECONDS)
             self._filled.clear()
-            held, self._held = self._held, []
             try:
+                await asyncio.to_thread(_unmount_content, self._mounted)
                 await delete_content(self._directory)
             except OSError as error:
                 _log.warning("The trash could not be deleted: %s", error)
-            finally:
-                await asyncio.to_thread(self._release, held)
             if not self._filled.is_set():
                 self._idle.set()
 
-    @staticmethod
-    def _release(held: list[int]) -> None:
-        while held:
-            os.close(held.pop())
+
+def _unmount_content(directory: Path) -> None:
+    """Unmount all that is mounted on the children of the directories in *directory*, and remove these."""
+    for place in directory.iterdir() if directory.exists() else ():
+        with contextlib.suppress(FileNotFoundError):  # another process of ours looks after it, too
+            for target in place.iterdir():
+                if mounts.is_mounted(target):
+                    mounts.detach(target)
+                target.rmdir()
+            place.rmdir()
 
 
 async def delete_content(directory: Path) -> None:
