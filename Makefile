@@ -54,7 +54,7 @@ system-bench:
 	@.ci/packages $(APT_BENCH)
 
 lock:
-	uv pip compile -q pyproject.toml --extra dev --generate-hashes --no-header --python-version 3.11 -o requirements.lock
+	uv pip compile -q pyproject.toml --extra dev --extra tracing --generate-hashes --no-header --python-version 3.11 -o requirements.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from portlayer.components.admission import Gate, Held, Place, metrics
+from portlayer.components.admission import Gate, Held, Place, tell_of
+from portlayer.metrics import Metrics
 from portlayer.model.bounds import Bounds
 from portlayer.model.errors import Unavailable
 
@@ -230,10 +231,12 @@ async def test_a_stream_holds_its_place_until_it_ends_breaks_or_is_closed() -> N
 async def test_metrics_tell_of_each_vch() -> None:
     crowd = Crowd(gate(at_once=1, queued=2))
     await crowd.come("a", 5)
-    lines = metrics([crowd._gate])
+    metrics = Metrics()
+    tell_of([crowd._gate], metrics)
+    lines = metrics.text().splitlines()
     for name, value in (("running", 1), ("waiting", 2), ("admitted_total", 1), ("refused_total", 2)):
         assert f'portlayer_queue_{name}{{kind="commits",vch="a"}} {value}' in lines
     await crowd.all_leave()
-    lines = metrics([crowd._gate])
+    lines = metrics.text().splitlines()
     assert 'portlayer_queue_admitted_total{kind="commits",vch="a"} 3' in lines
     assert 'portlayer_queue_waiting{kind="commits",vch="a"} 0' in lines

@@ -55,6 +55,8 @@ async def _serve(settings: Settings, process: str | None) -> None:
                 users=settings.users,
                 authority=assembled.authority,
                 audit=Audit(paths.state / (f"audit-{part.name}.log" if several else "audit.log")),
+                metrics=assembled.metrics,
+                tracer=assembled.tracer,
             )
             inherited = inherited_sockets(os.environ)
             for listening in inherited:

@@ -12,19 +12,23 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
+from portlayer.metrics import OTHERS, Kind, Labels, Metrics, Read
 from portlayer.model.bounds import Bounds
 from portlayer.model.errors import Unavailable
 
 T = TypeVar("T")
 Waiter = asyncio.Future[None]
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1, 30
+MOST_VCHS = 100
+"""VCHs that have figures of their own, by when they came first; those of all others are added up."""
 _SMOOTHING = 0.1
-_FIGURES = {
+_FIGURES: dict[str, tuple[Kind, str]] = {
     "running": ("gauge", "that run now"),
     "waiting": ("gauge", "that wait for their turn"),
     "admitted_total": ("counter", "that were let through"),
@@ -256,12 +260,17 @@ class Held(AsyncIterator[T]):
             await close()
 
 
-def metrics(gates: Iterable[Gate]) -> list[str]:
-    """The gates' figures, as Prometheus wants to read them."""
-    lines = []
-    told = [(gate.kind, vch, line.figures()) for gate in gates for vch, line in gate.lines.items()]
-    for place, (name, (type_, what)) in enumerate(_FIGURES.items()):
-        lines += [f"# HELP portlayer_queue_{name} Commits, imports and streams: {what}."]
-        lines += [f"# TYPE portlayer_queue_{name} {type_}"]
-        lines += [f'portlayer_queue_{name}{{kind="{kind}",vch="{vch}"}} {each[place]:g}' for kind, vch, each in told]
-    return lines
+def tell_of(gates: Sequence[Gate], metrics: Metrics) -> None:
+    """Add the gates' figures to *metrics*, by kind and VCH."""
+
+    def look(at: int) -> list[tuple[Labels, float]]:
+        sums: dict[Labels, float] = {}
+        for gate in gates:
+            for number, (vch, line) in enumerate(gate.lines.items()):
+                labels = (gate.kind, vch if number < MOST_VCHS else OTHERS)
+                sums[labels] = sums.get(labels, 0) + line.figures()[at]
+        return list(sums.items())
+
+    for at, (name, (kind, what)) in enumerate(_FIGURES.items()):
+        text = f"Commits, imports and streams: {what}."
+        metrics.add(Read(f"portlayer_queue_{name}", text, kind, partial(look, at), ("kind", "vch")))

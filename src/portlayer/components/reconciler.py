@@ -15,7 +15,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from portlayer.components import keys
@@ -25,6 +26,7 @@ from portlayer.components.observer import LIVE, Observer, internal_draft
 from portlayer.components.records import Records, decode, event, event_puts, put
 from portlayer.interfaces.store import CheckFailed, Put, Record, Transaction
 from portlayer.interfaces.substrate import Link
+from portlayer.metrics import Kind, Labels, Metrics, Read
 from portlayer.model.errors import PortlayerError
 from portlayer.model.execution import ContainerRecord, ContainerSpec, Observed, replace
 from portlayer.model.network import NetworkSpec
@@ -87,21 +89,21 @@ class Reconciler:
                 log.exception("a sweep was cut short; the next will come")
             await asyncio.sleep(self._period)
 
-    def metrics(self) -> list[str]:
-        """Lines of Prometheus text."""
-        lines = [
-            "# HELP portlayer_reconciler_repairs_total What the reconciler has mended, by kind.",
-            "# TYPE portlayer_reconciler_repairs_total counter",
-            *(f'portlayer_reconciler_repairs_total{{kind="{kind}"}} {self.repairs[kind]}' for kind in KINDS),
-        ]
-        for name, kind, value, text in (
-            ("sweeps_total", "counter", self._sweeps, "Sweeps that were finished."),
-            ("last_sweep_timestamp_seconds", "gauge", self._ended_at, "When the last sweep ended."),
-            ("last_sweep_duration_seconds", "gauge", self._took, "How long the last sweep took."),
-        ):
-            full = f"portlayer_reconciler_{name}"
-            lines += [f"# HELP {full} {text}", f"# TYPE {full} {kind}", f"{full} {value:g}"]
-        return lines
+    def tell(self, metrics: Metrics) -> None:
+        """Add its figures to *metrics*."""
+
+        def repairs() -> list[tuple[Labels, float]]:
+            return [((kind,), self.repairs[kind]) for kind in KINDS]
+
+        text = "What the reconciler has mended, by kind."
+        metrics.add(Read("portlayer_reconciler_repairs_total", text, "counter", repairs, ("kind",)))
+        looks: dict[str, tuple[Kind, str, Callable[[], float]]] = {
+            "sweeps_total": ("counter", "Sweeps that were finished.", lambda: self._sweeps),
+            "last_sweep_timestamp_seconds": ("gauge", "When the last sweep ended.", lambda: self._ended_at),
+            "last_sweep_duration_seconds": ("gauge", "How long the last sweep took.", lambda: self._took),
+        }
+        for name, (kind, text, look) in looks.items():
+            metrics.add(Read(f"portlayer_reconciler_{name}", text, kind, partial(_only, look)))
 
     async def sweep(self) -> None:
         """Look at everything once. What this host should have besides its containers is looked at here, too."""
@@ -316,6 +318,10 @@ class Reconciler:
             await self._on.execution.remove(container, incarnation)
         log.warning("removed process %s, which no record explains", incarnation)
         self.repairs["unexplained"] += 1
+
+
+def _only(look: Callable[[], float]) -> list[tuple[Labels, float]]:
+    return [((), look())]
 
 
 def _explained(observed: Observed) -> tuple[str, ...]:

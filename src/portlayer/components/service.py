@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 
 from portlayer import __version__
 from portlayer.components import keys
+from portlayer.components.census import census
 from portlayer.components.events import History
 from portlayer.components.membership import Process
 from portlayer.components.records import Records, cut, decode
 from portlayer.components.tokens import TokenBook
 from portlayer.components.vchs import Vchs
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Put, Transaction
+from portlayer.metrics import Family, Metrics, Read, exposition
 from portlayer.model import service as m
 from portlayer.model import tokens as t
 from portlayer.model.caller import Caller
@@ -21,7 +23,6 @@ from portlayer.model.events import NumberedEvent
 from portlayer.model.storage import Nothing
 from portlayer.model.topology import COMPONENTS, Part
 
-MAX_METRIC_VCHS = 100
 MAX_VALUE_BYTES = 64 * 1024
 _KEY = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}")
 
@@ -29,8 +30,8 @@ _KEY = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}")
 class LocalService:
     """Implements interfaces.service.Service.
 
-    substrates: features by name. alive: asks the substrate. stuck: counts the commits that are tried again. figures:
-    what the parts of this process have to say, as lines of metrics.
+    substrates: features by name. alive: asks the substrate. stuck: counts the commits that are tried again. metrics:
+    what the parts of this process have to say.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class LocalService:
         substrates: Mapping[str, Mapping[str, str]],
         alive: Callable[[], Awaitable[object]],
         stuck: Callable[[], Awaitable[int]],
-        figures: Callable[[], Sequence[str]],
+        metrics: Metrics,
     ) -> None:
         self._records = records
         self._vchs = vchs
@@ -54,7 +55,7 @@ class LocalService:
         self._substrates = substrates
         self._alive = alive
         self._stuck = stuck
-        self._figures = figures
+        self._metrics = metrics
 
     async def info(self, caller: Caller, request: Nothing) -> m.Info:  # noqa: ARG002
         rows = await self._store.range(keys.PROCESSES)
@@ -93,34 +94,26 @@ class LocalService:
         return m.Readiness(ready=ready, checks=checks)
 
     async def metrics(self, caller: Caller, request: Nothing) -> str:  # noqa: ARG002
-        lines = [
-            "# HELP portlayer_info The version that runs.",
-            "# TYPE portlayer_info gauge",
-            f'portlayer_info{{version="{__version__}",store="{self._store.name}"}} 1',
-            "# HELP portlayer_store_revision Transactions that the store has seen.",
-            "# TYPE portlayer_store_revision counter",
-            f"portlayer_store_revision {await self._store.revision()}",
+        revision, stuck = await self._store.revision(), await self._stuck()
+        names = ("version", "store", "process", "host")
+        values = (__version__, self._store.name, self._part.name, self._part.host)
+        asked: list[Family] = [
+            Read("portlayer_info", "What runs.", "gauge", lambda: [(values, 1)], names),
+            Read(
+                "portlayer_store_revision",
+                "Transactions that the store has seen.",
+                "counter",
+                lambda: [((), revision)],
+            ),
+            Read(
+                "portlayer_commits_stuck",
+                "Commits that can neither be finished nor undone yet.",
+                "gauge",
+                lambda: [((), stuck)],
+            ),
+            *await census(self._store),
         ]
-        lines += [
-            "# HELP portlayer_commits_stuck Commits that can neither be finished nor undone yet.",
-            "# TYPE portlayer_commits_stuck gauge",
-            f"portlayer_commits_stuck {await self._stuck()}",
-        ]
-        lines += self._figures()
-        vchs = [record.name for record in await self._vchs.all()]
-        lines += [
-            "# HELP portlayer_vchs Tenants.",
-            "# TYPE portlayer_vchs gauge",
-            f"portlayer_vchs {len(vchs)}",
-        ]
-        for kind in ("containers", "networks", "volumes", "images"):
-            shown = [(vch, await self._store.count(keys.entities(vch, kind))) for vch in vchs[:MAX_METRIC_VCHS]]
-            lines += [
-                f"# HELP portlayer_{kind} How many {kind} there are, in the first {MAX_METRIC_VCHS} tenants by name.",
-                f"# TYPE portlayer_{kind} gauge",
-                *(f'portlayer_{kind}{{vch="{vch}"}} {count}' for vch, count in shown),
-            ]
-        return "\n".join(lines) + "\n"
+        return self._metrics.text() + "".join(exposition(family) for family in asked)
 
     async def list_vchs(self, caller: Caller, request: m.ListVchs) -> m.Vchs:  # noqa: ARG002
         page, after = cut(await self._vchs.all(), lambda vch: vch.name, request.limit, request.after)

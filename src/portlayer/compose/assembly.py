@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from portlayer.components.addresses import Pool
-from portlayer.components.admission import Gate, metrics
+from portlayer.components.admission import Gate, tell_of
 from portlayer.components.commit.engine import Engine
+from portlayer.components.commit.figures import Figures
 from portlayer.components.departures import Departures
 from portlayer.components.drafts import Drafts
 from portlayer.components.execution import LocalExecution
@@ -35,28 +36,35 @@ from portlayer.components.storage import LocalStorage
 from portlayer.components.tokens import TokenBook
 from portlayer.components.vchs import Vchs, ensure_vch
 from portlayer.compose.peers import Peers
+from portlayer.compose.process import tell_of_process
 from portlayer.compose.settings import Settings
 from portlayer.failpoints import Failpoints
 from portlayer.interfaces.authority import Authority
 from portlayer.interfaces.components import Components
 from portlayer.interfaces.store import Store
 from portlayer.interfaces.substrate import Substrate
+from portlayer.metrics import Metrics
 from portlayer.model.base import now
 from portlayer.model.bounds import commits_on
 from portlayer.model.caller import DEFAULT_VCH
 from portlayer.model.topology import Part
 from portlayer.rest.passport import Passport
+from portlayer.stores.measured import MeasuredStore
+from portlayer.tracing import Tracer, Untraced
 
 
 @dataclass(frozen=True)
 class Assembled:
     """components: the whole port layer, as seen from this process. here: what of it this process has, for what others
-    forward to it, and have vouched for with *passport*. authority: knows tokens."""
+    forward to it, and have vouched for with *passport*. authority: knows tokens. metrics, tracer: where all of
+    this process tells what it does."""
 
     components: Components
     here: Components
     passport: Passport
     authority: Authority
+    metrics: Metrics
+    tracer: Tracer
 
 
 @contextlib.asynccontextmanager
@@ -72,12 +80,16 @@ async def assemble(
     part: Part = Part(),  # noqa: B008 - a frozen value
     alone: bool = True,
     clock: Clock = boot_seconds,
+    tracer: Tracer = Untraced(),  # noqa: B008 - it has no state
 ) -> AsyncIterator[Assembled]:
     """The components of *part* over any store and substrate. state: directory for the host's key and for uploads.
 
     alone: no other process of this name lives; what such a one has left is swept. clock: seconds by which this process
     keeps its lease.
     """
+    metrics = Metrics()
+    tell_of_process(metrics)
+    store = MeasuredStore(store, metrics)
     records = Records(store)
     await ensure_vch(records, DEFAULT_VCH, now())
     sealer = await Sealer.open(store, state / "host.key")
@@ -90,10 +102,13 @@ async def assemble(
     limits = settings.limits
     commits = Gate("commits", limits.commits or commits_on(len(os.sched_getaffinity(0))))
     imports, streams = Gate("imports", limits.imports), Gate("streams", limits.streams)
+    tell_of((commits, imports, streams), metrics)
     membership = Membership(store, part, clock, settings.process_seconds)
-    engine = Engine(records, quotas, substrate, membership, failpoints, settings.lease_seconds, commits)
+    figures = Figures(metrics, tracer)
+    engine = Engine(records, quotas, substrate, membership, failpoints, settings.lease_seconds, commits, figures)
     observer = Observer(records, engine, part.host)
     reconciler = Reconciler(records, engine, observer, settings.reconcile_seconds)
+    reconciler.tell(metrics)
     execution = LocalExecution(drafts, pool, engine, observer, reconciler)
     storage = LocalStorage(drafts, quotas, replays, substrate.storage, state, failpoints, imports, streams)
     network = LocalNetwork(drafts, pool, quotas, Ports(store), replays, substrate.network, failpoints)
@@ -105,7 +120,7 @@ async def assemble(
             *(records, vchs, tokens, instance, part, {substrate.name: features}),
             substrate.execution.present if "execution" in have else store.revision,
             engine.recovery.abandoned,
-            lambda: [*reconciler.metrics(), *metrics((commits, imports, streams))],
+            metrics,
         ),
         storage=storage if "storage" in have else missing("storage"),
         execution=execution if "execution" in have else missing("execution"),
@@ -138,4 +153,4 @@ async def assemble(
             closing.push_async_callback(peers.close)
             await peers.start()
             components = routed(here, have, part.host, Hosts(records, sealer), peers)
-        yield Assembled(components, here, passport, tokens)
+        yield Assembled(components, here, passport, tokens, metrics, tracer)

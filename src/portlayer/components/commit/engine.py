@@ -16,11 +16,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from portlayer.components import keys
 from portlayer.components.admission import Gate, Place
 from portlayer.components.commit.claims import Claims, taken_of
+from portlayer.components.commit.figures import Figures
 from portlayer.components.commit.gathering import Found, gather, look
 from portlayer.components.commit.intents import Held, Intent, Piece
 from portlayer.components.commit.locks import Locks
@@ -34,8 +36,9 @@ from portlayer.failpoints import Failpoints
 from portlayer.interfaces.store import Check, CheckFailed, Empty
 from portlayer.interfaces.substrate import Substrate
 from portlayer.model.changes import CreateContainer
-from portlayer.model.errors import Conflict, HandleInvalid, Unavailable
+from portlayer.model.errors import Conflict, HandleInvalid, PortlayerError, Unavailable
 from portlayer.model.execution import Committed
+from portlayer.scope import scope
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,7 @@ class Engine:
         failpoints: Failpoints,
         lease_seconds: float,
         gate: Gate,
+        figures: Figures,
     ) -> None:
         self.records = records
         self.quotas = quotas
@@ -59,10 +63,11 @@ class Engine:
         self.membership = membership
         self.host = membership.host
         self.locks = Locks()
-        self.work = Work(records, substrate, membership, failpoints)
+        self.work = Work(records, substrate, membership, failpoints, figures)
         self.recovery = Recovery(records, self.work, substrate.execution, membership, self.locks)
         self._lease_seconds = lease_seconds
         self._gate = gate
+        self._figures = figures
         self._store = records.store
         self._running: set[asyncio.Task[list[Committed]]] = set()
 
@@ -74,14 +79,26 @@ class Engine:
 
         In a VCH that is being deleted nothing is created; what is there can be changed, and so removed.
         """
-        await self.membership.ensure()
-        place = await self._gate.admit(vch, patient=patient)
-        answer: Answer = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._commit(vch, drafts, strict, bump, answer, place))
-        self._running.add(task)
-        self.membership.bind(task)
-        task.add_done_callback(lambda done: self._ended(done, answer, place))
-        return await asyncio.shield(answer)
+        containers = [draft.container for draft in drafts]
+        began = time.perf_counter()
+        with scope(vch=vch, container=" ".join(containers)), self._figures.commit(vch, containers):
+            place = await self._admitted(vch, patient=patient)
+            answer: Answer = asyncio.get_running_loop().create_future()
+            answer.add_done_callback(lambda given: self._figures.answered(given, began))
+            task = asyncio.create_task(self._commit(vch, drafts, strict, bump, answer, place))
+            self._running.add(task)
+            self.membership.bind(task)
+            task.add_done_callback(lambda done: self._ended(done, answer, place))
+            return await asyncio.shield(answer)
+
+    async def _admitted(self, vch: str, *, patient: bool) -> Place:
+        try:
+            await self.membership.ensure()
+            with self._figures.phase("queue"):
+                return await self._gate.admit(vch, patient=patient)
+        except PortlayerError as error:
+            self._figures.turned_away(error)
+            raise
 
     def _ended(self, task: asyncio.Task[list[Committed]], answer: Answer, place: Place) -> None:
         self._running.discard(task)
@@ -122,12 +139,19 @@ class Engine:
         if any(isinstance(change, CreateContainer) for draft in drafts for change in draft.changes):
             self.substrate.execution.expect()
         while True:
-            async with self.locks.hold(*containers, waiting=place.parked):
+            async with self.locks.hold(*containers, waiting=lambda: self._waiting(place)):
                 done = await self._try(vch, drafts, strict, bump, answer, place)
             if isinstance(done, list):
                 return done
-            async with place.parked():
+            async with self._waiting(place):
                 await self.recovery.settle(vch, done)
+
+    @contextlib.asynccontextmanager
+    async def _waiting(self, place: Place) -> AsyncIterator[None]:
+        """Within it, a commit that has not done anything yet waits for another one."""
+        with self._figures.phase("wait"):
+            async with place.parked():
+                yield
 
     async def _try(
         self, vch: str, drafts: Sequence[Draft], strict: bool, bump: bool, answer: Answer, place: Place
@@ -135,19 +159,20 @@ class Engine:
         """The result; or the id of a container with an intent that somebody else has left, or works on."""
         containers = [draft.container for draft in drafts]
         while True:
-            receipts = await self._receipts(vch, drafts)
-            if receipts:
-                return receipts
-            found = await look(self._store, vch, containers)
-            locked = [one.container for one in found if one.locked]
-            if locked:
-                return locked[0]
-            driver = self.substrate.execution
-            pieces = [
-                await gather(one, draft, driver, strict=strict, bump=bump)
-                for one, draft in zip(found, drafts, strict=True)
-            ]
-            self._check_host(pieces)
+            with self._figures.phase("gather"):
+                receipts = await self._receipts(vch, drafts)
+                if receipts:
+                    return receipts
+                found = await look(self._store, vch, containers)
+                locked = [one.container for one in found if one.locked]
+                if locked:
+                    return locked[0]
+                driver = self.substrate.execution
+                pieces = [
+                    await gather(one, draft, driver, strict=strict, bump=bump)
+                    for one, draft in zip(found, drafts, strict=True)
+                ]
+                self._check_host(pieces)
             unchanged = [check for one in found for check in one.unchanged]
             unchanged += [Check(keys.entity(vch, "receipts", draft.id), 0) for draft in drafts]
             async with self.quotas.turn(vch, *taken_of(pieces)) as over:
@@ -191,12 +216,8 @@ class Engine:
 
         over: called once what the quota allows is taken.
         """
-        claims = Claims(vch, self.host, self._lease_seconds)
-        for check in unchanged:
-            claims.look_again(check)
-        for piece in pieces:
-            await claims.add(self.records, piece, self.work.known_networks)
-        await claims.add_quota(self.quotas, pieces)
+        with self._figures.phase("claims"):
+            claims = await self._claims(vch, pieces, unchanged)
         intent = Intent(
             id=pieces[0].handle,
             owner=self.membership.id,
@@ -225,6 +246,15 @@ class Engine:
             await over()
         observed = await self.work.before(held, steps)
         return await self.work.finish(held, steps, observed, first, takes, claims, answer)
+
+    async def _claims(self, vch: str, pieces: Sequence[Piece], unchanged: Sequence[Check]) -> Claims:
+        claims = Claims(vch, self.host, self._lease_seconds)
+        for check in unchanged:
+            claims.look_again(check)
+        for piece in pieces:
+            await claims.add(self.records, piece, self.work.known_networks)
+        await claims.add_quota(self.quotas, pieces)
+        return claims
 
     @contextlib.asynccontextmanager
     async def unless_busy(self, vch: str, container: str) -> AsyncIterator[Found | None]:

@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from portlayer.components import keys
 from portlayer.components.commit import outcome
 from portlayer.components.commit.claims import Claims
+from portlayer.components.commit.figures import Figures
 from portlayer.components.commit.intents import Held, Intent, Piece
 from portlayer.components.commit.steps import Steps
 from portlayer.components.membership import Deposed, Membership
@@ -39,7 +40,14 @@ class Work:
     finished nor undone. known_networks: those that this host is recorded to have.
     """
 
-    def __init__(self, records: Records, substrate: Substrate, membership: Membership, failpoints: Failpoints) -> None:
+    def __init__(
+        self,
+        records: Records,
+        substrate: Substrate,
+        membership: Membership,
+        failpoints: Failpoints,
+        figures: Figures,
+    ) -> None:
         self.started: Callable[[str, str, str], None] = lambda *_: None
         self.ended: Callable[[str, str], None] = lambda *_: None
         self.stuck = asyncio.Event()
@@ -49,6 +57,7 @@ class Work:
         self._substrate = substrate
         self._membership = membership
         self._failpoints = failpoints
+        self._figures = figures
 
     async def steps(
         self,
@@ -62,7 +71,8 @@ class Work:
     async def lock(self, held: Held, checks: Sequence[Check | Empty], takes: Sequence[Put | Delete]) -> None:
         """Transaction 1."""
         ops = [*takes, *held.puts(held.intent)]
-        held.revision = await self._store.apply(Transaction((*checks, *held.checks), ops, durable=False))
+        with self._figures.phase("transaction 1"):
+            held.revision = await self._store.apply(Transaction((*checks, *held.checks), ops, durable=False))
         await self._failpoints.hit("commit.intent")
 
     async def before(self, held: Held, steps: Steps) -> dict[str, Observed]:
@@ -71,13 +81,10 @@ class Work:
         ordered = [step for piece in held.intent.pieces for step in piece.plan.before]
         ordered.sort(key=lambda step: isinstance(step, p.Stop))
         try:
-            for step in ordered:
-                name = type(step).__name__
-                done.append(step)
-                await self._failpoints.hit(f"commit.before.{name}")
-                self._membership.check(held.intent.owner)
-                await steps.do(step)
-                await self._failpoints.hit(f"commit.done.{name}")
+            with self._figures.phase("before"):
+                for step in ordered:
+                    done.append(step)
+                    await self._do(held, steps, step)
         except Deposed:
             raise
         except Exception as error:
@@ -86,6 +93,14 @@ class Work:
             await self.undo(held, steps, done)
             raise outcome.blame(error, done[-1]) from error
         return await outcome.observe(held.intent, steps.failures, self._substrate.execution)
+
+    async def _do(self, held: Held, steps: Steps, step: p.AnyStep) -> None:
+        name = type(step).__name__
+        await self._failpoints.hit(f"commit.before.{name}")
+        self._membership.check(held.intent.owner)
+        with self._figures.step(name, step.container):
+            await steps.do(step)
+        await self._failpoints.hit(f"commit.done.{name}")
 
     async def finish(
         self,
@@ -111,7 +126,8 @@ class Work:
         elif locked:
             ops += held.deletes()
         try:
-            held.revision = await self._store.apply(Transaction((*checks, *held.checks), ops))
+            with self._figures.phase("transaction 2"):
+                held.revision = await self._store.apply(Transaction((*checks, *held.checks), ops))
         except CheckFailed as failure:
             if locked:
                 raise Deposed from None
@@ -128,7 +144,8 @@ class Work:
         )
         await self._failpoints.hit("commit.record")
         if after:
-            results = await self.after(held, steps, observed, results, answer)
+            with self._figures.phase("after"):
+                results = await self.after(held, steps, observed, results, answer)
         stopped = {piece.container for piece in intent.pieces if outcome.stop_of(piece) and not piece.removal}
         for result in results.values():
             if result.id in stopped or (result.start_error is not None and result.id in steps.failures):
@@ -139,13 +156,19 @@ class Work:
         """Undo in reverse. What cannot be undone now keeps its intent: the observer tries again."""
         if done is None:
             done = [step for piece in held.intent.pieces for step in piece.plan.before]
+        with self._figures.phase("undo"):
+            await self._undo(held, steps, done)
+
+    async def _undo(self, held: Held, steps: Steps, done: Sequence[p.AnyStep]) -> None:
         for step in reversed(done):
-            await self._failpoints.hit(f"commit.undo.{type(step).__name__}")
+            name = type(step).__name__
+            await self._failpoints.hit(f"commit.undo.{name}")
             self._membership.check(held.intent.owner)
             try:
-                await steps.undo(step)
+                with self._figures.undoing(name, step.container):
+                    await steps.undo(step)
             except Exception as error:
-                log.exception("undo of %s failed; it will be tried again", type(step).__name__)
+                log.exception("undo of %s failed; it will be tried again", name)
                 await self._tell_stuck(held.intent, step, error)
                 return
         await self._unlock(held, [op.live() for op in held.intent.undo])
@@ -168,7 +191,8 @@ class Work:
             try:
                 await self._failpoints.hit(f"commit.before.{name}")
                 self._membership.check(intent.owner)
-                await steps.do(step)
+                with self._figures.step(name, step.container):
+                    await steps.do(step)
             except Deposed:
                 raise
             except Exception as error:
@@ -201,7 +225,8 @@ class Work:
 
     async def _unlock(self, held: Held, ops: Sequence[Put | Delete], *, durable: bool = False) -> None:
         try:
-            await self._store.apply(Transaction(held.checks, [*ops, *held.deletes()], durable=durable))
+            with self._figures.phase("transaction 3"):
+                await self._store.apply(Transaction(held.checks, [*ops, *held.deletes()], durable=durable))
         except CheckFailed:
             raise Deposed from None
         self._told.discard(held.intent.id)

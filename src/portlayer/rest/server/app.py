@@ -14,6 +14,7 @@ from aiohttp import web
 
 from portlayer.interfaces.authority import Authority
 from portlayer.interfaces.components import Components
+from portlayer.metrics import Metrics
 from portlayer.model.access import Identity
 from portlayer.model.bounds import HttpBounds
 from portlayer.model.errors import InUse, InvalidArgument
@@ -25,6 +26,7 @@ from portlayer.rest.server.content import MAX_BODY
 from portlayer.rest.server.dispatch import Dispatcher
 from portlayer.rest.server.identity import Peers
 from portlayer.rest.server.load import Load
+from portlayer.tracing import Tracer
 
 _BACKLOG = 1024
 _LAST_SECONDS = 1.0
@@ -49,10 +51,20 @@ class Server:
         peers: Peers | None = None,
         authority: Authority | None = None,
         audit: Audit | None = None,
+        metrics: Metrics | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._audit = audit or Audit()
         self._dispatcher = Dispatcher(
-            components, here, passport, bounds, peers=peers or Peers(users), authority=authority, audit=self._audit
+            components,
+            here,
+            passport,
+            bounds,
+            peers=peers or Peers(users),
+            authority=authority,
+            audit=self._audit,
+            metrics=metrics,
+            tracer=tracer,
         )
         self._runner: web.ServerRunner | None = None
         self._paths: dict[Path, int] = {}

@@ -11,8 +11,10 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from portlayer import tracing
 from portlayer.interfaces.authority import Authority
 from portlayer.interfaces.components import Components
+from portlayer.metrics import Metrics
 from portlayer.model.access import Identity, decide
 from portlayer.model.bounds import HttpBounds
 from portlayer.model.caller import DEFAULT_VCH, Caller
@@ -27,11 +29,14 @@ from portlayer.rest.server.answers import Refused, json_answer, problem_answer
 from portlayer.rest.server.audit import Audit
 from portlayer.rest.server.decode import Decoder, idempotency_key
 from portlayer.rest.server.exchange import Exchange, Handler, Shared
+from portlayer.rest.server.figures import GONE, Figures
 from portlayer.rest.server.identity import Peers
 from portlayer.rest.server.load import Load
 from portlayer.rest.server.requestid import HEADER as REQUEST_ID
 from portlayer.rest.server.requestid import request_id
 from portlayer.rest.server.router import Router
+from portlayer.scope import scope
+from portlayer.tracing import Span, Tracer, Untraced
 
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +49,7 @@ SPECIAL: dict[Call[Any, Any], Handler] = {
 """The calls that are more than decode, call, encode."""
 VITAL = frozenset({HEALTH, READY, METRICS_TEXT})
 """Always answered, however much there is to do."""
+_CALL = web.RequestKey("call", Call)
 
 
 _Asked = tuple[Identity | None, Caller, Components]
@@ -57,7 +63,7 @@ class Dispatcher:
     word on who calls is taken by *passport*: those that are elsewhere refuse, for there is one hop. bounds: what is
     answered at once. peers: finds out who calls; by default root alone is known; authority: knows
     bearer tokens, which go before what is known of the connection. audit: is told of changes and
-    refusals.
+    refusals. metrics, tracer: are told of all requests.
     """
 
     def __init__(
@@ -70,12 +76,16 @@ class Dispatcher:
         peers: Peers | None = None,
         authority: Authority | None = None,
         audit: Audit | None = None,
+        metrics: Metrics | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._peers = peers or Peers()
         self._authority = authority
         self._audit = audit or Audit()
         self.shared = Shared()
         self.load = Load(bounds or HttpBounds())
+        self._figures = Figures(metrics or Metrics(), self.load)
+        self._tracer = tracer or Untraced()
         self._components = components
         self._here = here or components
         self._passport = passport
@@ -83,9 +93,24 @@ class Dispatcher:
         self._decoders = {call: Decoder(call) for call in CALLS}
 
     async def __call__(self, http: web.BaseRequest) -> web.StreamResponse:
-        began = time.monotonic()
-        with self.load.using(http.protocol):
-            response = await _answered(self._respond(http))
+        began, status = time.monotonic(), GONE
+        parent = tracing.read(http.headers.get(tracing.HEADER))
+        with (
+            self.load.using(http.protocol),
+            scope(request=request_id(http)),
+            self._tracer.request(http.method, parent) as span,
+        ):
+            try:
+                response = await _answered(self._respond(http, span))
+                status = response.status
+            finally:
+                span.note("http.response.status_code", status)
+                self._figures.ended(http.get(_CALL), status, began)
+            self._close(http, response, began)
+        return response
+
+    def _close(self, http: web.BaseRequest, response: web.StreamResponse, began: float) -> None:
+        """The last of a request: its id, and a line in the log."""
         if not response.prepared:
             response.headers[REQUEST_ID] = request_id(http)
         if self.shared.draining.is_set():
@@ -94,16 +119,14 @@ class Dispatcher:
             _logger.debug(
                 "request",
                 extra={
-                    "request": request_id(http),
                     "method": http.method,
                     "target": http.raw_path.partition("?")[0],
                     "status": response.status,
                     "seconds": time.monotonic() - began,
                 },
             )
-        return response
 
-    async def _respond(self, http: web.BaseRequest) -> web.StreamResponse:
+    async def _respond(self, http: web.BaseRequest, span: Span) -> web.StreamResponse:
         if self.shared.draining.is_set():
             raise Unavailable(
                 "The port layer is stopping; come again when it is back.", retry_after_seconds=1, refused=True
@@ -113,6 +136,15 @@ class Dispatcher:
             raise InvalidArgument("The URL has bytes that are not ASCII; percent-encode them as UTF-8.")
         call, parameters = self._router.resolve(http.method, path)
         vch = parameters.get("vch", "")
+        http[_CALL] = call
+        self._figures.begun(call)
+        span.rename(call.name)
+        with scope(vch=vch):
+            return await self._routed(http, call, path, parameters, vch)
+
+    async def _routed(
+        self, http: web.BaseRequest, call: Call[Any, Any], path: str, parameters: dict[str, str], vch: str
+    ) -> web.StreamResponse:
         asked = await self._admitted(http, call, path, parameters)
         if call.unsupported:
             raise Unsupported(f"{call.verb} {path[:200]} is not offered: {call.unsupported}.", option=call.name)

@@ -41,6 +41,10 @@ class Load:
         self._idle.pop(connection, None)
         self._busy.discard(connection)
 
+    def connections(self) -> list[tuple[tuple[str, ...], float]]:
+        """How many are idle and busy, as metrics want it."""
+        return [(("idle",), len(self._idle)), (("busy",), len(self._busy))]
+
     @contextmanager
     def using(self, connection: web.RequestHandler) -> Iterator[None]:
         """It has a request."""
