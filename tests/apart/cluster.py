@@ -92,7 +92,7 @@ class Cluster:
         components = self.entry.components
         if not self.moves:
             return components
-        shaken = {name: _Shaken(name, getattr(components, name), self.move) for name in COMPONENTS}
+        shaken = {name: _Shaken(name, getattr(components, name), self.move, self.settled) for name in COMPONENTS}
         return replace_components(components, shaken)
 
     def address(self, name: str) -> str:
@@ -127,6 +127,11 @@ class Cluster:
             self.topology = Topology(parts=tuple(after if one is before else one for one in self.topology.parts))
             await self.start(after)
 
+    async def settled(self) -> None:
+        """Return when nothing moves."""
+        async with self._moving:
+            pass
+
     def at(self, name: str | None = None, *, retries: int = 0) -> contextlib.AbstractAsyncContextManager[PortLayer]:
         """A client of the process called *name*, or of the entry."""
         return connect(host=self.address(name or self.topology.parts[0].name), retries=retries)
@@ -143,17 +148,22 @@ def replace_components(components: Components, others: dict[str, Any]) -> Compon
 
 
 class _Shaken:
-    """A component of which each change is asked for just after *move*."""
+    """A component of which each change is asked for just after *move*, and all else when nothing moves."""
 
-    def __init__(self, name: str, component: object, move: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, name: str, component: object, move: Callable[[], Awaitable[None]], settled: Callable[[], Awaitable[None]]
+    ) -> None:
         self._name = name
         self._component = component
         self._move = move
+        self._settled = settled
 
     def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
         async def call(*args: Any) -> Any:
             if (self._name, method) in MUTATING:
-                await self._move()
+                await asyncio.shield(asyncio.ensure_future(self._move()))
+            else:
+                await self._settled()
             return await getattr(self._component, method)(*args)
 
         return call

@@ -137,7 +137,7 @@ async def test_a_stale_commit_names_what_collided(pl: PortLayer) -> None:
     await pl.execution.commit(await pl.execution.set_labels(stale, {"colour": "blue"}))
     with pytest.raises(Conflict) as refused:
         await pl.execution.commit(await pl.execution.set_labels(stale, {"colour": "red"}))
-    assert list(refused.value.facts["collisions"]) == ["labels/colour"]
+    assert refused.value.facts["collisions"] == ("labels/colour",)
     await pl.execution.commit(await pl.execution.set_labels(stale, {"flavour": "mint"}))
     assert (await pl.execution.inspect_container("cookie_monster")).labels == {"colour": "blue", "flavour": "mint"}
 

@@ -93,7 +93,7 @@ async def test_overlapping_commits_collide_by_name(harness: Harness) -> None:
     stale = await harness.set_labels(await harness.set_labels(base, colour="blue"), taste="sweet")
     with pytest.raises(Conflict) as caught:
         await harness.commit(stale)
-    assert caught.value.facts["collisions"] == ["labels/colour"]
+    assert caught.value.facts["collisions"] == ("labels/colour",)
     assert (await harness.inspect("cookie")).labels == {"colour": "red"}
 
 
@@ -137,7 +137,7 @@ async def test_fifty_callers_that_rename_one_wins(harness: Harness) -> None:
     answers = await asyncio.gather(*(harness.commit(handle) for handle in handles), return_exceptions=True)
     lost = [answer for answer in answers if isinstance(answer, Conflict)]
     assert len(lost) == 49
-    assert all(answer.facts["collisions"] == ["name"] for answer in lost)
+    assert all(answer.facts["collisions"] == ("name",) for answer in lost)
 
 
 async def test_fifty_callers_that_want_one_name_one_wins(harness: Harness) -> None:

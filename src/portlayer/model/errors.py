@@ -25,7 +25,8 @@ from typing import Any, ClassVar
 
 
 class PortlayerError(Exception):
-    """Base of the taxonomy; never raised itself. `facts` are the class's own fields, JSON-ready."""
+    """Base of the taxonomy; never raised itself. `facts` are the class's own fields, JSON-ready, the same
+    wherever it was raised: what is several is a tuple."""
 
     fields: ClassVar[tuple[str, ...]] = ()
 
@@ -35,12 +36,16 @@ class PortlayerError(Exception):
             raise TypeError(f"{type(self).__name__} has no {sorted(unknown)}")
         super().__init__(detail)
         self.detail = detail
-        self.facts = {name: value for name, value in facts.items() if value is not None}
+        self.facts = {name: _frozen(value) for name, value in facts.items() if value is not None}
 
     @property
     def code(self) -> str:
         """The class's name, as it stands in problem documents."""
         return type(self).__name__
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 class InvalidArgument(PortlayerError):

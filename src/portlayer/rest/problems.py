@@ -114,16 +114,12 @@ def error_from(problem: Mapping[str, Any], status: int = 500) -> e.PortlayerErro
     error = e.BY_CODE.get(str(problem.get("code", "")))
     if error is None:
         return _fallback(status)(detail)
-    facts = {name: _frozen(problem[_JSON_NAMES[name]]) for name in error.fields if _JSON_NAMES[name] in problem}
+    facts = {name: problem[_JSON_NAMES[name]] for name in error.fields if _JSON_NAMES[name] in problem}
     return error(detail, **facts)
 
 
 def _fallback(status: int) -> type[e.PortlayerError]:
     return _BY_STATUS.get(status) or (e.InvalidArgument if 400 <= status < 500 else e.Unavailable)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _phrase(status: int) -> str:
