@@ -42,6 +42,25 @@ async def create_and_start_on_a_disk(driver: Driver) -> Retry:
     return lambda: driver.commit(handle)
 
 
+def create_and_fail_to_start(*args: str) -> Kind:
+    """The program cannot be executed, which is a result."""
+
+    async def kind(driver: Driver) -> Retry:
+        handle = await driver.draft(*args, network="gibson_network", ports=PORTS, name="cookie")
+        handle = await driver.set_state(handle, "running")
+        return lambda: driver.commit(handle)
+
+    return kind
+
+
+async def fail_to_start(driver: Driver) -> Retry:
+    """As a commit of its own, of what was there."""
+    handle = await driver.draft("/no/such", network="gibson_network", ports=PORTS, name="cookie")
+    await driver.commit(handle)
+    handle = await driver.set_state(await driver.handle("cookie"), "running")
+    return lambda: driver.commit(handle)
+
+
 async def _existing(driver: Driver, state: str) -> str:
     handle = await driver.draft(network="gibson_network", ports=PORTS, volume="jar", name="cookie")
     if state != "created":
@@ -256,6 +275,9 @@ def limited(kind: Kind) -> Kind:
 KINDS: dict[str, Kind] = {
     "create": create,
     "create and start": create_and_start,
+    "create and start what is not there": create_and_fail_to_start("/no/such"),
+    "create and start what cannot be executed": create_and_fail_to_start("/etc"),
+    "start what is not there": fail_to_start,
     "create with both addresses": dual,
     "unbind both addresses": unbind_dual,
     "several": several,
@@ -403,6 +425,8 @@ async def picture(driver: Driver) -> Picture:
             container.name: (
                 container.revision,
                 container.state,
+                container.exit_code,
+                bool(container.start_error),
                 sorted((end.network, end.state, len(addresses(end))) for end in container.endpoints),
                 [mount.volume for mount in container.mounts],
                 container.resources.pids,

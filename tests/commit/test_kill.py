@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from commit_kinds import KINDS, check, clear, picture, points, setting
 from harness import Harness
 
 
 @pytest.mark.parametrize("name", KINDS)
-async def test_kill_anywhere(harness: Harness, name: str) -> None:
+async def test_kill_anywhere(harness: Harness, caplog: pytest.LogCaptureFixture, name: str) -> None:
     kind = KINDS[name]
     await setting(harness)
     seen, wanted = await points(harness, kind)
@@ -27,5 +29,6 @@ async def test_kill_anywhere(harness: Harness, name: str) -> None:
         assert await picture(harness) == wanted, point
         assert await work() == first, point
         await check(harness)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     await clear(harness)
     await check(harness)

@@ -150,6 +150,18 @@ class ExecutionSuite:
         assert failure.reason
         assert await bench.substrate.execution.present() == []
 
+    @pytest.mark.parametrize("args", [("/bin/nosuch",), ("/etc",), ("/etc/passwd",)])
+    async def test_a_failed_release_says_the_same_again(self, bench: Bench, args: tuple[str, ...]) -> None:
+        started = await bench.prepare(builders.container(*args))
+        if isinstance(started, Started):  # else it failed before
+            failure = await started.release()
+            assert failure is not None
+            for _ in range(2):
+                assert await started.release() == failure
+                await bench.restart()
+            assert (await started.observe()).exit_code == failure.exit_code
+            assert await started.log() == []
+
     async def test_a_failed_start_leaves_the_next_one_free(self, bench: Bench) -> None:
         spec = builders.container("nosuch")
         await bench.start_failure(spec)

@@ -145,7 +145,7 @@ class ExecutionDriver(Protocol):
 
     async def release(self, container: str, incarnation: str) -> StartFailure | None:
         """Let a prepared process go; it is running when this returns (or has run). Doing it again is fine, also after
-        the exit. Raises SubstrateFailed where nothing is prepared any more."""
+        the exit, and says the same. Raises SubstrateFailed where nothing is prepared any more."""
 
     async def remove(self, container: str, incarnation: str) -> None:
         """Undo prepare: kill what is left of the incarnation and remove its traces, the record of its exit too."""

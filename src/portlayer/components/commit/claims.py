@@ -171,8 +171,6 @@ class Claims:
     ) -> None:
         """The lease that bind made becomes an allocation. mine: what this commit lets go and has not taken again, and
         which endpoint has it."""
-        """The lease that bind made becomes an allocation. mine: what this commit lets go and has not taken again, and
-        which endpoint has it."""
         lease_key = keys.entity(self.vch, "leases", endpoint.id)
         wanted = [keys.address(self.vch, endpoint.network, address) for address in endpoint.addresses]
         lease, *rows = await records.store.get_many([lease_key, *wanted])

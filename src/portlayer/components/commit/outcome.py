@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from portlayer.components import keys
 from portlayer.components.commit.intents import Intent, Piece
@@ -157,9 +157,27 @@ def _events(piece: Piece, observed: Observed) -> list[Event]:
     return told
 
 
-def committed_intent(intent: Intent) -> Intent:
-    """The intent as transaction 2 leaves it: what remains is `after`."""
-    return replace(intent, phase="committed", frees=(), undo=())
+def committed_intent(intent: Intent, failures: Container[str]) -> Intent:
+    """The intent as transaction 2 leaves it: what remains is `after`. failures: containers whose program cannot be
+    executed, so that nothing waits for its release.
+    """
+    pieces = tuple(_without_release(piece) if piece.container in failures else piece for piece in intent.pieces)
+    return replace(intent, phase="committed", pieces=pieces, frees=(), undo=())
+
+
+def _without_release(piece: Piece) -> Piece:
+    after = tuple(step for step in piece.plan.after if not isinstance(step, p.Release))
+    return replace(piece, plan=replace(piece.plan, after=after))
+
+
+def released(intent: Intent) -> list[tuple[str, str]]:
+    """Container and incarnation of each process that the intent lets go."""
+    return [
+        (piece.container, step.incarnation)
+        for piece in intent.pieces
+        for step in piece.plan.after
+        if isinstance(step, p.Release)
+    ]
 
 
 async def recorded(records: Records, intent: Intent) -> dict[str, Observed]:

@@ -136,7 +136,7 @@ class Recovery:
         steps = await self._work.steps(intent.vch, intent.pieces)
         if intent.phase == "committed":
             observed = await outcome.recorded(self._records, intent)
-            await self._work.after(held, steps, observed, outcome.results(intent, observed))
+            await self._work.after(held, steps, observed, outcome.results(intent, observed), again=True)
         elif await outcome.past_no_return(intent, self._driver):
             observed = await self._work.before(held, steps)
             await self._work.finish(held, steps, observed)

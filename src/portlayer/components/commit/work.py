@@ -22,7 +22,7 @@ from portlayer.components.membership import Deposed, Membership
 from portlayer.components.records import Records, decode, event, event_puts
 from portlayer.failpoints import Failpoints
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
-from portlayer.interfaces.substrate import Substrate
+from portlayer.interfaces.substrate import StartFailure, Substrate
 from portlayer.model import plan as p
 from portlayer.model.errors import PortlayerError, Unavailable
 from portlayer.model.execution import Committed, Observed
@@ -118,11 +118,12 @@ class Work:
         """
         intent, locked = held.intent, held.revision > 0
         results = outcome.results(intent, observed)
-        after = [step for piece in intent.pieces for step in piece.plan.after]
+        committed = outcome.committed_intent(intent, steps.failures)
+        after = [step for piece in committed.pieces for step in piece.plan.after]
         frees = intent.frees if after else (*intent.frees, *intent.finally_free)
         ops = [*takes, *outcome.record_ops(intent, observed, results), *(op.live() for op in frees)]
         if after:
-            ops += held.puts(outcome.committed_intent(intent))
+            ops += held.puts(committed)
         elif locked:
             ops += held.deletes()
         try:
@@ -143,13 +144,14 @@ class Work:
             step.network for piece in intent.pieces for step in piece.plan.before if isinstance(step, p.MakeNetwork)
         )
         await self._failpoints.hit("commit.record")
+        failed = set(steps.failures)
         if after:
+            held.intent = committed
             with self._figures.phase("after"):
                 results = await self.after(held, steps, observed, results, answer)
-        stopped = {piece.container for piece in intent.pieces if outcome.stop_of(piece) and not piece.removal}
-        for result in results.values():
-            if result.id in stopped or (result.start_error is not None and result.id in steps.failures):
-                self.ended(intent.vch, result.id)
+        for piece in intent.pieces:
+            if not piece.removal and (piece.container in failed or outcome.stop_of(piece)):
+                self.ended(intent.vch, piece.container)
         return list(results.values())
 
     async def undo(self, held: Held, steps: Steps, done: Sequence[p.AnyStep] | None = None) -> None:
@@ -180,48 +182,68 @@ class Work:
         observed: dict[str, Observed],
         results: dict[str, Committed],
         answer: Answer | None = None,
+        *,
+        again: bool = False,
     ) -> dict[str, Committed]:
         """Roll forward. A step that fails is tried again by the observer: the commit has succeeded.
 
-        Where transaction 3 lets nothing go that others may wait for, *answer* is given before it.
+        Where transaction 3 lets nothing go that others may wait for, *answer* is given before it. again: some of it may
+        have been done before.
         """
         intent = held.intent
+        late: dict[str, Observed] = {}
         for step in (step for piece in intent.pieces for step in piece.plan.after):
             name = type(step).__name__
             try:
                 await self._failpoints.hit(f"commit.before.{name}")
                 self._membership.check(intent.owner)
-                with self._figures.step(name, step.container):
-                    await steps.do(step)
+                if not isinstance(step, p.Release):
+                    with self._figures.step(name, step.container):
+                        await steps.do(step)
+                elif (failure := await self._release(steps, step, again=again)) is not None:
+                    await steps.withdraw(step.container)
+                    late[step.container] = outcome.failed_start(observed[step.container], failure)
             except Deposed:
                 raise
             except Exception as error:
                 log.exception("%s failed after the commit", name)
-                if not isinstance(step, p.Release):
-                    await self._tell_stuck(intent, step, error)
-                    return results
-                steps.failures[step.container] = outcome.release_failure(error)
+                await self._tell_stuck(intent, step, error)
+                return results
             await self._failpoints.hit(f"commit.done.{name}")
         ops: list[Put | Delete] = [op.live() for op in intent.finally_free]
-        failed = {piece.container for piece in intent.pieces if piece.container in steps.failures}
-        for container in failed:
-            await steps.withdraw(container)
-        late = {
-            container: outcome.failed_start(observed[container], steps.failures[container])
-            for container in failed
-            if observed[container].state == "running"
-        }
         if late:
             results = outcome.results(intent, {**observed, **late})
             ops += outcome.late_failure_ops(intent, late, results)
-        if answer is not None and not answer.done() and not steps.failures and not intent.finally_free:
+        if answer is not None and not answer.done() and not late and not intent.finally_free:
             answer.set_result(list(results.values()))
         await self._unlock(held, ops, durable=bool(late))
         await self._failpoints.hit("commit.end")
-        for piece in intent.pieces:
-            if observed.get(piece.container) and piece.container not in late:
-                self._announce(intent.vch, piece)
+        for container, incarnation in outcome.released(intent):
+            if container not in late:
+                self.started(intent.vch, container, incarnation)
+                continue
+            with contextlib.suppress(PortlayerError):  # then it is the reconciler's
+                await self._substrate.execution.remove(container, incarnation)
+            self.ended(intent.vch, container)
         return results
+
+    async def _release(self, steps: Steps, step: p.Release, *, again: bool) -> StartFailure | None:
+        """Let the process go; why it does not run, where it cannot.
+
+        Where that raises, what the substrate says is the truth: what has run has a true end, which is never replaced by
+        a failure of ours. again: it may have run, and be gone without a trace (a reboot); its end is recorded as such.
+        """
+        try:
+            with self._figures.step("Release", step.container):
+                await steps.do(step)
+        except Exception as error:
+            seen = await self._substrate.execution.observe(step.container, step.incarnation)
+            if seen.state in ("running", "paused", "exited") or (again and seen.state == "absent"):
+                log.warning("container %s was let go, though its Release failed: %s", step.container, error)
+                return None
+            log.exception("container %s could not be let go", step.container)
+            return outcome.release_failure(error)
+        return steps.failures.get(step.container)
 
     async def _unlock(self, held: Held, ops: Sequence[Put | Delete], *, durable: bool = False) -> None:
         try:
@@ -229,7 +251,8 @@ class Work:
                 await self._store.apply(Transaction(held.checks, [*ops, *held.deletes()], durable=durable))
         except CheckFailed:
             raise Deposed from None
-        self._told.discard(held.intent.id)
+        finally:
+            self._told.discard(held.intent.id)
 
     async def _tell_stuck(self, intent: Intent, step: p.AnyStep, error: Exception) -> None:
         """What could not be done or undone is told once, and tried again until it can."""
@@ -275,11 +298,6 @@ class Work:
             return False
         held.revision = lock.revision if lock is not None else 0
         return True
-
-    def _announce(self, vch: str, piece: Piece) -> None:
-        for step in piece.plan.after:
-            if isinstance(step, p.Release):
-                self.started(vch, piece.container, step.incarnation)
 
     async def _networks(self, vch: str, pieces: Sequence[Piece]) -> dict[str, NetworkSpec]:
         wanted = {

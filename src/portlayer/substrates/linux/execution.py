@@ -6,6 +6,7 @@ Nothing here is remembered that files and /proc could not tell the next process 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -223,31 +224,40 @@ class LinuxExecution:
 
     async def _executed(self, place: Incarnation, record: Record) -> StartFailure | None:
         """Wait until the program runs, or its end is known: a runtime that cannot run it says so and exits with 1."""
-        while (now := process.executable(record.init.pid)) == record.waiting:  # noqa: ASYNC110 - the kernel tells nobody
+        while (now := process.executable(record.init.pid)) == record.waiting:
+            if not process.is_alive(record.init):
+                break  # another process has its pid
             await asyncio.sleep(_POLL_SECONDS)
         if now is not None and process.is_alive(record.init):
             return None
         await self._exits.wait(place.id)
-        end = place.exit()
-        if end is None or end[0] != _FAILED_START:
-            return None
-        failure = await asyncio.to_thread(self._failed_start, record)
-        if failure is not None:
-            place.replace_exit(failure.exit_code)
+        return await asyncio.to_thread(self._failed_start, place, record)
+
+    def _failed_start(self, place: Incarnation, record: Record) -> StartFailure | None:
+        """The runtime's words are no output of the container: the log is cut back to before them.
+
+        What they say is written down first, so that it is known too where this is done again.
+        """
+        failure = place.start_failure()
+        if failure is None:
+            end = place.exit()
+            if end is None or end[0] != _FAILED_START:
+                return None
+            failure = self._complaint(record)
+            if failure is None:
+                return None
+            place.save_start_failure(failure)
+        os.truncate(self._paths.log(record.container), record.log_offset)
+        place.replace_exit(failure.exit_code)
         return failure
 
-    def _failed_start(self, record: Record) -> StartFailure | None:
-        """The runtime's words are no output of the container: the log is cut back to before them."""
-        log = self._paths.log(record.container)
-        with log.open("r+b") as file:
+    def _complaint(self, record: Record) -> StartFailure | None:
+        with self._paths.log(record.container).open("rb") as file:
             file.seek(record.log_offset)
             chunks, _ = conmonlog.parse(file.read(conmonlog.LARGEST), record.log_offset)
-            if not chunks or chunks[0].stream != STDERR:
-                return None
-            failure = made_by(record.runtime).failed_start(chunks[0].data.decode(errors="replace"))
-            if failure is not None:
-                file.truncate(record.log_offset)
-            return failure
+        if not chunks or chunks[0].stream != STDERR:
+            return None
+        return made_by(record.runtime).failed_start(chunks[0].data.decode(errors="replace"))
 
     async def remove(self, container: str, incarnation: str) -> None:
         try:

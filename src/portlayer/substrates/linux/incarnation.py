@@ -7,6 +7,7 @@ incarnations/<incarnation>/
 ├── pid, conmon         of the first process, and of its conmon, decimal
 ├── attach, ctl, winsz  conmon's
 ├── record              `Record`; it is there once the process is prepared
+├── failure             `StartFailure`, where the program could not be executed after all
 └── released            exec.fifo, moved here just before it is opened to let the process go
 exits/<incarnation>     exit code, decimal; conmon renames it into place as the last thing it does
 names/incarnations/<incarnation>   what it is called in which network, where it is in any (see names.records)
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from portlayer.interfaces.substrate import StartFailure
 from portlayer.model.base import Value
 from portlayer.substrates.linux.names import records
 from portlayer.substrates.linux.paths import Paths
@@ -53,6 +55,7 @@ class _Annotated(msgspec.Struct):
 
 
 _records = msgspec.json.Decoder(Record)
+_failures = msgspec.json.Decoder(StartFailure)
 _annotated = msgspec.json.Decoder(_Annotated)
 
 
@@ -100,6 +103,17 @@ class Incarnation:
     def record(self) -> Record | None:
         try:
             return _records.decode(Path(self.file("record")).read_bytes())
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+
+    def save_start_failure(self, failure: StartFailure) -> None:
+        """Half of it is as good as none."""
+        self._write("failure", msgspec.json.encode(failure))
+
+    def start_failure(self) -> StartFailure | None:
+        """Why the program could not be executed, once that is known."""
+        try:
+            return _failures.decode(Path(self.file("failure")).read_bytes())
         except (FileNotFoundError, msgspec.DecodeError):
             return None
 
