@@ -13,12 +13,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
 
+from etcdlab import free_ports
+
 from portlayer.client import PortLayer, connect
 from portlayer.compose import Assembled, Settings, assemble
 from portlayer.interfaces.components import Components
 from portlayer.interfaces.store import Store
 from portlayer.model.execution import replace
-from portlayer.model.topology import Part, Topology
+from portlayer.model.topology import Part, Topology, place
 from portlayer.rest.calls import CALLS
 from portlayer.rest.server import Server
 from portlayer.stores.memory import MemoryStore
@@ -27,11 +29,14 @@ from portlayer.substrates.memory.world import World
 
 STORAGE, EXECUTION, NETWORK, INTERACTION = COMPONENTS = ("storage", "execution", "network", "interaction")
 MOVING = "changing under way"
+REMOTE = "each apart, over TLS"
+_APART = Topology(
+    parts=(Part(name="door", components=()), *(Part(name=name, components=(name,)) for name in COMPONENTS))
+)
 TOPOLOGIES = {
     "all in one": Topology(),
-    "each apart": Topology(
-        parts=(Part(name="door", components=()), *(Part(name=name, components=(name,)) for name in COMPONENTS))
-    ),
+    "each apart": _APART,
+    REMOTE: _APART,
     "storage apart": Topology(
         parts=(
             Part(name="rest", components=(EXECUTION, NETWORK, INTERACTION)),
@@ -52,9 +57,13 @@ class Cluster:
     """The processes of *topology*. A process can be stopped and started by its name, also as another part.
 
     moves: whether a component moves to another process before each change that is asked for by way of `served`.
+    remote: the processes reach each other over TLS, as they do on several hosts.
     """
 
-    def __init__(self, topology: Topology, store: Store, directory: Path, *, moves: bool = False) -> None:
+    def __init__(
+        self, topology: Topology, store: Store, directory: Path, *, moves: bool = False, remote: bool = False
+    ) -> None:
+        self._remote = remote or len(topology.hosts) > 1
         self.topology = topology
         self.moves = moves
         self.moved = 0
@@ -100,16 +109,20 @@ class Cluster:
 
     async def start(self, part: Part) -> None:
         """A process that is *part* of the topology."""
-        part = replace(part, address=self.address(part.name))
+        address = f"https://127.0.0.1:{free_ports(1)[0]}" if self._remote else self.address(part.name)
+        part = replace(part, address=address)
+        parts = {each.name: each for each in self.topology.parts} | {part.name: part}
         stack = contextlib.AsyncExitStack()
         substrate = MemorySubstrate(self._worlds.setdefault(part.host, World()))
-        settings = Settings(topology=self.topology)
+        settings = Settings(topology=replace(self.topology, parts=tuple(parts.values())))
         whole = (self._store, substrate, await substrate.start(), self._directory, "test", settings)
         assembled = await stack.enter_async_context(assemble(*whole, part=part))
         self._processes[part.name] = stack, assembled
         components = self.served if part.name == self.topology.parts[0].name else assembled.components
-        server = Server(components, assembled.here, assembled.passport)
+        server = Server(components, assembled.here, assembled.passport, authority=assembled.authority)
         await server.listen_unix(self._directory / f"{part.name}.sock")
+        if assembled.certificates is not None and (at := place(part.address)):
+            await server.listen_tls(*at, assembled.certificates.serving)
         stack.push_async_callback(server.drain)
 
     async def stop(self, name: str) -> None:
@@ -139,7 +152,8 @@ class Cluster:
 
 def opened(topology: str, directory: Path, store: Store | None = None) -> Cluster:
     """The port layer of one of TOPOLOGIES, to be entered."""
-    return Cluster(TOPOLOGIES[topology], store or MemoryStore(), directory, moves=topology == MOVING)
+    made = TOPOLOGIES[topology]
+    return Cluster(made, store or MemoryStore(), directory, moves=topology == MOVING, remote=topology == REMOTE)
 
 
 def replace_components(components: Components, others: dict[str, Any]) -> Components:

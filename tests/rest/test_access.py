@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import tlslab
 from harness import Harness
 from rest.known import HEADER, ByHeader
 from rest.standins import World
@@ -278,23 +279,30 @@ async def test_the_kernel_says_who_is_at_a_unix_socket(world: World, reachable: 
     await server.drain(5)
 
 
+def tls_session(port: int) -> aiohttp.ClientSession:
+    """A client without a certificate."""
+    connector = aiohttp.TCPConnector(ssl=tlslab.calling()())
+    return aiohttp.ClientSession(f"https://127.0.0.1:{port}", connector=connector)
+
+
 async def test_nobody_is_known_over_tcp(world: World) -> None:
     server = Server(world.components)
-    port = await server.listen_tcp("127.0.0.1", 0)
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+    port = await server.listen_tls("127.0.0.1", 0, tlslab.serving())
+    async with tls_session(port) as session:
         for target, status in (("/healthz", 200), ("/v1/info", 401), ("/v1/vchs/default/network/networks", 401)):
             async with session.get(target) as response:
                 assert response.status == status
     await server.drain(5)
 
 
-async def test_another_process_of_ours_is_believed_and_not_asked_again(world: World) -> None:
+async def test_another_process_of_ours_is_believed_and_not_asked_again(world: World, tmp_path: Path) -> None:
     passport = Passport(b"k" * 32)
     server = Server(world.components, world.components, passport)
-    port = await server.listen_tcp("127.0.0.1", 0)
+    await server.listen_unix(tmp_path / "s")
     caller = Caller(vch="a", subject="ursula", role="user")
     target = "/v1/vchs/a/network/networks"
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+    connector = aiohttp.UnixConnector(str(tmp_path / "s"))
+    async with aiohttp.ClientSession("http://localhost", connector=connector) as session:
         async with session.get(target, headers={PASSPORT: passport.sign(caller, "GET", target)}) as response:
             assert response.status == 200
         async with session.get(target, headers={PASSPORT: "forged.forged"}) as response:

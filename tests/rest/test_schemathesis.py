@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import requests
 import schemathesis
+import tlslab
 from hypothesis import HealthCheck, Phase, settings
 from rest.known import Everyone
 from rest.standins import KNOWN
@@ -48,7 +49,7 @@ class Serving(threading.Thread):
         try:
             async with self._factory() as components:
                 server = Server(components, peers=Everyone())
-                self.port = await server.listen_tcp("127.0.0.1", 0)
+                self.port = await server.listen_tls("127.0.0.1", 0, tlslab.serving())
                 self._ready.set()
                 await self._ending.wait()
                 await server.drain(5)
@@ -58,11 +59,21 @@ class Serving(threading.Thread):
     def started(self) -> str:
         self.start()
         self._ready.wait()
-        return f"http://127.0.0.1:{self.port}"
+        return f"https://127.0.0.1:{self.port}"
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._ending.set)
         self.join()
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[requests.Session]:
+    """One connection for all."""
+    authority = tmp_path_factory.mktemp("tls") / "ca.pem"
+    authority.write_text(tlslab.pem())
+    with requests.Session() as session:
+        session.verify, session.trust_env = str(authority), False
+        yield session
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +83,7 @@ def url(rest_app_factory: Callable[[], AbstractAsyncContextManager[Components]])
     serving.stop()
 
 
-def lead(case: Any, url: str) -> None:
+def lead(case: Any, url: str, session: requests.Session) -> None:
     """Point half of the cases at what is there: random names and handles alone only ever find nothing."""
     if case.operation.definition.raw["operationId"] == "execution.wait":
         case.query["timeoutSeconds"] = 0.01
@@ -82,7 +93,7 @@ def lead(case: Any, url: str) -> None:
         case.path_parameters["vch"] = "default"
     if isinstance(case.body, dict) and len(str(case.body.get("handle", ""))) % 2:
         path = f"/v1/vchs/default/execution/containers/{KNOWN['execution']}/handle"
-        case.body["handle"] = requests.post(f"{url}{path}", timeout=10).json().get("handle", "gone")
+        case.body["handle"] = session.post(f"{url}{path}", timeout=10).json().get("handle", "gone")
 
 
 @SCHEMA.parametrize()
@@ -93,9 +104,9 @@ def lead(case: Any, url: str) -> None:
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_no_fault_and_answers_as_documented(case: Any, url: str) -> None:
-    lead(case, url)
-    response = case.call(base_url=url, timeout=10)
+def test_no_fault_and_answers_as_documented(case: Any, url: str, session: requests.Session) -> None:
+    lead(case, url, session)
+    response = case.call(base_url=url, timeout=10, session=session, verify=session.verify)
     case.validate_response(response, checks=CHECKS)
     assert response.status_code != 500
     if response.status_code >= 400 and not case.path.endswith("/readyz"):

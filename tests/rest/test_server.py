@@ -10,6 +10,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import tlslab
 from rest.known import Everyone
 from rest.standins import World, sample
 
@@ -62,9 +63,9 @@ async def test_a_path_that_cannot_be_a_socket_is_refused(world: World, tmp_path:
 async def test_a_server_listens_on_several_sockets(world: World, tmp_path: Path) -> None:
     server = Server(world.components, peers=Everyone())
     await server.listen_unix(tmp_path / "s")
-    ports = [await server.listen_tcp("127.0.0.1", 0) for _ in range(2)]
-    for address in (f"unix://{tmp_path / 's'}", *(f"http://127.0.0.1:{port}" for port in ports)):
-        async with RestClient(address) as client:
+    ports = [await server.listen_tls("127.0.0.1", 0, tlslab.serving()) for _ in range(2)]
+    for address in (f"unix://{tmp_path / 's'}", *(f"https://127.0.0.1:{port}" for port in ports)):
+        async with RestClient(address, tlslab.calling()) as client:
             assert await client.service.info(Caller(), sm.Nothing())
     await server.drain(5)
 

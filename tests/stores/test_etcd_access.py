@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 
 import etcdlab
 import pytest
 from conformance.store_tools import keys_of, next_changes, put
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from tlslab import Authority
 
 from portlayer.model.errors import InvalidArgument, Unavailable
 from portlayer.stores import etcd_client
@@ -21,37 +16,6 @@ from portlayer.stores.choice import open_store, parse_url
 from portlayer.stores.etcd import EtcdStore
 
 PASSWORD = "gibson"
-
-
-class Authority:
-    """A private CA that writes PEM files into *directory*."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"ca of {directory.name}")])
-        self._write("ca", self._sign(self._name, self._key, x509.BasicConstraints(ca=True, path_length=0)), self._key)
-
-    def issue(self, name: str) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        self._write(name, self._sign(subject, key, names), key)
-
-    def _sign(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType) -> bytes:
-        now = dt.datetime.now(dt.UTC)
-        builder = x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number())
-        builder = builder.not_valid_before(now - dt.timedelta(days=1))
-        builder = builder.not_valid_after(now + dt.timedelta(days=1)).add_extension(extension, critical=False)
-        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-    def _write(self, name: str, certificate: bytes, key: ec.EllipticCurvePrivateKey) -> None:
-        (self.directory / f"{name}.pem").write_bytes(certificate)
-        (self.directory / f"{name}.key").write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,8 +18,8 @@ from portlayer import __version__
 from portlayer.cli.lock import holding
 from portlayer.cli.logs import set_up_logging
 from portlayer.cli.manager import feed_watchdog, inherited_sockets, notify
-from portlayer.compose import SETTINGS, Settings, make_paths, open_local, read_settings
-from portlayer.model.topology import Part
+from portlayer.compose import SETTINGS, Certificates, Settings, make_paths, open_local, read_settings
+from portlayer.model.topology import Part, place
 from portlayer.rest.server import Audit, Server
 
 app = typer.Typer(rich_markup_mode=None)
@@ -58,16 +59,10 @@ async def _serve(settings: Settings, process: str | None) -> None:
                 metrics=assembled.metrics,
                 tracer=assembled.tracer,
             )
-            inherited = inherited_sockets(os.environ)
-            for listening in inherited:
-                await server.listen_socket(listening)
-            there = {str(listening.getsockname()) for listening in inherited}
-            for wanted in _sockets(settings, part):
-                if str(wanted) not in there:
-                    await server.listen_unix(wanted, mode=0o666 if settings.users else 0o600)
+            served = await _listen(server, settings, part, assembled.certificates)
             watchdog = asyncio.create_task(feed_watchdog(os.environ))
             try:
-                typer.echo(f"portlayer {__version__} serves {part.address}")
+                typer.echo(f"portlayer {__version__} serves {', '.join(served)}")
                 _log.info("ready", extra={"address": part.address, "part": part.name, "instance": paths.instance})
                 notify("READY=1")
                 _collect_rarely()
@@ -80,11 +75,22 @@ async def _serve(settings: Settings, process: str | None) -> None:
     _log.info("stopped; containers run on")
 
 
-def _sockets(settings: Settings, part: Part) -> list[Path]:
-    """The address at which the other processes find this one, and, where it has execution, what clients use."""
-    own = [Path(part.address.removeprefix("unix://"))] if part.address.startswith("unix://") else []
-    clients = [settings.socket.absolute()] if "execution" in part.components else []
-    return list(dict.fromkeys([*own, *clients]))
+async def _listen(server: Server, settings: Settings, part: Part, certificates: Certificates | None) -> tuple[str, ...]:
+    """Listen at the unix sockets of *part*, and at its address where that is https; what the manager has opened for
+    that is taken. Returns the addresses."""
+    contexts = certificates.serving if certificates is not None and part.is_remote else None
+    inherited = inherited_sockets(os.environ)
+    for listening in inherited:
+        await server.listen_socket(listening, contexts)
+    there = {str(one.getsockname()) for one in inherited if one.family == socket.AF_UNIX}
+    sockets = settings.sockets(part)
+    for wanted in sockets:
+        if str(wanted) not in there:
+            await server.listen_unix(wanted, mode=0o666 if settings.users else 0o600)
+    at = place(part.listen or part.address)
+    if at is not None and contexts is not None and all(one.family == socket.AF_UNIX for one in inherited):
+        await server.listen_tls(*at, contexts)
+    return tuple(dict.fromkeys([*(f"unix://{each}" for each in sockets), part.address]))
 
 
 def _allow_files() -> None:

@@ -82,12 +82,11 @@ class Sealer:
     """Seals and opens. One instance a process."""
 
     def __init__(self, ring: KeyRing, host_key: bytes) -> None:
-        wrapper = AESGCMSIV(host_key)
         self._epoch = ring.epoch.encode()
         self._ciphers: dict[bytes, AESGCMSIV] = {}
         for key in ring.keys:
             try:
-                plain = wrapper.decrypt(key.wrapped[:NONCE_BYTES], key.wrapped[NONCE_BYTES:], key.id.encode())
+                plain = unwrap(host_key, key.id.encode(), key.wrapped)
             except InvalidTag:
                 raise Unavailable(
                     "The sealing keys in the store do not open with this host's key; bring the host key that belongs "
@@ -195,6 +194,16 @@ def host_key(file: Path) -> bytes:
 
 
 def _new_key(host_key: bytes) -> SealingKey:
-    ident, nonce = os.urandom(KEY_ID_BYTES).hex(), os.urandom(NONCE_BYTES)
-    wrapped = nonce + AESGCMSIV(host_key).encrypt(nonce, os.urandom(32), ident.encode())
-    return SealingKey(id=ident, wrapped=wrapped, created=time.time())
+    ident = os.urandom(KEY_ID_BYTES).hex()
+    return SealingKey(id=ident, wrapped=wrap(host_key, ident.encode(), os.urandom(32)), created=time.time())
+
+
+def wrap(host_key: bytes, context: bytes, plain: bytes) -> bytes:
+    """*plain* for the store, which only who has the host's key can read. context: tells it from others."""
+    nonce = os.urandom(NONCE_BYTES)
+    return nonce + AESGCMSIV(host_key).encrypt(nonce, plain, context)
+
+
+def unwrap(host_key: bytes, context: bytes, wrapped: bytes) -> bytes:
+    """What was wrapped. Raises InvalidTag where it was with another key, or in another context."""
+    return AESGCMSIV(host_key).decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], context)

@@ -2,6 +2,7 @@
 
 /meta/instance                                   Instance: who we are, the epoch of handles
 /meta/keys                                       KeyRing: sealing keys, wrapped by the host's key
+/meta/ca                                         CaRecord: the private CA, its keys wrapped by the host's key
 /subnets                                         Subnets: CIDR -> network, of all tenants on this substrate; our /48
 /tokens/<id>                                     TokenRecord: bearer token, its secret as a digest (lease, if it ends)
 /processes/<id>                                  Process: of ours, and lives (lease)
@@ -34,6 +35,7 @@ from __future__ import annotations
 
 INSTANCE = "/meta/instance"
 KEY_RING = "/meta/keys"
+CA = "/meta/ca"
 SUBNETS = "/subnets"
 PROCESSES = "/processes/"
 VCHS = "/vchs/"

@@ -6,8 +6,6 @@ A process has all four, or some: then the others are in other processes, and onl
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import hmac
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from portlayer.components.membership import Clock, Membership, boot_seconds
 from portlayer.components.network import LocalNetwork
 from portlayer.components.observer import Observer
 from portlayer.components.ports import Ports
+from portlayer.components.proofs import Proofs
 from portlayer.components.quota import Quotas
 from portlayer.components.reconciler import Reconciler
 from portlayer.components.records import Records
@@ -38,6 +37,8 @@ from portlayer.components.vchs import Vchs, ensure_vch
 from portlayer.compose.peers import Peers
 from portlayer.compose.process import tell_of_process
 from portlayer.compose.settings import Settings
+from portlayer.compose.tls import Certificates
+from portlayer.compose.trust import Trust
 from portlayer.failpoints import Failpoints
 from portlayer.interfaces.authority import Authority
 from portlayer.interfaces.components import Components
@@ -56,8 +57,8 @@ from portlayer.tracing import Tracer, Untraced
 @dataclass(frozen=True)
 class Assembled:
     """components: the whole port layer, as seen from this process. here: what of it this process has, for what others
-    forward to it, and have vouched for with *passport*. authority: knows tokens. metrics, tracer: where all of
-    this process tells what it does."""
+    forward to it, and have vouched for with *passport*. authority: knows tokens and certificates. metrics, tracer:
+    where all of this process tells what it does. certificates: its own, where some process has an https address."""
 
     components: Components
     here: Components
@@ -65,6 +66,7 @@ class Assembled:
     authority: Authority
     metrics: Metrics
     tracer: Tracer
+    certificates: Certificates | None = None
 
 
 @contextlib.asynccontextmanager
@@ -93,15 +95,14 @@ async def assemble(
     records = Records(store)
     await ensure_vch(records, DEFAULT_VCH, now())
     sealer = await Sealer.open(store, state / "host.key")
-    passport = Passport(hmac.digest(host_key(state / "host.key"), b"portlayer passport 1", hashlib.sha256))
+    trust = Trust(store, host_key(state / "host.key"), part, settings)
     failpoints = failpoints or Failpoints.from_text(settings.failpoints)
     drafts = Drafts(records, sealer)
     quotas = Quotas(store, records.tenants)
     pool = Pool(store, quotas, settings.lease_seconds)
     replays = Replays(store, failpoints)
-    limits = settings.limits
-    commits = Gate("commits", limits.commits or commits_on(len(os.sched_getaffinity(0))))
-    imports, streams = Gate("imports", limits.imports), Gate("streams", limits.streams)
+    commits = Gate("commits", settings.limits.commits or commits_on(len(os.sched_getaffinity(0))))
+    imports, streams = Gate("imports", settings.limits.imports), Gate("streams", settings.limits.streams)
     tell_of((commits, imports, streams), metrics)
     membership = Membership(store, part, clock, settings.process_seconds)
     figures = Figures(metrics, tracer)
@@ -137,6 +138,7 @@ async def assemble(
     }
     departing = {name: forget for name, (component, forget) in forgetting.items() if component in have}
     async with contextlib.AsyncExitStack() as closing:
+        await closing.enter_async_context(trust.kept())
         await membership.join(alone=alone)
         closing.push_async_callback(membership.leave)
         if "execution" in have:
@@ -149,8 +151,10 @@ async def assemble(
         await closing.enter_async_context(Departures(records.tenants, failpoints, departing).attended())
         components = here
         if settings.topology.has_several:
-            peers = Peers(store, part, passport)
+            peers = Peers(store, part, trust.passport, trust.calling)
             closing.push_async_callback(peers.close)
             await peers.start()
             components = routed(here, have, part.host, Hosts(records, sealer), peers)
-        yield Assembled(components, here, passport, tokens, metrics, tracer)
+        yield Assembled(
+            *(components, here, trust.passport, Proofs(tokens, trust.ca), metrics, tracer, trust.certificates)
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
 from collections.abc import Iterable
 
 from portlayer.components import keys
@@ -16,6 +15,7 @@ from portlayer.interfaces.store import Compacted, Store, Watch
 from portlayer.model.errors import PortlayerError
 from portlayer.model.topology import Part
 from portlayer.rest.client import RestClient
+from portlayer.rest.client.connection import Contexts
 from portlayer.rest.passport import Passport
 
 log = logging.getLogger(__name__)
@@ -25,14 +25,16 @@ AGAIN_SECONDS = 1.0
 class Peers:
     """Finds who has a component, and speaks to it over REST, vouching for callers.
 
+    contexts: for those at https addresses, the certificates by which processes know each other.
+
     What was last known stays known while the store is away: a process that has gone answers nothing, which says so.
     """
 
-    def __init__(self, store: Store, me: Part, passport: Passport, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, store: Store, me: Part, passport: Passport, contexts: Contexts | None = None) -> None:
         self._store = store
         self._me = me
         self._passport = passport
-        self._ssl = ssl_context
+        self._contexts = contexts
         self._known: dict[str, Process] = {}
         self._clients: dict[str, RestClient] = {}
         self._following: asyncio.Task[None] | None = None
@@ -76,7 +78,7 @@ class Peers:
         client = self._clients.get(part.address)
         if client is None:
             name = f"{component} (process {part.name})"
-            client = RestClient(part.address, self._ssl, passport=self._passport, name=name)
+            client = RestClient(part.address, self._contexts, passport=self._passport, name=name)
             self._clients[part.address] = client
         return client
 

@@ -19,6 +19,7 @@ import msgspec
 from portlayer.components.addresses import LEASE_SECONDS
 from portlayer.components.membership import LEASE_SECONDS as PROCESS_SECONDS
 from portlayer.components.reconciler import PERIOD_SECONDS
+from portlayer.compose.tls import TlsChoice, read_tls
 from portlayer.compose.users import read_users
 from portlayer.model.access import Identity
 from portlayer.model.base import Value
@@ -42,7 +43,7 @@ class Settings(Value):
     long a call of the OCI runtime may take before its step fails. reconcileSeconds: the pause
     between two sweeps of the reconciler. limits: what it takes on at once, and what may wait (see model.bounds). store:
     which one, and where (see stores.choice). users: who else than root may use the socket, by uid. topology: who runs
-    where, in the file as `processes` (see model.topology).
+    where, in the file as `processes` (see model.topology). tls: certificates of https addresses (see compose.tls).
     """
 
     state: str = DEFAULT_STATE
@@ -57,6 +58,7 @@ class Settings(Value):
     store: StoreChoice = StoreChoice()
     users: dict[int, Identity] = {}
     topology: Topology = Topology()
+    tls: TlsChoice = TlsChoice()
 
     @property
     def socket(self) -> Path:
@@ -66,8 +68,14 @@ class Settings(Value):
     def part(self, name: str | None) -> Part:
         """The process called *name* (None: the only one), with its address."""
         part = self.topology.part(name)
-        own = f"{part.name}.sock" if self.topology.has_several else SOCKET
-        return replace(part, address=part.address or f"unix://{Path(self.run).absolute() / own}")
+        return replace(part, address=part.address or f"unix://{self.sockets(part)[0]}")
+
+    def sockets(self, part: Part) -> tuple[Path, ...]:
+        """The unix sockets of *part*: its own, and, where it has execution, the one that clients look for."""
+        given = part.address.removeprefix("unix://") if part.address.startswith("unix://") else ""
+        own = Path(self.run).absolute() / (f"{part.name}.sock" if self.topology.has_several else SOCKET)
+        clients = [self.socket.absolute()] if "execution" in part.components else []
+        return tuple(dict.fromkeys([Path(given) if given else own, *clients]))
 
 
 _OTHERS = {"failpoints": None, "topology": "processes"}
@@ -89,6 +97,7 @@ def read_settings(environment: Mapping[str, str], config: Path | None = None) ->
             values[key] = environment[f"PORTLAYER_{name}"]
     store = _store(values.pop("store", {}), environment)
     users = read_users(values.pop("users", {}))
+    tls = read_tls(values.pop("tls", {}))
     topology = read_topology(values.pop("processes")) if "processes" in values else Topology()
     try:
         settings = replace(msgspec.convert(values, Settings), users=users)
@@ -100,7 +109,7 @@ def read_settings(environment: Mapping[str, str], config: Path | None = None) ->
     check_limits(settings.limits)
     if len(topology.hosts) > 1 and store.kind == "sqlite":
         raise InvalidArgument("SQLite is for one host; choose etcd as the store of several.")
-    return replace(settings, store=store, topology=topology)
+    return replace(settings, store=store, topology=topology, tls=tls)
 
 
 def _read(config: Path) -> dict[str, Any]:

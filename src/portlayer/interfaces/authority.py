@@ -1,4 +1,4 @@
-"""Who holds which token, as the server asks for it."""
+"""Who holds what proves who somebody is, as the server asks for it."""
 
 from __future__ import annotations
 
@@ -13,3 +13,6 @@ class Authority(Protocol):
 
     async def ended(self, identity: Identity) -> None:
         """Returns once *identity*, which came from here, is good no more."""
+
+    async def vouches(self, certificate: bytes) -> bool:
+        """Whether *certificate*, as DER, is that of a process of this port layer, whose word on who calls is taken."""

@@ -6,6 +6,7 @@ One file says it for all of them, and each is started with its own name:
     host = "west"                              # default: "local"
     components = ["execution", "interaction"]
     address = "https://10.0.0.2:7443"          # where the others reach it; default: its unix socket
+    listen = "https://0.0.0.0:7443"            # where it listens, if that is not its address
     labels = { zone = "a" }                    # for placement
 
 Execution and interaction touch a host's processes: a host has one of each, or neither. There is one storage. Network
@@ -17,6 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -26,25 +28,34 @@ from portlayer.model.names import check_name
 
 COMPONENTS = ("storage", "execution", "network", "interaction")
 LOCAL_HOST = "local"
+HTTPS = "https://"
 ON_HOSTS = ("execution", "interaction")
 """Components of which each host has its own."""
 
 
 class Part(Value):
     """One process. host: name of the machine whose substrate it shares. address: `unix:///path` or `https://host:port`;
-    empty means the socket in its run directory."""
+    empty means the socket in its run directory, which it has in any case. listen: for an https address, `https://` with
+    what it listens at; empty means the address."""
 
     name: str = "main"
     host: str = LOCAL_HOST
     components: tuple[str, ...] = COMPONENTS
     address: str = ""
+    listen: str = ""
     labels: dict[str, str] = {}
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is reached over TLS."""
+        return self.address.startswith(HTTPS)
 
 
 class _Entry(Value):
     host: str = LOCAL_HOST
     components: tuple[str, ...] = COMPONENTS
     address: str = ""
+    listen: str = ""
     labels: dict[str, str] = {}
 
 
@@ -71,9 +82,27 @@ class Topology(Value):
         return len(self.parts) > 1
 
     @property
+    def has_remote(self) -> bool:
+        """Whether some process is reached over TLS."""
+        return any(part.is_remote for part in self.parts)
+
+    @property
     def hosts(self) -> frozenset[str]:
         """The machines."""
         return frozenset(part.host for part in self.parts)
+
+
+def place(address: str) -> tuple[str, int] | None:
+    """Host and port of `https://host:port`; None where it is no such thing."""
+    if not address.startswith(HTTPS):
+        return None
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    whole = parts.netloc + parts.path + parts.query + parts.fragment
+    return (host, port) if host and port and whole.rstrip("/") == parts.netloc and "@" not in whole else None
 
 
 def read_topology(processes: Any) -> Topology:
@@ -98,8 +127,10 @@ def _problems(parts: tuple[Part, ...]) -> Iterator[str]:
         unknown = set(part.components) - set(COMPONENTS)
         if unknown or len(set(part.components)) < len(part.components):
             yield f"process {part.name} must have each of {', '.join(COMPONENTS)} once at the most"
-        if part.address and not part.address.startswith(("unix:///", "https://")):
+        if part.address and not part.address.startswith("unix:///") and place(part.address) is None:
             yield f"address {part.address!r} of process {part.name} is neither unix:///path nor https://host:port"
+        if part.listen and (not part.is_remote or place(part.listen) is None):
+            yield f"listen of process {part.name} goes with an https address, and is https://host:port itself"
     everywhere = Counter(component for part in parts for component in part.components)
     for component in COMPONENTS:
         if not everywhere[component]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ssl
 from types import TracebackType
 from typing import Self
 
 from portlayer.interfaces.components import Components
-from portlayer.rest.client.connection import Connection
+from portlayer.rest.client.connection import Connection, Contexts
 from portlayer.rest.client.execution import RestExecution
 from portlayer.rest.client.interaction import RestInteraction
 from portlayer.rest.client.network import RestNetwork
@@ -19,20 +18,21 @@ from portlayer.rest.passport import Passport
 class RestClient:
     """The components behind *address*: `unix:///path/of/socket` or `https://host:port`. Connects at the first call.
 
-    passport, name, retries, token: see Connection. No retries here, since a caller in front of us has its own patience.
+    contexts, passport, name, retries, token: see Connection. No retries here, since a caller in front of us has its own
+    patience.
     """
 
     def __init__(
         self,
         address: str,
-        ssl_context: ssl.SSLContext | None = None,
+        contexts: Contexts | None = None,
         *,
         passport: Passport | None = None,
         name: str | None = None,
         retries: int = 0,
         token: str | None = None,
     ) -> None:
-        self._connection = Connection(address, ssl_context, passport=passport, name=name, retries=retries, token=token)
+        self._connection = Connection(address, contexts, passport=passport, name=name, retries=retries, token=token)
         self.service = RestService(self._connection)
         self.storage = RestStorage(self._connection)
         self.execution = RestExecution(self._connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import socket
 import ssl
@@ -18,9 +19,10 @@ from yarl import URL
 
 from portlayer.model.base import Value
 from portlayer.model.caller import Caller
+from portlayer.model.certificates import PROCESS_NAME
 from portlayer.model.errors import InvalidArgument, NotFound, Unavailable
 from portlayer.model.storage import Nothing
-from portlayer.rest import problems
+from portlayer.rest import problems, tls
 from portlayer.rest.calls import Call, Place
 from portlayer.rest.calls.call import JSON
 from portlayer.rest.calls.service import HEALTH
@@ -32,26 +34,29 @@ from portlayer.rest.query import written
 A = TypeVar("A")
 Q = TypeVar("Q", bound=Value)
 T = TypeVar("T")
+Contexts = Callable[[], ssl.SSLContext]
 
 _CONNECT_SECONDS = 5.0
 _BUFFER = 256 * 1024
 _ATTACH_MESSAGE = 1024 * 1024
+_logger = logging.getLogger(__name__)
 
 
 class Connection:
     """Connections to one server, kept open between calls.
 
-    address: `unix:///path/of/socket`, `https://host:port`, or `http://host:port` (tests on the loopback only).
-    ssl_context: for https; None means the system's trust. passport: where both ends are processes of one port layer;
-    it signs for the callers. name: what errors call the other end.
-    token: proves who calls; it goes over https and unix sockets alone.
+    address: `unix:///path/of/socket`, or `https://host:port`.
+    contexts: for https, asked for each request, so that certificates change under way: a new one opens connections of
+    its own, and what goes on stays on the old ones; None: the system's trust, and no certificate of ours.
+    passport: where both ends are processes of one port layer; it signs for the callers, and the other end has to prove
+    that it is one. name: what errors call the other end. token: proves who calls.
     retries: how many times a call that does no harm twice is repeated, where the server says when to come again.
     """
 
     def __init__(
         self,
         address: str,
-        ssl_context: ssl.SSLContext | None = None,
+        contexts: Contexts | None = None,
         *,
         passport: Passport | None = None,
         name: str | None = None,
@@ -61,13 +66,13 @@ class Connection:
         self.address = address
         self._passport = passport
         self._name = name
-        self._ssl = ssl_context
+        self._contexts = contexts or cache(lambda: tls.client_side(None))
         self._retries = retries
         self._path = address.removeprefix("unix://") if address.startswith("unix://") else None
-        if self._path is None and not address.startswith(("http://", "https://")):
+        if self._path is None and not address.startswith("https://"):
             raise InvalidArgument(f"{address!r} is no address; use unix:///path or https://host:port.")
         self._base = "http://localhost" if self._path else address.rstrip("/")
-        self._token = None if token is None else _token(token, address)
+        self._token = None if token is None else _token(token)
         self._session: aiohttp.ClientSession | None = None
         self._pulse = Pulse(self._health) if name else None
 
@@ -126,9 +131,8 @@ class Connection:
                 async with self._felt():
                     return await self._request(call, caller, request, accept=accept, data=data)
 
-        return await (
-            ask() if data is not None else self._again(call, caller, ask)
-        )  # what streams in is not there twice
+        once = data is not None  # what streams in is not there twice
+        return await (ask() if once else self._again(call, caller, ask))
 
     async def websocket(
         self, call: Call[Q, Any], caller: Caller, request: Q, protocol: str
@@ -140,9 +144,10 @@ class Connection:
                 url = self._url(call, caller, request)
                 headers = self._signed(call, caller, url)
                 async with self._felt():
-                    return await self._open_session().ws_connect(
-                        url, headers=headers, protocols=(protocol,), max_msg_size=_ATTACH_MESSAGE
+                    opened: aiohttp.ClientWebSocketResponse = await self._open_session().ws_connect(
+                        url, headers=headers, protocols=(protocol,), max_msg_size=_ATTACH_MESSAGE, **self._security()
                     )
+                    return opened
 
         return await self._again(call, caller, ask)
 
@@ -159,7 +164,7 @@ class Connection:
             connector: aiohttp.BaseConnector = (
                 aiohttp.UnixConnector(self._path, limit=0)
                 if self._path
-                else aiohttp.TCPConnector(limit=0, ssl=self._ssl or True, socket_factory=_socket)
+                else aiohttp.TCPConnector(limit=0, socket_factory=_socket)
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
@@ -182,7 +187,14 @@ class Connection:
             data = data if data is not None else _body(call, request)
         url = self._url(call, caller, request)
         headers |= self._signed(call, caller, url)
-        return await self._open_session().request(call.verb, url, headers=headers, data=data, allow_redirects=False)
+        return await self._open_session().request(
+            call.verb, url, headers=headers, data=data, allow_redirects=False, **self._security()
+        )
+
+    def _security(self) -> dict[str, Any]:
+        if self._path:
+            return {}
+        return {"ssl": self._contexts(), "server_hostname": PROCESS_NAME if self._passport else None}
 
     def _signed(self, call: Call[Q, Any], caller: Caller, url: URL) -> dict[str, str]:
         if self._passport is not None:
@@ -204,6 +216,8 @@ class Connection:
         try:
             yield
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            if why := tls.distrust(error):
+                raise self._distrusted(why) from error
             if self._name:
                 raise Unavailable(
                     f"{self._name} cannot be reached now.", retry_after_seconds=1, refused=True
@@ -217,9 +231,18 @@ class Connection:
         except (aiohttp.ClientError, OSError) as error:
             if self._name:
                 raise Unavailable(f"{self._name} went away before its answer.", retry_after_seconds=1) from error
-            raise Unavailable(f"The connection to {self.address} was lost before the answer: {error}.") from error
+            hint = (
+                "" if self._path else " If it goes on, it may be that it does not take the certificate of this caller."
+            )
+            raise Unavailable(f"The connection to {self.address} was lost before the answer: {error}.{hint}") from error
         except UnicodeEncodeError as error:
             raise InvalidArgument(f"The request has text that is not Unicode: {error}.") from error
+
+    def _distrusted(self, why: str) -> Unavailable:
+        if self._name:
+            _logger.error("%s is not trusted: %s", self._name, why)
+            return Unavailable(f"{self._name} cannot be trusted now: {why}.", retry_after_seconds=1)
+        return Unavailable(f"The server at {self.address} is not trusted: {why}. PORTLAYER_CA names the CAs that are.")
 
 
 def _repeatable(call: Call[Any, Any], caller: Caller) -> bool:
@@ -280,9 +303,7 @@ def _headers(call: Call[Q, Any], caller: Caller, request: Q) -> dict[str, str]:
     return headers
 
 
-def _token(token: str, address: str) -> str:
-    if address.startswith("http://"):
-        raise InvalidArgument("A token is not sent where others can read it; use https://host:port.")
+def _token(token: str) -> str:
     if not token.isascii() or not token.isprintable():
         raise InvalidArgument("The token has characters that no token has.")  # which, nobody needs to see
     return token

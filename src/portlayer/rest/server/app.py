@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,13 @@ from portlayer.rest.server.audit import Audit
 from portlayer.rest.server.content import MAX_BODY
 from portlayer.rest.server.dispatch import Dispatcher
 from portlayer.rest.server.identity import Peers
+from portlayer.rest.server.listening import TlsListener, bound
 from portlayer.rest.server.load import Load
 from portlayer.tracing import Tracer
 
 _BACKLOG = 1024
 _LAST_SECONDS = 1.0
+Contexts = Callable[[], ssl.SSLContext]
 
 
 class Server:
@@ -66,8 +68,10 @@ class Server:
             metrics=metrics,
             tracer=tracer,
         )
+        self._connections: _ProblemServer
         self._runner: web.ServerRunner | None = None
         self._paths: dict[Path, int] = {}
+        self._listeners: list[TlsListener] = []
 
     async def listen_unix(self, path: str | Path, mode: int = 0o600) -> None:
         """Listen at *path*. A socket that nobody serves any more is replaced.
@@ -81,17 +85,29 @@ class Server:
         self._paths[path] = path.stat().st_ino
         await web.SockSite(await self._running(), listening, backlog=_BACKLOG).start()
 
-    async def listen_socket(self, listening: socket.socket) -> None:
-        """Serve a socket that somebody else has bound, and keeps for whoever comes after us."""
-        await web.SockSite(await self._running(), listening, backlog=_BACKLOG).start()
+    async def listen_socket(self, listening: socket.socket, contexts: Contexts | None = None) -> None:
+        """Serve a socket that somebody else has bound, and keeps for whoever comes after us.
 
-    async def listen_tcp(self, host: str, port: int, ssl_context: ssl.SSLContext | None = None) -> int:
-        """Listen at *host*; the port, which is chosen where *port* is 0."""
-        runner = await self._running()
-        before = set(runner.addresses)
-        await web.TCPSite(runner, host, port, ssl_context=ssl_context, backlog=_BACKLOG).start()
-        (address,) = set(runner.addresses) - before
-        return int(address[1])
+        contexts: for TLS, without which only unix sockets are served. Raises InvalidArgument for others.
+        """
+        if listening.family == socket.AF_UNIX:
+            await web.SockSite(await self._running(), listening, backlog=_BACKLOG).start()
+        elif contexts is not None:
+            await self._listen(listening, contexts)
+        else:
+            raise InvalidArgument("TCP is served with TLS alone; give this process an https address.")
+
+    async def listen_tls(self, host: str, port: int, contexts: Contexts) -> int:
+        """Listen at *host*, a name or an address, with TLS; the port, which is chosen where *port* is 0.
+
+        contexts: what a new connection is met with, as of then. Raises InvalidArgument where nothing can listen there.
+        """
+        return await self._listen(bound(host, port), contexts)
+
+    async def _listen(self, listening: socket.socket, contexts: Contexts) -> int:
+        await self._running()
+        self._listeners.append(TlsListener(listening, self._connections, contexts))
+        return self._listeners[-1].port
 
     async def drain(self, timeout_seconds: float = 30.0) -> None:
         """Stop: accept nothing new, end streams, wait for what is being changed, then close all connections."""
@@ -101,6 +117,8 @@ class Server:
             return
         for site in tuple(self._runner.sites):
             await site.stop()
+        await asyncio.gather(*(listener.stop() for listener in self._listeners))
+        self._listeners.clear()
         self._remove_sockets()
         if shared.acting:
             await asyncio.wait(shared.acting, timeout=timeout_seconds)
@@ -112,8 +130,8 @@ class Server:
 
     async def _running(self) -> web.ServerRunner:
         if self._runner is None:
-            server = _ProblemServer(self._dispatcher)
-            self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=_LAST_SECONDS)
+            self._connections = _ProblemServer(self._dispatcher)
+            self._runner = web.ServerRunner(self._connections, handle_signals=False, shutdown_timeout=_LAST_SECONDS)
             await self._runner.setup()
         return self._runner
 

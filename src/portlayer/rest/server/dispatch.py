@@ -173,15 +173,22 @@ class Dispatcher:
         """Who calls, taking the VCH out of *parameters*."""
         if forwarded := http.headers.get(passport.HEADER):
             parameters.pop("vch", None)
-            return None, self._forwarded(http, forwarded), self._here
+            return None, await self._forwarded(http, forwarded), self._here
         identity = await self._identity(http)
         return self._decided(identity, http, call, path, parameters)
 
-    def _forwarded(self, http: web.BaseRequest, said: str) -> Caller:
-        """Who calls, by the word of another process, which has asked whether they may."""
+    async def _forwarded(self, http: web.BaseRequest, said: str) -> Caller:
+        """Who calls, by the word of another process, which has asked whether they may. From another host, a
+        certificate proves besides that it is one of ours."""
         if self._passport is None:
             raise Unauthenticated(f"This process takes no {passport.HEADER}: its port layer has no other process.")
+        if not self._peers.is_local(http) and not await self._is_process(http):
+            raise Unauthenticated(f"{passport.HEADER} is for processes of this port layer, which have a certificate.")
         return self._passport.read(said, http.method, http.raw_path)
+
+    async def _is_process(self, http: web.BaseRequest) -> bool:
+        certificate = self._peers.certificate(http)
+        return self._authority is not None and certificate is not None and await self._authority.vouches(certificate)
 
     async def _identity(self, http: web.BaseRequest) -> Identity | None:
         """Whoever the token is of, where one is sent, good or not; else what is known of the connection."""
