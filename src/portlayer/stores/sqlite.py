@@ -1,7 +1,8 @@
 """The SQLite store: the embedded default, for all processes of one host.
 
     SqliteStore
-    ├── Writer         a thread and a connection: group commit; the revision and the leases are kept in the file
+    ├── Writer         a connection, and a thread for when it has to wait; revision and leases are kept in the file
+    ├── Syncer         a thread: brings the WAL to the disk, for all that wait for it at once
     ├── Checkpointer   a thread and a connection: moves the WAL into the file
     ├── Reader         two read-only connections: one for the event loop, one with a thread for long reads
     └── Hub            watches; changes of other processes are found by looking at the revision now and then
@@ -12,6 +13,7 @@ The file is described in sqlite_schema. Several processes may have it open: SQLi
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +28,7 @@ from portlayer.stores.sqlite_checkpoint import Checkpointer
 from portlayer.stores.sqlite_connect import Connections, connect
 from portlayer.stores.sqlite_leases import HEARTBEAT_SECONDS
 from portlayer.stores.sqlite_reader import Reader
+from portlayer.stores.sqlite_sync import Sync, Syncer
 from portlayer.stores.sqlite_writer import Writer
 from portlayer.stores.watching import KEPT_DELETIONS, Hub, Watch
 
@@ -37,11 +40,12 @@ class SqliteStore:
 
     name = "sqlite"
 
-    def __init__(self, path: Path, connections: Connections, clock: Clock, applier: Applier) -> None:
+    def __init__(self, path: Path, connections: Connections, clock: Clock, applier: Applier, sync: Sync) -> None:
         self._clock = clock
         self._reader = Reader(path, connections.inline_reader, connections.long_reader, clock)
         self._checkpointer = Checkpointer(connections.checkpointer)
-        self._writer = Writer(path, connections.writer, applier, self._checkpointer, self._landed)
+        syncer = Syncer(path, sync, self._reader.refuse)
+        self._writer = Writer(path, connections.writer, applier, self._checkpointer, syncer, self._landed)
         self._hub = Hub(self._present(), self._reader.changes, self._refresh, idle_seconds=HEARTBEAT_SECONDS)
         self._hub.schedule()
 
@@ -53,6 +57,7 @@ class SqliteStore:
         clock: Clock = boot_clock,
         kept_deletions: int = KEPT_DELETIONS,
         busy_seconds: float = BUSY_SECONDS,
+        sync: Sync = os.fdatasync,
     ) -> Self:
         """Open the file at *path*; an older one is migrated, a missing one made.
 
@@ -61,12 +66,14 @@ class SqliteStore:
             clock: What leases are counted by.
             kept_deletions: How many deletions a resumed watch can still see, at least.
             busy_seconds: How long a transaction waits for those of other processes before it is Unavailable.
+            sync: How what was written gets to the disk. Where that fails, the store is Unavailable until it is opened
+                again: nobody can tell what is there.
         Raises:
             Unavailable: it cannot be opened, is damaged, of another program, or of a newer portlayer.
         """
         connections = await asyncio.to_thread(connect, path, clock, busy_seconds)
         applier = Applier(connections.writer, clock, kept_deletions=kept_deletions, busy_seconds=busy_seconds)
-        return cls(path, connections, clock, applier)
+        return cls(path, connections, clock, applier, sync)
 
     async def get(self, key: str) -> Record | None:
         return await self._reader.get(key)
@@ -91,6 +98,7 @@ class SqliteStore:
 
     async def apply(self, transaction: Transaction) -> int:
         validate(transaction)
+        self._reader.check()
         return await self._writer.submit(transaction)
 
     def watch(self, prefix: str, revision: int | None = None) -> Watch:

@@ -47,13 +47,14 @@ class Applier:
         self, connection: sqlite3.Connection, clock: Clock, *, kept_deletions: int, busy_seconds: float
     ) -> None:
         connection.execute("PRAGMA busy_timeout = 0")
+        # Commits go to the WAL and are not synced: see sqlite_sync.
+        connection.execute("PRAGMA synchronous = NORMAL")
         self._connection = connection
         self._busy_seconds = busy_seconds
         self._execute = connection.execute
         self._clock = clock
         self._kept_deletions = kept_deletions
         self._untrimmed = kept_deletions
-        self._durable: bool | None = None
 
     def run(self, transactions: Sequence[Transaction], *, wait: bool = True) -> Applied:
         """Commit *transactions*, each seeing those before it; with none, expire leases and tell that we live.
@@ -64,7 +65,6 @@ class Applier:
         Raises:
             sqlite3.Error: nothing of the batch happened, as far as this connection can tell.
         """
-        self._sync_on_commit(any(transaction.durable for transaction in transactions))
         self._begin(self._busy_seconds if wait else 0.0)
         try:
             applied = self._batch(transactions)
@@ -87,12 +87,6 @@ class Applier:
                 time.sleep(LOOK_AGAIN_SECONDS)
             else:
                 return
-
-    def _sync_on_commit(self, durable: bool) -> None:
-        # FULL syncs the WAL at commit, and with it all that NORMAL commits, of any process, wrote to it before.
-        if durable is not self._durable:
-            self._execute("PRAGMA synchronous = FULL" if durable else "PRAGMA synchronous = NORMAL")
-            self._durable = durable
 
     def _batch(self, transactions: Sequence[Transaction]) -> Applied:
         now = self._clock()[1]

@@ -69,7 +69,7 @@ class Reader:
         self._inline_until = 0.0
         self._long = long
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
-        self._closed = False
+        self._refused: Unavailable | None = None
 
     async def get(self, key: str) -> Record | None:
         return await self._read(lambda connection: self._record(connection, require_text(key)))
@@ -123,8 +123,17 @@ class Reader:
         row = self._at_once(lambda connection: connection.execute(PULSE).fetchone(), math.inf)
         return Pulse(*row)
 
+    def check(self) -> None:
+        """Raises what `refuse` was told."""
+        if self._refused is not None:
+            raise self._refused
+
+    def refuse(self, reason: Unavailable) -> None:
+        """Answer nothing any more."""
+        self._refused = self._refused or reason
+
     async def close(self) -> None:
-        self._closed = True
+        self.refuse(Unavailable(f"The store {self._path} is closed; open it again."))
         await asyncio.to_thread(self._executor.shutdown)
         self._inline.close()
         self._long.close()
@@ -149,8 +158,7 @@ class Reader:
             return await asyncio.get_running_loop().run_in_executor(self._executor, self._at_length, query)
 
     def _at_once(self, query: Query[T], seconds: float | None = None) -> T:
-        if self._closed:
-            raise Unavailable(f"The store {self._path} is closed; open it again.")
+        self.check()
         self._inline_until = time.perf_counter() + (INLINE_SECONDS if seconds is None else seconds)
         try:
             return query(self._inline)

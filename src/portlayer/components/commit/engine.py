@@ -33,7 +33,7 @@ from portlayer.components.membership import Deposed, Membership
 from portlayer.components.quota import Quotas
 from portlayer.components.records import Records, decode
 from portlayer.failpoints import Failpoints
-from portlayer.interfaces.store import Check, CheckFailed, Empty
+from portlayer.interfaces.store import Check, CheckFailed, Empty, Transaction
 from portlayer.interfaces.substrate import Substrate
 from portlayer.model.changes import CreateContainer
 from portlayer.model.errors import Conflict, HandleInvalid, PortlayerError, Unavailable
@@ -162,6 +162,8 @@ class Engine:
             with self._figures.phase("gather"):
                 receipts = await self._receipts(vch, drafts)
                 if receipts:
+                    # What another process has written may not have come to the disk yet; before a later one it has.
+                    await self._store.apply(Transaction())
                     return receipts
                 found = await look(self._store, vch, containers)
                 locked = [one.container for one in found if one.locked]

@@ -5,6 +5,8 @@ tree of ordinary files with the same names does for tests.
 Sources: kernel documentation, admin-guide/cgroup-v1 and admin-guide/cgroup-v2.
 """
 
+# Paths of groups are strings here: a Path would cost more than the system call that it is for.
+# ruff: noqa: PTH103, PTH106, PTH110, PTH123
 from __future__ import annotations
 
 import contextlib
@@ -88,7 +90,7 @@ def quota(cpus: float) -> int:
     return max(_LEAST_QUOTA_MICROSECONDS, round(cpus * PERIOD_MICROSECONDS))
 
 
-def _write(path: Path, value: str | int) -> None:
+def _write(path: str, value: str | int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(descriptor, str(value).encode())
@@ -96,14 +98,15 @@ def _write(path: Path, value: str | int) -> None:
         os.close(descriptor)
 
 
-def _read(path: Path) -> str:
+def _read(path: str) -> str:
     try:
-        return path.read_text()
+        with open(path, "rb") as file:
+            return file.read().decode()
     except OSError:  # gone, or going
         return ""
 
 
-def _counter(path: Path, name: str) -> int:
+def _counter(path: str, name: str) -> int:
     """The number beside *name* in a file of `name number` lines."""
     return next((int(line.split()[1]) for line in _read(path).splitlines() if line.split()[:1] == [name]), 0)
 
@@ -118,28 +121,34 @@ def _tree(group: str) -> Iterator[str]:
         yield group
 
 
-def _pids(group: Path) -> list[int]:
-    return [int(pid) for part in _tree(str(group)) for pid in _read(Path(part, "cgroup.procs")).split()]
+def _groups_in(parent: str) -> set[str]:
+    with os.scandir(parent) as entries:
+        return {entry.name for entry in entries if entry.is_dir()}
 
 
-def _remove(group: Path) -> bool:
+def _pids(group: str) -> list[int]:
+    return [int(pid) for part in _tree(group) for pid in _read(f"{part}/cgroup.procs").split()]
+
+
+def _remove(group: str) -> bool:
     try:
-        with contextlib.suppress(FileNotFoundError):
-            group.rmdir()
+        os.rmdir(group)
+    except FileNotFoundError:
+        return True
     except OSError:
         try:
-            for part in _tree(str(group)):
-                Path(part).rmdir()
+            for part in _tree(group):
+                os.rmdir(part)
         except OSError:
-            return not group.exists()
+            return not os.path.exists(group)
     return True
 
 
-def _inherit(hierarchy: Path, group: Path) -> None:
+def _inherit(hierarchy: str, group: str) -> None:
     """What v1's cpuset wants to be told before it takes a process."""
     for name in ("cpuset.cpus", "cpuset.mems"):
-        if (hierarchy / name).exists() and (group / name).exists():
-            _write(group / name, (hierarchy / name).read_text())
+        if os.path.exists(f"{hierarchy}/{name}") and os.path.exists(f"{group}/{name}"):
+            _write(f"{group}/{name}", _read(f"{hierarchy}/{name}"))
 
 
 def _kill(pids: list[int]) -> None:
@@ -152,7 +161,7 @@ class _Named:
     """What both layouts have in common: the parent's name."""
 
     def __init__(self, instance: str, root: Path) -> None:
-        self._root = root
+        self._root = str(root)
         self._parent = f"portlayer-{instance}"
 
     def path(self, name: str) -> str:
@@ -166,17 +175,17 @@ class _Named:
 
     def keep(self, purpose: str, pid: int) -> None:
         for hierarchy in self._all():
-            group = hierarchy / f"{self._parent}-{purpose}"
-            group.mkdir(exist_ok=True)
+            group = f"{hierarchy}/{self._parent}-{purpose}"
+            os.makedirs(group, exist_ok=True)
             _inherit(hierarchy, group)
-            _write(group / "cgroup.procs", pid)
+            _write(f"{group}/cgroup.procs", pid)
 
     def dissolve(self, purpose: str) -> None:
         for hierarchy in self._all():
             with contextlib.suppress(OSError):
-                (hierarchy / f"{self._parent}-{purpose}").rmdir()
+                os.rmdir(f"{hierarchy}/{self._parent}-{purpose}")
 
-    def _all(self) -> list[Path]:
+    def _all(self) -> list[str]:
         """Every hierarchy that processes of ours are in, also those that limit nothing."""
         return [self._root]
 
@@ -189,26 +198,26 @@ class SplitCgroups(_Named):
         self.layout = "hybrid" if (root / "unified").exists() else "v1"
         self.counts_swap = (root / "memory" / "memory.memsw.limit_in_bytes").exists()
         self._hierarchies = [
-            path
+            str(path)
             for path in sorted(root.iterdir())
             if path.name != "unified" and not path.is_symlink() and (path / "cgroup.procs").exists()
         ]
 
     def start(self) -> None:
         for hierarchy in self._hierarchies:
-            parent = hierarchy / self._parent
-            parent.mkdir(exist_ok=True)
+            parent = f"{hierarchy}/{self._parent}"
+            os.makedirs(parent, exist_ok=True)
             _inherit(hierarchy, parent)
 
     def names(self) -> list[str]:
-        found = set()
+        found: set[str] = set()
         for hierarchy in self._hierarchies:
             with contextlib.suppress(FileNotFoundError):
-                found |= {path.name for path in (hierarchy / self._parent).iterdir() if path.is_dir()}
+                found |= _groups_in(f"{hierarchy}/{self._parent}")
         return sorted(found)
 
     def exists(self, name: str) -> bool:
-        return any((hierarchy / self._parent / name).exists() for hierarchy in self._hierarchies)
+        return any(os.path.exists(f"{hierarchy}/{self._parent}/{name}") for hierarchy in self._hierarchies)
 
     def pids(self, name: str) -> list[int]:
         return _pids(self._group("freezer", name))
@@ -219,16 +228,16 @@ class SplitCgroups(_Named):
 
     def freeze(self, name: str, *, frozen: bool) -> None:
         with contextlib.suppress(FileNotFoundError):
-            _write(self._group("freezer", name) / "freezer.state", "FROZEN" if frozen else "THAWED")
+            _write(f"{self._group('freezer', name)}/freezer.state", "FROZEN" if frozen else "THAWED")
 
     def state(self, name: str) -> str:
-        return _read(self._group("freezer", name) / "freezer.state").strip().lower() or "thawed"
+        return _read(f"{self._group('freezer', name)}/freezer.state").strip().lower() or "thawed"
 
     def limit(self, name: str, resources: Resources) -> None:
         cpu = self._group("cpu", name)
-        _write(cpu / "cpu.cfs_period_us", PERIOD_MICROSECONDS)
-        _write(cpu / "cpu.cfs_quota_us", -1 if resources.cpus is None else quota(resources.cpus))
-        _write(self._group("pids", name) / "pids.max", "max" if resources.pids is None else resources.pids)
+        _write(f"{cpu}/cpu.cfs_period_us", PERIOD_MICROSECONDS)
+        _write(f"{cpu}/cpu.cfs_quota_us", -1 if resources.cpus is None else quota(resources.cpus))
+        _write(f"{self._group('pids', name)}/pids.max", "max" if resources.pids is None else resources.pids)
         self._limit_memory(name, -1 if resources.memory_bytes is None else resources.memory_bytes)
 
     def _limit_memory(self, name: str, limit: int) -> None:
@@ -238,31 +247,31 @@ class SplitCgroups(_Named):
             # Memory may never exceed memory with swap: which of the two goes first depends on the direction.
             try:
                 for file in files:
-                    _write(memory / file, limit)
+                    _write(f"{memory}/{file}", limit)
             except OSError:
                 for file in reversed(files):
-                    _write(memory / file, limit)
+                    _write(f"{memory}/{file}", limit)
         except OSError as error:
             raise _in_use(limit) from error
 
     def out_of_memory(self, name: str) -> bool:
-        return _counter(self._group("memory", name) / "memory.oom_control", "oom_kill") > 0
+        return _counter(f"{self._group('memory', name)}/memory.oom_control", "oom_kill") > 0
 
     def remove(self, name: str) -> bool:
-        left = [hierarchy for hierarchy in self._hierarchies if not _remove(hierarchy / self._parent / name)]
+        left = [hierarchy for hierarchy in self._hierarchies if not _remove(f"{hierarchy}/{self._parent}/{name}")]
         return not left
 
     def close(self) -> None:
         for hierarchy in self._hierarchies:
             with contextlib.suppress(OSError):
-                (hierarchy / self._parent).rmdir()
+                os.rmdir(f"{hierarchy}/{self._parent}")
 
-    def _all(self) -> list[Path]:
-        unified = self._root / "unified"
-        return [*self._hierarchies, *([unified] if (unified / "cgroup.procs").exists() else [])]
+    def _all(self) -> list[str]:
+        unified = f"{self._root}/unified"
+        return [*self._hierarchies, *([unified] if os.path.exists(f"{unified}/cgroup.procs") else [])]
 
-    def _group(self, controller: str, name: str) -> Path:
-        return self._root / controller / self._parent / name
+    def _group(self, controller: str, name: str) -> str:
+        return f"{self._root}/{controller}/{self._parent}/{name}"
 
 
 class UnifiedCgroups(_Named):
@@ -275,66 +284,66 @@ class UnifiedCgroups(_Named):
         self.counts_swap = Path("/proc/swaps").exists()
 
     def start(self) -> None:
-        parent = self._root / self._parent
-        parent.mkdir(exist_ok=True)
+        parent = f"{self._root}/{self._parent}"
+        os.makedirs(parent, exist_ok=True)
         for group in (self._root, parent):
-            available = _read(group / "cgroup.controllers").split()
-            enabled = _read(group / "cgroup.subtree_control").split()
+            available = _read(f"{group}/cgroup.controllers").split()
+            enabled = _read(f"{group}/cgroup.subtree_control").split()
             for controller in _CONTROLLERS:
                 if controller in available and controller not in enabled:
-                    _write(group / "cgroup.subtree_control", f"+{controller}")
+                    _write(f"{group}/cgroup.subtree_control", f"+{controller}")
 
     def names(self) -> list[str]:
         with contextlib.suppress(FileNotFoundError):
-            return sorted(path.name for path in (self._root / self._parent).iterdir() if path.is_dir())
+            return sorted(_groups_in(f"{self._root}/{self._parent}"))
         return []
 
     def exists(self, name: str) -> bool:
-        return (self._root / self._parent / name).exists()
+        return os.path.exists(self._group(name))
 
     def pids(self, name: str) -> list[int]:
         return _pids(self._group(name))
 
     def kill(self, name: str) -> None:
         try:
-            _write(self._group(name) / "cgroup.kill", 1)
+            _write(f"{self._group(name)}/cgroup.kill", 1)
         except FileNotFoundError:  # before Linux 5.14
             _kill(self.pids(name))
             self.freeze(name, frozen=False)
 
     def freeze(self, name: str, *, frozen: bool) -> None:
         with contextlib.suppress(FileNotFoundError):
-            _write(self._group(name) / "cgroup.freeze", int(frozen))
+            _write(f"{self._group(name)}/cgroup.freeze", int(frozen))
 
     def state(self, name: str) -> str:
-        if _counter(self._group(name) / "cgroup.events", "frozen"):
+        if _counter(f"{self._group(name)}/cgroup.events", "frozen"):
             return "frozen"
-        return "freezing" if _read(self._group(name) / "cgroup.freeze").strip() == "1" else "thawed"
+        return "freezing" if _read(f"{self._group(name)}/cgroup.freeze").strip() == "1" else "thawed"
 
     def limit(self, name: str, resources: Resources) -> None:
         group = self._group(name)
         share = "max" if resources.cpus is None else quota(resources.cpus)
-        _write(group / "cpu.max", f"{share} {PERIOD_MICROSECONDS}")
-        _write(group / "pids.max", "max" if resources.pids is None else resources.pids)
+        _write(f"{group}/cpu.max", f"{share} {PERIOD_MICROSECONDS}")
+        _write(f"{group}/pids.max", "max" if resources.pids is None else resources.pids)
         memory = resources.memory_bytes
-        if memory is not None and int(_read(group / "memory.current") or 0) > memory:
+        if memory is not None and int(_read(f"{group}/memory.current") or 0) > memory:
             raise _in_use(memory)  # the kernel would take the limit and kill
-        _write(group / "memory.max", "max" if memory is None else memory)
-        if (group / "memory.swap.max").exists():
-            _write(group / "memory.swap.max", "max" if memory is None else 0)
+        _write(f"{group}/memory.max", "max" if memory is None else memory)
+        if os.path.exists(f"{group}/memory.swap.max"):
+            _write(f"{group}/memory.swap.max", "max" if memory is None else 0)
 
     def out_of_memory(self, name: str) -> bool:
-        return _counter(self._group(name) / "memory.events", "oom_kill") > 0
+        return _counter(f"{self._group(name)}/memory.events", "oom_kill") > 0
 
     def remove(self, name: str) -> bool:
         return _remove(self._group(name))
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            (self._root / self._parent).rmdir()
+            os.rmdir(f"{self._root}/{self._parent}")
 
-    def _group(self, name: str) -> Path:
-        return self._root / self._parent / name
+    def _group(self, name: str) -> str:
+        return f"{self._root}/{self._parent}/{name}"
 
 
 def _in_use(limit: int) -> ResourceExhausted:

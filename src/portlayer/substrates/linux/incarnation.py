@@ -26,7 +26,7 @@ import msgspec
 from portlayer.interfaces.substrate import StartFailure
 from portlayer.model.base import Value
 from portlayer.substrates.linux.names import records
-from portlayer.substrates.linux.paths import Paths
+from portlayer.substrates.linux.paths import Paths, component
 from portlayer.substrates.linux.process import Process
 from portlayer.substrates.linux.spec import CONFIG, CONTAINER_ANNOTATION
 
@@ -64,7 +64,7 @@ class Incarnation:
 
     def __init__(self, paths: Paths, incarnation: str) -> None:
         self.id = incarnation
-        self.directory = str(paths.incarnation(incarnation))
+        self.directory = f"{paths.incarnations}/{component(incarnation)}"
         self.exit_file = f"{paths.exits}/{incarnation}"
         self._names = str(paths.names)
         self.runtime_root = f"{self.directory}/runtime"
@@ -102,7 +102,8 @@ class Incarnation:
 
     def record(self) -> Record | None:
         try:
-            return _records.decode(Path(self.file("record")).read_bytes())
+            with open(self.file("record"), "rb") as file:
+                return _records.decode(file.read())
         except (FileNotFoundError, msgspec.DecodeError):
             return None
 

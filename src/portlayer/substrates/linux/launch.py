@@ -40,7 +40,8 @@ class Launched(NamedTuple):
     def holder(self) -> Process | None:
         """The conmon that has reported; None where it has ended since. Call it once: it ends the starter."""
         os.waitpid(self.starter, 0)
-        return process.identify(int(Path(self.pidfile).read_text()))
+        with open(self.pidfile, "rb") as file:  # noqa: PTH123 - on the way of every start
+            return process.identify(int(file.read()))
 
     def complaints(self) -> str:
         """What conmon said on its stderr, which it closes soon."""

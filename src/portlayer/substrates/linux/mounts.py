@@ -40,8 +40,9 @@ def sync_filesystem(descriptor: int) -> None:
 
 def is_mounted(target: Path) -> bool:
     """Whether a filesystem other than the parent's is at *target*: two stat calls, whatever the number of mounts."""
+    path = os.fspath(target)
     try:
-        return target.stat().st_dev != target.parent.stat().st_dev
+        return os.stat(path).st_dev != os.stat(os.path.dirname(path)).st_dev  # noqa: PTH116, PTH120
     except FileNotFoundError:
         return False
 

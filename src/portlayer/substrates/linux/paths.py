@@ -21,71 +21,72 @@ that were freed lately, they cost a sixth of all CPU time.
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 from portlayer.model.base import Value
 from portlayer.model.errors import InvalidArgument
 
 
-class Paths(Value):
+class Paths(Value, dict=True):
     """state, run: absolute directories of this instance alone. instance: its id, 8 hex digits."""
 
     state: Path
     run: Path
     instance: str
 
-    @property
+    @cached_property
     def mount_source(self) -> str:
         """The source that every overlay of this instance shows in mountinfo."""
         return f"portlayer-{self.instance}"
 
-    @property
+    @cached_property
     def layers(self) -> Path:
         return self.state / "layers"
 
-    @property
+    @cached_property
     def containers(self) -> Path:
         return self.state / "containers"
 
-    @property
+    @cached_property
     def volumes(self) -> Path:
         return self.state / "volumes"
 
-    @property
+    @cached_property
     def staging(self) -> Path:
         return self.state / "staging"
 
-    @property
+    @cached_property
     def trash(self) -> Path:
         return self.state / "trash"
 
-    @property
+    @cached_property
     def mounted(self) -> Path:
         """The directory of all mounted root filesystems."""
         return self.live / "containers"
 
-    @property
+    @cached_property
     def leaving(self) -> Path:
         """The directory of those that are to be unmounted."""
         return self.live / "leaving"
 
-    @property
+    @cached_property
     def skeleton(self) -> Path:
         return self.state / "skeleton"
 
-    @property
+    @cached_property
     def live(self) -> Path:
         return self.run / "live"
 
-    @property
+    @cached_property
     def incarnations(self) -> Path:
         return self.live / "incarnations"
 
-    @property
+    @cached_property
     def exits(self) -> Path:
         return self.live / "exits"
 
-    @property
+    @cached_property
     def names(self) -> Path:
         return self.live / "names"
 
@@ -98,28 +99,29 @@ class Paths(Value):
 
     def container(self, container: str) -> Path:
         """Directory of what lasts of a container."""
-        return self.containers / _component(container)
+        return self.containers / component(container)
 
     def log(self, container: str) -> Path:
         return self.container(container) / "log"
 
     def rootfs(self, container: str) -> Path:
         """Where the root filesystem of a container is mounted."""
-        return self.mounted / _component(container) / "rootfs"
+        return self.mounted / component(container) / "rootfs"
 
     def incarnation(self, incarnation: str) -> Path:
-        return self.incarnations / _component(incarnation)
+        return self.incarnations / component(incarnation)
 
     def volume(self, volume: str) -> Path:
         """Directory with the content of a volume without a capacity."""
-        return self.volumes / _component(volume) / "data"
+        return self.volumes / component(volume) / "data"
 
     def disk(self, volume: str) -> Path:
         """File with the content of a volume that has a capacity."""
-        return self.volumes / _component(volume) / "disk"
+        return self.volumes / component(volume) / "disk"
 
 
-def _component(name: str) -> str:
+def component(name: str) -> str:
+    """*name*, which is one part of a path; raises InvalidArgument where it is not."""
     if not name or name.startswith(".") or "/" in name or "\0" in name:
         raise InvalidArgument(f"{name[:100]!r} is no id.")
     return name

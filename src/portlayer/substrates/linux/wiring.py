@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address, ip_interface, ip_network
-from pathlib import Path
 from typing import NamedTuple
 
 from portlayer.interfaces.substrate import Link as Wanted
@@ -243,7 +242,7 @@ class Wiring:
 
     @contextmanager
     def _inside(self, incarnation: str, *, ipv6: bool) -> Iterator[_Inside]:
-        pid = _pid(self._paths.incarnation(incarnation) / "pid")
+        pid = _pid(f"{self._paths.incarnations}/{incarnation}/pid")
         with ExitStack() as stack:
             namespace = self._home.open(pid)
             stack.callback(os.close, namespace)
@@ -313,11 +312,12 @@ def delete_links(names: Iterable[str]) -> None:
                 raise reply.error
 
 
-def _pid(file: Path) -> int:
+def _pid(path: str) -> int:
     try:
-        return int(file.read_text())
+        with open(path, "rb") as file:  # noqa: PTH123 - on the way of every start
+            return int(file.read())
     except (FileNotFoundError, ValueError):
-        raise ProcessLookupError(errno.ESRCH, f"{file} names no process") from None
+        raise ProcessLookupError(errno.ESRCH, f"{path} names no process") from None
 
 
 def _drop_other_addresses(netlink: Netlink, index: int, kept: list[Interface]) -> None:
