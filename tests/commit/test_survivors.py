@@ -267,8 +267,8 @@ async def test_two_that_find_the_same_intent_do_not_both_act(family: Family) -> 
 
 async def test_a_process_of_another_host_leaves_steps_to_this_one(family: Family) -> None:
     one, far = family.first, await family.another("far")
-    await one.run("sleep", "1000", name="runs")
-    handle = await one.set_state(await one.draft(name="cookie"), "running")
+    await one.run("sleep", "1000", name="runs", host="local")
+    handle = await one.set_state(await one.draft(name="cookie", host="local"), "running")
     await one.until_hit("commit.done.Prepare", one.commit(handle))
     one.die()
     await family.outlast(far)

@@ -19,7 +19,7 @@ class CreateOptions(TypedDict, total=False):
 
     env: a mapping, or strings `NAME=value`. user: `name|uid[:group|gid]`. cap_add, cap_drop: as `NET_ADMIN` or `ALL`.
     cpus: cores. pids: how many processes. init: a small init reaps and forwards signals. remove_on_exit: the
-    container removes itself when it stops.
+    container removes itself when it stops. host: which one it shall be on, or placement: what for a host; neither: any.
     """
 
     name: str
@@ -43,6 +43,8 @@ class CreateOptions(TypedDict, total=False):
     read_only_rootfs: bool
     remove_on_exit: bool
     substrate: str
+    host: str
+    placement: e.Placement
 
 
 class JoinOptions(TypedDict, total=False):

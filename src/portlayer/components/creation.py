@@ -5,7 +5,7 @@ from __future__ import annotations
 from portlayer.model import execution as m
 from portlayer.model import names
 from portlayer.model.base import now
-from portlayer.model.errors import InvalidArgument, Unsupported
+from portlayer.model.errors import InvalidArgument
 from portlayer.model.limits import check_hostname, check_process, check_resources, check_restart_policy, check_timeout
 from portlayer.model.signals import parse_signal
 from portlayer.model.storage import Image, ImageConfig
@@ -14,17 +14,11 @@ DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 
 
 def new_container(vch: str, request: m.Create, image: Image, substrate: str, host: str) -> m.ContainerSpec:
-    """The spec of a new container with a fresh id.
+    """The spec of a new container with a fresh id, on *host*, which has *substrate*.
 
     Raises:
-        InvalidArgument: what does not make sense. Unsupported: another substrate.
+        InvalidArgument: what does not make sense.
     """
-    if request.substrate not in (None, substrate):
-        raise Unsupported(
-            f"Substrate {request.substrate!r} is not configured here; there is {substrate!r}.",
-            option="substrate",
-            pointer="/substrate",
-        )
     check_process(request.process)
     stop_signal = request.stop_signal
     if stop_signal is None:
@@ -54,6 +48,8 @@ def new_container(vch: str, request: m.Create, image: Image, substrate: str, hos
         stop_signal=stop_signal,
         stop_timeout_seconds=request.stop_timeout_seconds,
         read_only_rootfs=request.read_only_rootfs,
+        placed=request.host is None,
+        placement=request.placement,
     )
 
 

@@ -14,9 +14,12 @@ from portlayer.components.commit.engine import Engine
 from portlayer.components.creation import new_container
 from portlayer.components.drafts import Drafts
 from portlayer.components.handles import Draft
+from portlayer.components.hosts import HostBook
 from portlayer.components.observer import Observer, internal_draft
+from portlayer.components.placing import Placing
 from portlayer.components.reconciler import Reconciler
-from portlayer.components.records import decode, label_filter, next_change, own_volumes, put
+from portlayer.components.records import decode, label_filter, own_volumes, put
+from portlayer.components.waiting import changes_of
 from portlayer.interfaces.store import CheckFailed, Transaction
 from portlayer.model import changes as c
 from portlayer.model import execution as m
@@ -36,7 +39,7 @@ from portlayer.model.interaction import MAIN_TASK
 from portlayer.model.plan import expected
 from portlayer.model.signals import parse_signal
 from portlayer.model.storage import HandleAnswer, Image
-from portlayer.model.views import container_view
+from portlayer.model.views import container_view, shown_state
 
 MAX_HANDLES = 200
 DELETE_ATTEMPTS = 10
@@ -44,15 +47,26 @@ PART_SECONDS = 5.0
 
 
 class LocalExecution:
-    """Implements interfaces.execution.Execution on one host's substrate."""
+    """Implements interfaces.execution.Execution on one host's substrate; what needs the store alone, for all hosts."""
 
-    def __init__(self, drafts: Drafts, pool: Pool, engine: Engine, observer: Observer, reconciler: Reconciler) -> None:
+    def __init__(
+        self,
+        drafts: Drafts,
+        pool: Pool,
+        engine: Engine,
+        observer: Observer,
+        reconciler: Reconciler,
+        book: HostBook,
+        placing: Placing,
+    ) -> None:
         self._drafts = drafts
         self._records = drafts.records
         self._pool = pool
         self._engine = engine
         self._observer = observer
         self._reconciler = reconciler
+        self._book = book
+        self._placing = placing
 
     async def start(self, *, alone: bool) -> None:
         """alone: something outside the store proves that no other process acts on this host."""
@@ -82,7 +96,8 @@ class LocalExecution:
     async def create(self, caller: Caller, request: m.Create) -> m.Created:
         image = await self._records.find(Image, caller.vch, "images", request.image, "/image")
         tenant = await self._records.check_vch(caller.vch)
-        spec = new_container(caller.vch, request, image, self._engine.substrate.name, self._engine.host)
+        host = await self._placing.place(request)
+        spec = new_container(caller.vch, request, image, host.substrate, host.name)
         change = c.CreateContainer(spec=spec)
         draft = Draft(
             id=names.new_id(), issued=time.time(), vch=tenant.id, container=spec.id, base=0, changes=(change,)
@@ -99,8 +114,10 @@ class LocalExecution:
         return await self._drafts.stage(caller, request.handle, c.MergeLabels(labels=request.labels))
 
     async def set_resources(self, caller: Caller, request: m.SetResources) -> HandleAnswer:
+        preview = await self._drafts.open(caller, request.handle)
         change = c.ChangeResources(resources=limits.check_resources(request.resources))
-        return await self._drafts.stage(caller, request.handle, change)
+        self._placing.check(preview.spec.host, request.resources)
+        return HandleAnswer(handle=self._drafts.seal(preview, change))
 
     async def set_restart_policy(self, caller: Caller, request: m.SetRestartPolicy) -> HandleAnswer:
         preview = await self._drafts.open(caller, request.handle)
@@ -118,8 +135,8 @@ class LocalExecution:
         return m.Inspected(
             handle=request.handle,
             base=preview.draft.base,
-            current=container_view(preview.record, preview.observed) if preview.record else None,
-            proposed=container_view(proposed, expected(preview.observed, preview.draft.changes)),
+            current=self._view(preview.record, preview.observed) if preview.record else None,
+            proposed=self._view(proposed, expected(preview.observed, preview.draft.changes)),
             changes=tuple(msgspec.to_builtins(change) for change in preview.draft.changes),
         )
 
@@ -149,15 +166,32 @@ class LocalExecution:
 
         def keep(record: m.ContainerRecord) -> bool:
             spec = record.spec
-            state = observed.get(spec.id, m.Observed()).state
+            state = self._state(spec, observed.get(spec.id, m.Observed()))
             return request.state in (None, state) and request.name in (None, spec.name) and labels(spec.labels)
 
         found, after = self._records.page_of(m.ContainerRecord, rows, keep, request.limit)
-        views = tuple(_seen(caller, record, observed.get(record.spec.id, m.Observed())) for record in found)
+        views = tuple(self._seen(caller, record, observed.get(record.spec.id, m.Observed())) for record in found)
         return m.Containers(containers=views, next=after)
 
     async def get_container(self, caller: Caller, request: m.ContainerRef) -> m.Container:
-        return _seen(caller, *await self._records.find_container(caller.vch, request.ref))
+        return self._seen(caller, *await self._records.find_container(caller.vch, request.ref))
+
+    def _is_away(self, spec: m.ContainerSpec) -> bool:
+        """Whether nobody looks after the container; its own host's processes do, by being asked."""
+        return spec.host != self._engine.host and self._book.state(spec.host) != "up"
+
+    def _state(self, spec: m.ContainerSpec, observed: m.Observed) -> str:
+        return shown_state(observed, away=self._is_away(spec))
+
+    def _view(self, record: m.ContainerRecord, observed: m.Observed) -> m.Container:
+        return container_view(record, observed, away=self._is_away(record.spec))
+
+    def _seen(self, caller: Caller, record: m.ContainerRecord, observed: m.Observed) -> m.Container:
+        """The view of a container for *caller*: values of the environment are for those who may change it."""
+        view = self._view(record, observed)
+        if allows(caller.role, "user"):
+            return view
+        return m.replace(view, process=m.replace(view.process, env=masked(view.process.env)))
 
     async def handle(self, caller: Caller, request: m.ContainerRef) -> m.ContainerHandle:
         record, _ = await self._records.find_container(caller.vch, request.ref)
@@ -215,17 +249,16 @@ class LocalExecution:
         if request.condition == "healthy":
             raise Unsupported("Health checks are not offered; wait for running or exited.", option="condition")
         record, observed = await self._records.find_container(caller.vch, request.ref)
-        prefix = keys.entity(caller.vch, "observed", record.spec.id)
-        changes = self._records.store.watch(prefix)
+        wanted = {"exited": "stopped"}.get(request.condition, request.condition)
         try:
-            async with asyncio.timeout(request.timeout_seconds), contextlib.aclosing(changes):
+            async with (
+                asyncio.timeout(request.timeout_seconds),
+                changes_of(self._records.store, self._book, caller.vch, record.spec, self._engine.host) as change,
+            ):
                 found = await self._records.container(caller.vch, record.spec.id)
-                while not _holds(request.condition, found):
-                    if found is None:
-                        break
+                while found is not None and self._state(record.spec, found[1]) != wanted:
                     observed = found[1]
-                    if await next_change(changes) is None:
-                        raise Unavailable("The server is stopping; wait again.", retry_after_seconds=1)
+                    await change()
                     found = await self._records.container(caller.vch, record.spec.id)
         except TimeoutError:
             raise DeadlineExceeded(
@@ -234,17 +267,3 @@ class LocalExecution:
         if found is None:
             return m.Waited(exit_code=observed.exit_code, state="removed")
         return m.Waited(exit_code=found[1].exit_code, state=found[1].state)
-
-
-def _seen(caller: Caller, record: m.ContainerRecord, observed: m.Observed) -> m.Container:
-    """The view of a container for *caller*: values of the environment are for those who may change it."""
-    view = container_view(record, observed)
-    if allows(caller.role, "user"):
-        return view
-    return m.replace(view, process=m.replace(view.process, env=masked(view.process.env)))
-
-
-def _holds(condition: str, found: tuple[m.ContainerRecord, m.Observed] | None) -> bool:
-    if found is None:
-        return condition == "removed"
-    return found[1].state == {"exited": "stopped", "running": "running"}.get(condition)

@@ -6,7 +6,11 @@
 /subnets                                         Subnets: CIDR -> network, of all tenants on this substrate; our /48
 /tokens/<id>                                     TokenRecord: bearer token, its secret as a digest (lease, if it ends)
 /processes/<id>                                  Process: of ours, and lives (lease)
+/hosts/<host>                                    HostRecord: what it has, and what is told of it
+/placed/<host>/<vch>/<container>                 Capacity: what the container's limits take of the host
+/room/<host>                                     empty: written by whoever takes of a room that is held to
 /gone/networks/<host>/<network>                  network deleted, still to be removed from that host
+/gone/volumes/<host>/<volume>                    the same of a volume
 /layers/<diffID>/<vch>/<image>                   empty: this image has the layer
 /blobs/<digest>/<vch>/<image>                    empty: this image has the layer in that form
 /ports/<host>/<protocol>/<port>                  the endpoint that publishes it
@@ -38,6 +42,7 @@ KEY_RING = "/meta/keys"
 CA = "/meta/ca"
 SUBNETS = "/subnets"
 PROCESSES = "/processes/"
+HOSTS = "/hosts/"
 VCHS = "/vchs/"
 TOKENS = "/tokens/"
 
@@ -52,6 +57,22 @@ def token(ident: str) -> str:
 
 def process(ident: str) -> str:
     return f"{PROCESSES}{ident}"
+
+
+def host(name: str) -> str:
+    return f"{HOSTS}{name}"
+
+
+def placed(host: str) -> str:
+    return f"/placed/{host}/"
+
+
+def place(host: str, vch: str, container: str) -> str:
+    return f"/placed/{host}/{vch}/{container}"
+
+
+def room(host: str) -> str:
+    return f"/room/{host}"
 
 
 def all_of(vch: str) -> str:
@@ -127,8 +148,9 @@ def network_hosts(vch: str, network: str) -> str:
     return f"/v/{vch}/hosts/{network}/"
 
 
-def gone_networks(host: str) -> str:
-    return f"/gone/networks/{host}/"
+def gone(kind: str, host: str) -> str:
+    """Prefix of the *kind*, `networks` or `volumes`, that are still to be removed from *host*."""
+    return f"/gone/{kind}/{host}/"
 
 
 def last(key: str) -> str:

@@ -12,6 +12,7 @@ from portlayer.components import keys
 from portlayer.components.addresses import Pool
 from portlayer.components.drafts import Drafts, Preview
 from portlayer.components.handles import NetworkPin
+from portlayer.components.hosts import HostBook
 from portlayer.components.ports import Ports
 from portlayer.components.quota import Quotas
 from portlayer.components.records import cut, decode, event, event_puts, label_filter, put
@@ -55,6 +56,7 @@ class LocalNetwork:
         replays: Replays,
         driver: NetworkDriver,
         failpoints: Failpoints,
+        book: HostBook,
     ) -> None:
         self._drafts = drafts
         self._records = drafts.records
@@ -65,6 +67,7 @@ class LocalNetwork:
         self._replays = replays
         self._driver = driver
         self._failpoints = failpoints
+        self._book = book
 
     # mutations
 
@@ -150,7 +153,7 @@ class LocalNetwork:
         """What to write for a new network; its subnets are reserved by the transaction that the caller runs."""
         _refuse_unsupported(request)
         asking = wants_ipv6(request)
-        if asking and not await self._driver.has_ipv6():
+        if asking and not (await self._driver.has_ipv6() or any(host.ipv6 for host in self._book.all())):
             raise Unsupported(
                 "The host has no IPv6 (it is off in its kernel); leave ipv6 and IPv6 subnets out.",
                 option="ipv6",
@@ -159,7 +162,7 @@ class LocalNetwork:
         record = await self._store.get(keys.SUBNETS)
         known = decode(Subnets, record.value) if record else Subnets()
         mine = await self._own_subnets(caller.vch) if request.subnets else frozenset[str]()
-        subnets, site = choose(request, known, await self._driver.reserved_subnets(), mine)
+        subnets, site = choose(request, known, await self._reserved(), mine)
         spec = m.NetworkSpec(
             id=names.new_id(),
             name=names.check_name(request.name),
@@ -185,6 +188,11 @@ class LocalNetwork:
             *quota.puts,
         ]
         return _view(spec, 0, 0), checks, puts
+
+    async def _reserved(self) -> list[str]:
+        """What this host, and the others, use themselves: a network may come to any of them."""
+        others = [subnet for host in self._book.all() for subnet in host.subnets]
+        return [*await self._driver.reserved_subnets(), *others]
 
     async def _own_subnets(self, vch: str) -> frozenset[str]:
         rows = await self._store.range(keys.entities(vch, "networks"))
@@ -226,7 +234,7 @@ class LocalNetwork:
         if users:
             raise InUse(f"Network {spec.name} has endpoints.", kind="network", id=spec.name, users=users)
         hosts = await self._store.range(keys.network_hosts(vch, spec.id))
-        gone = [f"{keys.gone_networks(keys.last(row.key))}{spec.id}" for row in hosts]
+        gone = {host: f"{keys.gone('networks', host)}{spec.id}" for host in map(keys.last, (row.key for row in hosts))}
         while True:
             subnets = await self._store.get(keys.SUBNETS)
             if subnets is None:
@@ -242,7 +250,7 @@ class LocalNetwork:
                             Delete(network_key),
                             Delete(keys.name(vch, "networks", spec.name)),
                             put(keys.SUBNETS, Subnets(taken=left, site=known.site)),
-                            *(Put(key, b"") for key in gone),
+                            *(Put(key, b"") for key in gone.values()),
                             *(Delete(row.key) for row in hosts),
                             *event_puts(vch, event("network", "removed", spec.id, spec.name)),
                         ),
@@ -255,7 +263,8 @@ class LocalNetwork:
                 if network_key in failure.keys:
                     raise NotFound("The network has been removed.", kind="network", id=spec.name) from None
         await self._failpoints.hit("network.deleted")
-        waits = [self._records.until_gone(key, GONE_SECONDS) for key in gone]
+        there = [key for host, key in gone.items() if self._book.state(host) != "away"]  # the others do it when back
+        waits = [self._records.until_gone(key, GONE_SECONDS) for key in there]
         if not all(await asyncio.gather(*waits)):
             raise Unavailable(
                 f"{spec.name} is deleted, but a host has not let go of it yet; it will by itself.",

@@ -68,7 +68,8 @@ class Observer:
                     self.follow(vch, spec.id, observed.incarnation)
                 elif observed.state == "stopped":
                     self.resume(vch, spec.id)
-        self._spawn(self._remove_gone_networks())
+        self._spawn(self._remove_gone("networks", self._remove_network))
+        self._spawn(self._remove_gone("volumes", self._engine.substrate.storage.remove_volume))
         self._spawn(self._retry())
 
     async def _vchs(self) -> list[str]:
@@ -251,31 +252,33 @@ class Observer:
             if found.record and found.observed.state == "stopped" and found.observed.incarnation == incarnation:
                 await self._engine.substrate.storage.release_rootfs(container)
 
-    async def _remove_gone_networks(self) -> None:
-        """Networks that were deleted are taken from this host; the deletion waits for it."""
-        store, prefix = self._records.store, keys.gone_networks(self._host)
+    async def _remove_gone(self, kind: str, remove: Callable[[str], Awaitable[None]]) -> None:
+        """What was deleted is taken from this host; the deletion waits for it."""
+        store, prefix = self._records.store, keys.gone(kind, self._host)
         while True:
             try:
                 async with contextlib.aclosing(store.watch(prefix)) as changes:
                     for row in await store.range(prefix):
-                        await self._remove_network(row.key)
+                        await self._take_away(row.key, remove)
                     async for change in changes:
                         if change.record is not None:
-                            await self._remove_network(change.key)
+                            await self._take_away(change.key, remove)
             except (Compacted, Unavailable):
                 await asyncio.sleep(AGAIN_SECONDS)  # then look at all of them again
             else:
                 return
 
-    async def _remove_network(self, key: str) -> None:
-        network = keys.last(key)
+    async def _take_away(self, key: str, remove: Callable[[str], Awaitable[None]]) -> None:
         try:
-            await self._engine.substrate.network.remove_network(network)
+            await remove(keys.last(key))
         except PortlayerError:
-            log.exception("network %s could not be removed at %s", network, now())
+            log.exception("%s could not be removed at %s", key, now())
             return
-        self._engine.forget_network(network)
         await self._records.store.apply(Transaction(ops=[Delete(key)], durable=False))
+
+    async def _remove_network(self, network: str) -> None:
+        await self._engine.substrate.network.remove_network(network)
+        self._engine.forget_network(network)
 
 
 async def _once_store_is_there(work: Callable[[], Awaitable[T]]) -> T:

@@ -12,6 +12,7 @@ committed, by whichever process, is left alone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ from portlayer.components.commit.engine import Engine
 from portlayer.components.commit.gathering import Found
 from portlayer.components.observer import LIVE, Observer, internal_draft
 from portlayer.components.records import Records, decode, event, event_puts, put
+from portlayer.components.unexplained import remove_unknown_volumes
 from portlayer.interfaces.store import CheckFailed, Put, Record, Transaction
 from portlayer.interfaces.substrate import Link
 from portlayer.metrics import Kind, Labels, Metrics, Read
@@ -69,6 +71,8 @@ class Reconciler:
         self._ended_at = 0.0
         self._took = 0.0
         self._task: asyncio.Task[None] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        self._wanted = asyncio.Event()
 
     async def start(self, *, alone: bool) -> None:
         """Begin. alone: what died processes have left is gone when this returns."""
@@ -83,11 +87,24 @@ class Reconciler:
 
     async def _sweep_often(self) -> None:
         while True:
+            waiting, self._waiting = self._waiting, []
             try:
                 await self.sweep()
             except PortlayerError:
                 log.exception("a sweep was cut short; the next will come")
-            await asyncio.sleep(self._period)
+            for each in waiting:
+                if not each.done():
+                    each.set_result(None)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wanted.wait(), 0 if self._waiting else self._period)
+            self._wanted.clear()
+
+    async def swept(self) -> None:
+        """Return once a sweep that begins after this has ended, or was cut short."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(done)
+        self._wanted.set()
+        await done
 
     def tell(self, metrics: Metrics) -> None:
         """Add its figures to *metrics*."""
@@ -306,6 +323,7 @@ class Reconciler:
             if network not in networks:
                 await on.network.remove_network(network)
                 self.repairs["unexplained"] += 1
+        self.repairs["unexplained"] += await remove_unknown_volumes(self._store, on.storage)
 
     async def _remove_process(self, vch: str, container: str, incarnation: str) -> None:
         """vch: empty for a container that is not there."""

@@ -13,7 +13,7 @@ from portlayer.components.handles import Draft, Sealer
 from portlayer.components.records import Records
 from portlayer.interfaces.components import Components
 from portlayer.model.caller import Caller
-from portlayer.model.changes import CreateContainer
+from portlayer.model.changes import CreateContainer, fold
 from portlayer.model.errors import InvalidArgument, Unavailable
 
 Method = Callable[..., Awaitable[Any]]
@@ -64,9 +64,8 @@ class Hosts:
         return next(iter(found), None)
 
     async def _of_draft(self, vch: str, draft: Draft) -> str | None:
-        created = [change.spec.host for change in draft.changes if isinstance(change, CreateContainer)]
-        if created:
-            return created[0]
+        if any(isinstance(change, CreateContainer) for change in draft.changes):
+            return fold(None, draft.changes).host
         found = await self._records.container(vch, draft.container)
         return found[0].spec.host if found else None
 

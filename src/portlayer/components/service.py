@@ -9,7 +9,9 @@ from portlayer import __version__
 from portlayer.components import keys
 from portlayer.components.census import census
 from portlayer.components.events import History
+from portlayer.components.hosts import HostBook, HostRecord
 from portlayer.components.membership import Process
+from portlayer.components.placing import taken_of
 from portlayer.components.records import Records, cut, decode
 from portlayer.components.tokens import TokenBook
 from portlayer.components.vchs import Vchs
@@ -20,6 +22,7 @@ from portlayer.model import tokens as t
 from portlayer.model.caller import Caller
 from portlayer.model.errors import Conflict, InvalidArgument, NotFound, PortlayerError
 from portlayer.model.events import NumberedEvent
+from portlayer.model.execution import replace
 from portlayer.model.storage import Nothing
 from portlayer.model.topology import COMPONENTS, Part
 
@@ -45,6 +48,7 @@ class LocalService:
         alive: Callable[[], Awaitable[object]],
         stuck: Callable[[], Awaitable[int]],
         metrics: Metrics,
+        book: HostBook,
     ) -> None:
         self._records = records
         self._vchs = vchs
@@ -56,6 +60,7 @@ class LocalService:
         self._alive = alive
         self._stuck = stuck
         self._metrics = metrics
+        self._book = book
 
     async def info(self, caller: Caller, request: Nothing) -> m.Info:  # noqa: ARG002
         rows = await self._store.range(keys.PROCESSES)
@@ -71,7 +76,25 @@ class LocalService:
                 m.SubstrateInfo(name=name, features=dict(features)) for name, features in self._substrates.items()
             ),
             store=self._store.name,
+            hosts=tuple([await self._host(caller, host) for host in self._book.all()]),
             processes=tuple(_shown(process) for process in processes) if caller.role == "operator" else (),
+        )
+
+    async def _host(self, caller: Caller, host: HostRecord) -> m.HostInfo:
+        state = self._book.state(host.name)
+        info = m.HostInfo(name=host.name, state=state, substrate=host.substrate, labels=host.rules.labels)
+        if caller.role != "operator":
+            return info
+        taken = await taken_of(self._store, host.name)
+        return replace(
+            info,
+            cpus=host.room.cpus,
+            memory_bytes=host.room.memory_bytes,
+            committed_cpus=taken.cpus,
+            committed_memory_bytes=taken.memory_bytes,
+            containers=await self._store.count(keys.placed(host.name)),
+            features=host.features,
+            since=host.away_since or host.since,
         )
 
     def _where(self, component: str, parts: Sequence[Part]) -> m.ComponentInfo:

@@ -10,11 +10,13 @@ from pathlib import Path
 from portlayer.components import keys
 from portlayer.components.admission import Gate, Held, Place
 from portlayer.components.blobs import Blobs
-from portlayer.components.drafts import Drafts
+from portlayer.components.drafts import Drafts, Preview
 from portlayer.components.imports import Importer, layer_keys
+from portlayer.components.placing import Placing
 from portlayer.components.quota import Quotas
 from portlayer.components.records import cut, decode, event, event_puts, label_filter, put
 from portlayer.components.replays import Replays
+from portlayer.components.unexplained import remove_unknown_volumes
 from portlayer.failpoints import Failpoints
 from portlayer.interfaces.storage import Report
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
@@ -24,11 +26,20 @@ from portlayer.model import names
 from portlayer.model import storage as m
 from portlayer.model.base import now
 from portlayer.model.caller import Caller
-from portlayer.model.errors import AlreadyExists, InUse, InvalidArgument, NotFound, SubstrateFailed
+from portlayer.model.errors import (
+    AlreadyExists,
+    InUse,
+    InvalidArgument,
+    InvalidState,
+    NotFound,
+    SubstrateFailed,
+    Unavailable,
+)
 from portlayer.model.execution import replace
 from portlayer.model.limits import check_capacity, check_path, check_subpath
 
 STORE = m.StoreInfo(name="default", driver="directory")
+GONE_SECONDS = 20.0
 RESERVED = ("/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 
 
@@ -53,6 +64,8 @@ class LocalStorage:
         failpoints: Failpoints,
         imports: Gate,
         streams: Gate,
+        placing: Placing,
+        host: str,
     ) -> None:
         self._drafts = drafts
         self._records = drafts.records
@@ -63,21 +76,18 @@ class LocalStorage:
         self._quotas = quotas
         self._imports = imports
         self._streams = streams
+        self._placing = placing
+        self._host = host
         self._blobs = Blobs(state / "blobs")
         self._importer = Importer(
             drafts.records.store, quotas, replays, driver, state / "uploads", self._blobs, failpoints
         )
 
-    async def start(self) -> None:
-        """Remove what no record explains: layers and volumes of calls that died."""
-        await self._importer.start()
-        known: set[str] = set()
-        for vch in await self._store.range(keys.VCHS):
-            prefix = keys.entities(keys.last(vch.key), "volumes")
-            known |= {keys.last(row.key) for row in await self._store.range(prefix)}
-        for volume in await self._driver.volumes():
-            if volume not in known:
-                await self._driver.remove_volume(volume)
+    async def start(self, *, alone: bool) -> None:
+        """alone: no other process has storage, so layers and volumes that no record explains are of calls that died."""
+        if alone:
+            await self._importer.start()
+            await remove_unknown_volumes(self._store, self._driver)
 
     async def close(self) -> None:
         """Finish what was begun."""
@@ -98,8 +108,27 @@ class LocalStorage:
             read_only=request.read_only,
             subpath=check_subpath(request.subpath or ""),
             capacity_bytes=volume.capacity_bytes,
+            volume_host=volume.host,
         )
-        return m.HandleAnswer(handle=self._drafts.seal(preview, c.AddMount(mount=mount)))
+        changes: list[c.AnyChange] = [c.AddMount(mount=mount)]
+        if volume.host not in ("", preview.spec.host):
+            changes.insert(0, self._move(preview, volume))
+        return m.HandleAnswer(handle=self._drafts.seal(preview, *changes))
+
+    def _move(self, preview: Preview, volume: m.Volume) -> c.PlaceContainer:
+        """A container that was placed, and is not made yet, goes where its volume is. Raises InvalidState."""
+        spec = preview.spec
+        can_move = (
+            preview.record is None and spec.placed and not any(mount.volume_host for mount in spec.mounts.values())
+        )
+        if not can_move or not self._placing.may_go(volume.host, spec):
+            raise InvalidState(
+                f"Volume {volume.name} lives on host {volume.host}, and {spec.name} is to be on {spec.host}; "
+                f"create the container with host {volume.host}.",
+                kind="volume",
+                id=volume.name,
+            )
+        return c.PlaceContainer(host=volume.host)
 
     async def leave(self, caller: Caller, request: m.LeaveVolume) -> m.HandleAnswer:
         if (request.volume is None) == (request.destination is None):
@@ -231,7 +260,9 @@ class LocalStorage:
             raise NotFound(f"There is no volume store {request.store!r}.", kind="volumeStore", id=request.store)
         if request.capacity_bytes is not None:
             check_capacity(request.capacity_bytes)
-            await self._driver.check_capacity()
+            await self._check_capacity(request.host)
+        if request.host is not None:
+            self._placing.known(names.check_name(request.host, "/host"))
         ident = names.new_id()
         volume = m.Volume(
             id=ident,
@@ -241,6 +272,7 @@ class LocalStorage:
             anonymous=request.name is None,
             capacity_bytes=request.capacity_bytes,
             created_at=now(),
+            host=request.host or "",
         )
         name_key = keys.name(caller.vch, "volumes", volume.name)
         if await self._store.get(name_key) is not None:
@@ -253,6 +285,12 @@ class LocalStorage:
             *quota.puts,
         ]
         return volume, [Check(name_key, 0), *quota.checks], puts
+
+    async def _check_capacity(self, host: str | None) -> None:
+        if host in (None, self._host):
+            await self._driver.check_capacity()
+        else:
+            self._placing.check_capacity(host or "")
 
     async def list_volumes(self, caller: Caller, request: m.ListVolumes) -> m.Volumes:
         labels = label_filter(request.label)
@@ -282,25 +320,47 @@ class LocalStorage:
 
     async def _remove_volume(self, vch: str, volume: m.Volume) -> None:
         key, uses = keys.entity(vch, "volumes", volume.id), keys.uses(vch, "volumes", volume.id)
-        ops: list[Put | Delete] = [
-            Delete(key),
-            Delete(keys.name(vch, "volumes", volume.name)),
-            *event_puts(vch, event("volume", "removed", volume.id, volume.name)),
-        ]
-        try:
-            await self._store.apply(Transaction((Empty(uses), Check(key, None)), ops))
-        except CheckFailed as failure:
-            if uses in failure.keys:
-                users = [keys.last(row.key) for row in await self._store.range(uses, limit=10)]
-                raise InUse(
-                    f"Volume {volume.name} is joined to a container; let it leave first.",
-                    kind="volume",
-                    id=volume.name,
-                    users=users,
-                ) from None
-            raise NotFound("The volume has been removed.", kind="volume", id=volume.name) from None
+        while True:
+            row = await self._store.get(key)
+            if row is None:
+                raise NotFound("The volume has been removed.", kind="volume", id=volume.name)
+            volume = decode(m.Volume, row.value)
+            gone = f"{keys.gone('volumes', volume.host)}{volume.id}"
+            elsewhere = volume.host not in ("", self._host)
+            ops: list[Put | Delete] = [
+                Delete(key),
+                Delete(keys.name(vch, "volumes", volume.name)),
+                *event_puts(vch, event("volume", "removed", volume.id, volume.name)),
+                *([Put(gone, b"")] if elsewhere else []),
+            ]
+            try:
+                await self._store.apply(Transaction((Empty(uses), Check(key, row.revision)), ops))
+                break
+            except CheckFailed as failure:
+                if uses in failure.keys:
+                    raise await self._in_use(volume, uses) from None
         await self._failpoints.hit("volume.deleted")
-        await self._driver.remove_volume(volume.id)
+        if elsewhere:
+            await self._until_gone(volume, gone)
+        else:
+            await self._driver.remove_volume(volume.id)
+
+    async def _in_use(self, volume: m.Volume, uses: str) -> InUse:
+        users = [keys.last(row.key) for row in await self._store.range(uses, limit=10)]
+        return InUse(
+            f"Volume {volume.name} is joined to a container; let it leave first.",
+            kind="volume",
+            id=volume.name,
+            users=users,
+        )
+
+    async def _until_gone(self, volume: m.Volume, gone: str) -> None:
+        """Its host removes it: now, or, where it is away, as soon as it is back."""
+        if self._placing.is_there(volume.host) and not await self._records.until_gone(gone, GONE_SECONDS):
+            raise Unavailable(
+                f"{volume.name} is deleted, but host {volume.host} has not let go of it yet; it will by itself.",
+                retry_after_seconds=5,
+            )
 
     async def volume_stores(self, caller: Caller, request: m.ListStores) -> m.VolumeStores:
         await self._records.check_vch(caller.vch)

@@ -34,6 +34,7 @@ from portlayer.components.service import LocalService
 from portlayer.components.storage import LocalStorage
 from portlayer.components.tokens import TokenBook
 from portlayer.components.vchs import Vchs, ensure_vch
+from portlayer.compose.landscape import Landscape
 from portlayer.compose.peers import Peers
 from portlayer.compose.process import tell_of_process
 from portlayer.compose.settings import Settings
@@ -46,7 +47,7 @@ from portlayer.interfaces.store import Store
 from portlayer.interfaces.substrate import Substrate
 from portlayer.metrics import Metrics
 from portlayer.model.base import now
-from portlayer.model.bounds import commits_on
+from portlayer.model.bounds import Limits, commits_on
 from portlayer.model.caller import DEFAULT_VCH
 from portlayer.model.topology import Part
 from portlayer.rest.passport import Passport
@@ -101,18 +102,23 @@ async def assemble(
     quotas = Quotas(store, records.tenants)
     pool = Pool(store, quotas, settings.lease_seconds)
     replays = Replays(store, failpoints)
-    commits = Gate("commits", settings.limits.commits or commits_on(len(os.sched_getaffinity(0))))
-    imports, streams = Gate("imports", settings.limits.imports), Gate("streams", settings.limits.streams)
-    tell_of((commits, imports, streams), metrics)
+    commits, imports, streams = _gates(settings.limits, metrics)
     membership = Membership(store, part, clock, settings.process_seconds)
+    landscape = Landscape(store, substrate, features, settings, part, membership)
     figures = Figures(metrics, tracer)
-    engine = Engine(records, quotas, substrate, membership, failpoints, settings.lease_seconds, commits, figures)
+    engine = Engine(
+        *(records, quotas, substrate, membership, failpoints, settings.lease_seconds, commits, figures, landscape.room)
+    )
     observer = Observer(records, engine, part.host)
     reconciler = Reconciler(records, engine, observer, settings.reconcile_seconds)
     reconciler.tell(metrics)
-    execution = LocalExecution(drafts, pool, engine, observer, reconciler)
-    storage = LocalStorage(drafts, quotas, replays, substrate.storage, state, failpoints, imports, streams)
-    network = LocalNetwork(drafts, pool, quotas, Ports(store), replays, substrate.network, failpoints)
+    execution = LocalExecution(drafts, pool, engine, observer, reconciler, landscape.book, landscape.placing)
+    storage = LocalStorage(
+        *(drafts, quotas, replays, substrate.storage, state, failpoints, imports, streams, landscape.placing, part.host)
+    )
+    network = LocalNetwork(
+        *(drafts, pool, quotas, Ports(store), replays, substrate.network, failpoints, landscape.book)
+    )
     vchs = Vchs(records, quotas, replays, failpoints)
     tokens = TokenBook(records)
     have = frozenset(part.components)
@@ -122,6 +128,7 @@ async def assemble(
             substrate.execution.present if "execution" in have else store.revision,
             engine.recovery.abandoned,
             metrics,
+            landscape.book,
         ),
         storage=storage if "storage" in have else missing("storage"),
         execution=execution if "execution" in have else missing("execution"),
@@ -130,31 +137,39 @@ async def assemble(
         if "interaction" in have
         else missing("interaction"),
     )
-    forgetting = {
+    parts = {
         "containers": ("execution", execution.forget_vch),
         "networks": ("network", network.forget_vch),
         "storage": ("storage", storage.forget_vch),
         "rest": ("storage", vchs.forget_vch),
     }
-    departing = {name: forget for name, (component, forget) in forgetting.items() if component in have}
+    departures = Departures(
+        records.tenants, failpoints, {name: forget for name, (component, forget) in parts.items() if component in have}
+    )
     async with contextlib.AsyncExitStack() as closing:
         await closing.enter_async_context(trust.kept())
-        await membership.join(alone=alone)
-        closing.push_async_callback(membership.leave)
+        await closing.enter_async_context(landscape.joined(alone=alone))
+        components = here
+        if settings.topology.has_several:
+            peers = Peers(store, part, trust.passport, trust.calling)
+            await closing.enter_async_context(peers.followed())
+            components = routed(here, have, part.host, Hosts(records, sealer), peers)
         if "execution" in have:
             closing.push_async_callback(execution.close)
             await execution.start(alone=alone)
         if "storage" in have:
             closing.push_async_callback(storage.close)
-            if alone:
-                await storage.start()
-        await closing.enter_async_context(Departures(records.tenants, failpoints, departing).attended())
-        components = here
-        if settings.topology.has_several:
-            peers = Peers(store, part, trust.passport, trust.calling)
-            closing.push_async_callback(peers.close)
-            await peers.start()
-            components = routed(here, have, part.host, Hosts(records, sealer), peers)
+            await storage.start(alone=alone)
+        await closing.enter_async_context(landscape.kept(reconciler.swept))
+        await closing.enter_async_context(departures.attended())
         yield Assembled(
             *(components, here, trust.passport, Proofs(tokens, trust.ca), metrics, tracer, trust.certificates)
         )
+
+
+def _gates(limits: Limits, metrics: Metrics) -> tuple[Gate, Gate, Gate]:
+    """Of commits, imports and streams."""
+    commits = Gate("commits", limits.commits or commits_on(len(os.sched_getaffinity(0))))
+    gates = commits, Gate("imports", limits.imports), Gate("streams", limits.streams)
+    tell_of(gates, metrics)
+    return gates

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 
 from portlayer.components import keys
 from portlayer.components.membership import Process
@@ -40,13 +40,18 @@ class Peers:
         self._following: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Begin to follow the store."""
+    @contextlib.asynccontextmanager
+    async def followed(self) -> AsyncIterator[None]:
+        """Know them, as the store tells."""
         changes = self._store.watch(keys.PROCESSES)
         await self._read()
         self._following = asyncio.create_task(self._follow(changes))
+        try:
+            yield
+        finally:
+            await self._close()
 
-    async def close(self) -> None:
+    async def _close(self) -> None:
         """Close all connections."""
         for task in filter(None, (self._following, self._looking)):
             task.cancel()

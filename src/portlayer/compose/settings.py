@@ -26,6 +26,8 @@ from portlayer.model.base import Value
 from portlayer.model.bounds import Limits, check_limits
 from portlayer.model.errors import InvalidArgument
 from portlayer.model.execution import replace
+from portlayer.model.hosts import HostRules
+from portlayer.model.names import check_labels
 from portlayer.model.topology import Part, Topology, read_topology
 from portlayer.stores.choice import StoreChoice, parse_table, parse_url
 from portlayer.substrates.linux.execution import RUNTIME_SECONDS
@@ -44,6 +46,7 @@ class Settings(Value):
     between two sweeps of the reconciler. limits: what it takes on at once, and what may wait (see model.bounds). store:
     which one, and where (see stores.choice). users: who else than root may use the socket, by uid. topology: who runs
     where, in the file as `processes` (see model.topology). tls: certificates of https addresses (see compose.tls).
+    hosts: what to know of them by name (see model.hosts).
     """
 
     state: str = DEFAULT_STATE
@@ -59,6 +62,7 @@ class Settings(Value):
     users: dict[int, Identity] = {}
     topology: Topology = Topology()
     tls: TlsChoice = TlsChoice()
+    hosts: dict[str, HostRules] = {}
 
     @property
     def socket(self) -> Path:
@@ -107,9 +111,20 @@ def read_settings(environment: Mapping[str, str], config: Path | None = None) ->
         if field.name in TIMES and not 1 <= getattr(settings, field.name) <= MOST_SECONDS:
             raise InvalidArgument(f"{field.encode_name} must be between 1 and {MOST_SECONDS}.")
     check_limits(settings.limits)
+    _check_hosts(settings.hosts, topology)
     if len(topology.hosts) > 1 and store.kind == "sqlite":
         raise InvalidArgument("SQLite is for one host; choose etcd as the store of several.")
     return replace(settings, store=store, topology=topology, tls=tls)
+
+
+def _check_hosts(hosts: Mapping[str, HostRules], topology: Topology) -> None:
+    for name, rules in hosts.items():
+        if name not in topology.hosts:
+            raise InvalidArgument(f"[hosts.{name}] is about a host on which no process is.")
+        check_labels(rules.labels, f"hosts.{name}.labels")
+        for value in (rules.cpus, rules.memory_bytes):
+            if value is not None and value <= 0:
+                raise InvalidArgument(f"cpus and memoryBytes of [hosts.{name}] must be more than 0.")
 
 
 def _read(config: Path) -> dict[str, Any]:

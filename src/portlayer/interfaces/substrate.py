@@ -20,6 +20,7 @@ from typing import Literal, Protocol
 
 from portlayer.model.base import Value
 from portlayer.model.execution import ContainerSpec, Resources
+from portlayer.model.hosts import Capacity
 from portlayer.model.interaction import Chunk
 from portlayer.model.network import EndpointSpec, NetworkSpec
 
@@ -271,6 +272,9 @@ class Substrate(Protocol):
 
         Raises Unavailable with the reason and the way to mend it where this host cannot run containers.
         """
+
+    async def capacity(self) -> Capacity:
+        """The cores and the memory of the host."""
 
     async def close(self) -> None:
         """Let go of what only our process needs; containers run on."""

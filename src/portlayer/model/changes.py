@@ -31,6 +31,12 @@ class CreateContainer(Change, tag="create"):
     spec: ContainerSpec
 
 
+class PlaceContainer(Change, tag="place"):
+    """Another host for a container that has none for good yet: a volume that it joins lives there."""
+
+    host: str
+
+
 class ChangeState(Change, tag="setState"):
     """restart: by a restart policy, which counts it; any other start begins to count anew."""
 
@@ -111,6 +117,7 @@ class RemoveContainer(Change, tag="remove"):
 
 AnyChange = (
     CreateContainer
+    | PlaceContainer
     | ChangeState
     | MergeLabels
     | ChangeResources
@@ -144,6 +151,8 @@ def apply(spec: ContainerSpec | None, change: AnyChange) -> ContainerSpec:
     match change:
         case ChangeState() | RemoveContainer():
             return spec
+        case PlaceContainer(host=host):
+            return replace(spec, host=host)
         case MergeLabels(labels=labels):
             merged = {**spec.labels, **labels}
             return replace(spec, labels={key: value for key, value in merged.items() if value is not None})
@@ -250,7 +259,7 @@ def _apply_interaction(
 def facets(change: AnyChange) -> frozenset[str]:
     """What *change* changes or relies on. `*` collides with everything."""
     match change:
-        case CreateContainer() | RemoveContainer():
+        case CreateContainer() | PlaceContainer() | RemoveContainer():
             return frozenset({"*"})
         case ChangeState():
             return frozenset({"state"})

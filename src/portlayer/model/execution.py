@@ -66,6 +66,14 @@ class RestartPolicy(Value, omit_defaults=False):
     maximum_retry_count: int = 0
 
 
+class Placement(Value):
+    """Which host a new container shall go to. spread: the one with the fewest containers; pack: the fullest that has
+    room. labels: what the host must have. Who asks for a placement is promised room for the container's limits."""
+
+    strategy: Literal["spread", "pack"] = "spread"
+    labels: dict[str, str] = {}
+
+
 class ContainerImage(Value):
     """The image that a container was made of; layers are diffIDs from the lowest up."""
 
@@ -75,7 +83,10 @@ class ContainerImage(Value):
 
 
 class ContainerSpec(Value):
-    """What was committed of a container. Endpoints are keyed by network id, mounts by destination."""
+    """What was committed of a container. Endpoints are keyed by network id, mounts by destination.
+
+    host: the machine that it is on. placed: that was chosen for it. placement: as it was asked for.
+    """
 
     id: str
     vch: str
@@ -97,6 +108,8 @@ class ContainerSpec(Value):
     endpoints: dict[str, EndpointSpec] = {}
     mounts: dict[str, MountSpec] = {}
     interaction: InteractionSpec | None = None
+    placed: bool = False
+    placement: Placement | None = None
 
     @property
     def stdin(self) -> bool:
@@ -159,7 +172,8 @@ class Mount(Value):
 
 
 class Container(Value):
-    """A container as the API shows it: committed and observed together."""
+    """A container as the API shows it: committed and observed together. state: `unknown` for one that ran when its host
+    was last heard of, while that is away."""
 
     id: str
     name: str
@@ -190,9 +204,12 @@ class Container(Value):
     oom_killed: bool = False
     started_at: str | None = None
     finished_at: str | None = None
+    placement: Placement | None = None
 
 
 class Create(Value):
+    """host: by name; or placement; or neither: any host, spread."""
+
     image: str
     name: str | None = None
     process: ProcessRequest = ProcessRequest()
@@ -206,6 +223,8 @@ class Create(Value):
     stop_timeout_seconds: float = DEFAULT_STOP_TIMEOUT
     read_only_rootfs: bool = False
     substrate: str | None = None
+    host: str | None = None
+    placement: Placement | None = None
 
 
 class Created(Value):
@@ -282,7 +301,7 @@ class Discard(Value):
 
 
 class ListContainers(Value):
-    state: Literal["created", "running", "paused", "stopped"] | None = None
+    state: Literal["created", "running", "paused", "stopped", "unknown"] | None = None
     name: str | None = None
     label: tuple[str, ...] = ()
     limit: int = 100

@@ -34,6 +34,30 @@ class ProcessInfo(Value):
     started_at: str
 
 
+HostState = Literal["starting", "up", "away"]
+"""starting: its containers are being looked at. away: no process looks after them; what runs there runs on."""
+
+
+class HostInfo(Value):
+    """A host. cpus, memory_bytes: what the limits of its containers may come to; committed: what they come to. labels:
+    for placement. since: when it came up, or was found to be away.
+
+    Figures and features are for operators alone: they tell of other tenants.
+    """
+
+    name: str
+    state: HostState
+    substrate: str
+    labels: dict[str, str]
+    cpus: float | None = None
+    memory_bytes: int | None = None
+    committed_cpus: float | None = None
+    committed_memory_bytes: int | None = None
+    containers: int | None = None
+    features: dict[str, str] = {}
+    since: str = ""
+
+
 class Info(Value):
     """processes: for operators alone."""
 
@@ -43,6 +67,7 @@ class Info(Value):
     components: tuple[ComponentInfo, ...]
     substrates: tuple[SubstrateInfo, ...]
     store: str
+    hosts: tuple[HostInfo, ...] = ()
     processes: tuple[ProcessInfo, ...] = ()
 
 

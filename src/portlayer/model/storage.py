@@ -96,7 +96,8 @@ class Progress(Value):
 
 
 class MountSpec(Value):
-    """A volume in a container. `volume` is its id; `capacity_bytes` is the volume's."""
+    """A volume in a container. `volume` is its id; `capacity_bytes` and `volume_host` are the volume's, of the time
+    when it was joined."""
 
     volume: str
     volume_name: str
@@ -104,9 +105,12 @@ class MountSpec(Value):
     read_only: bool = False
     subpath: str = ""
     capacity_bytes: int | None = None
+    volume_host: str = ""
 
 
 class Volume(Value, omit_defaults=False):
+    """host: the one that it lives on; empty before its first use, unless it was created for one."""
+
     id: str
     name: str
     store: str
@@ -114,15 +118,18 @@ class Volume(Value, omit_defaults=False):
     anonymous: bool = False
     capacity_bytes: int | None = None
     created_at: str
+    host: str = ""
 
 
 class CreateVolume(Value):
-    """`capacity_bytes`: at most so much can be written to it; None for what the host has."""
+    """`capacity_bytes`: at most so much can be written to it; None for what the host has. `host`: where it shall live;
+    None: where it is used first."""
 
     name: str | None = None
     store: str | None = None
     labels: dict[str, str] = {}
     capacity_bytes: int | None = None
+    host: str | None = None
 
 
 class ListVolumes(Value):

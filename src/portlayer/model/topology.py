@@ -7,7 +7,6 @@ One file says it for all of them, and each is started with its own name:
     components = ["execution", "interaction"]
     address = "https://10.0.0.2:7443"          # where the others reach it; default: its unix socket
     listen = "https://0.0.0.0:7443"            # where it listens, if that is not its address
-    labels = { zone = "a" }                    # for placement
 
 Execution and interaction touch a host's processes: a host has one of each, or neither. There is one storage. Network
 needs the store alone, so any number of processes may have it.
@@ -43,7 +42,6 @@ class Part(Value):
     components: tuple[str, ...] = COMPONENTS
     address: str = ""
     listen: str = ""
-    labels: dict[str, str] = {}
 
     @property
     def is_remote(self) -> bool:
@@ -56,7 +54,6 @@ class _Entry(Value):
     components: tuple[str, ...] = COMPONENTS
     address: str = ""
     listen: str = ""
-    labels: dict[str, str] = {}
 
 
 class Topology(Value):

@@ -30,10 +30,15 @@ def endpoint_views(spec: e.ContainerSpec) -> tuple[Endpoint, ...]:
     return tuple(endpoint_view(endpoint, spec.id) for endpoint in spec.endpoints.values())
 
 
-def task_views(spec: e.ContainerSpec, observed: e.Observed) -> tuple[e.Task, ...]:
+def shown_state(observed: e.Observed, *, away: bool) -> str:
+    """away: its host is, so what ran there may run or have ended; what did not run does not start by itself."""
+    return "unknown" if away and observed.state in ("running", "paused") else observed.state
+
+
+def task_views(spec: e.ContainerSpec, observed: e.Observed, *, away: bool = False) -> tuple[e.Task, ...]:
     main = e.Task(
         id=MAIN_TASK,
-        state=observed.state,
+        state=shown_state(observed, away=away),
         args=spec.process.args,
         terminal=observed.terminal if observed.incarnation else spec.terminal,
         exit_code=observed.exit_code,
@@ -41,7 +46,8 @@ def task_views(spec: e.ContainerSpec, observed: e.Observed) -> tuple[e.Task, ...
     return (main,)
 
 
-def container_view(record: e.ContainerRecord, observed: e.Observed) -> e.Container:
+def container_view(record: e.ContainerRecord, observed: e.Observed, *, away: bool = False) -> e.Container:
+    """away: the container's host is."""
     spec = record.spec
     mounts = (
         e.Mount(
@@ -58,7 +64,7 @@ def container_view(record: e.ContainerRecord, observed: e.Observed) -> e.Contain
         name=spec.name,
         image=spec.image.name,
         image_id=spec.image.id,
-        state=observed.state,
+        state=shown_state(observed, away=away),
         labels=spec.labels,
         annotations=spec.annotations,
         process=spec.process,
@@ -72,7 +78,7 @@ def container_view(record: e.ContainerRecord, observed: e.Observed) -> e.Contain
         endpoints=endpoint_views(spec),
         mounts=tuple(mounts),
         interaction=spec.interaction,
-        tasks=task_views(spec, observed),
+        tasks=task_views(spec, observed, away=away),
         substrate=spec.substrate,
         host=spec.host,
         revision=record.revision,
@@ -83,6 +89,7 @@ def container_view(record: e.ContainerRecord, observed: e.Observed) -> e.Contain
         oom_killed=observed.oom_killed,
         started_at=observed.started_at,
         finished_at=observed.finished_at,
+        placement=spec.placement,
     )
 
 

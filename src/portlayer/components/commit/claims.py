@@ -1,4 +1,4 @@
-"""What a commit takes from, and gives back to, the rest of the store: names, uses, addresses, receipts of others."""
+"""What a commit takes from, and gives back to, the rest of the store: names, uses, addresses, room of the host."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from portlayer.components import keys
 from portlayer.components.addresses import Address
 from portlayer.components.commit.intents import Op, Piece
+from portlayer.components.placing import share
 from portlayer.components.quota import Quotas, unlimited
 from portlayer.components.records import Records, decode, encode
 from portlayer.interfaces.store import Check, CheckFailed, Empty
 from portlayer.model.errors import AlreadyExists, Conflict, NotFound, PortlayerError
-from portlayer.model.execution import ContainerSpec
+from portlayer.model.execution import ContainerSpec, replace
+from portlayer.model.hosts import Capacity
 from portlayer.model.network import EndpointSpec
 from portlayer.model.plan import MakeNetwork, RemoveVolume
+from portlayer.model.storage import MountSpec, Volume
 
 
 def taken_of(pieces: Sequence[Piece]) -> tuple[str, ...]:
@@ -86,11 +89,34 @@ class Claims:
         elif old.name != new.name:
             self._name(new)
             self.frees.append(Op(key=keys.name(self.vch, "containers", old.name)))
-        self._volumes(old, new)
+        self._share(old, new)
+        await self._volumes(records, old, new)
         await self._endpoints(records, old, new)
         for step in piece.plan.before:
             if isinstance(step, MakeNetwork) and step.network not in known_networks:
                 self.takes.append(Op(key=keys.network_hosts(self.vch, step.network) + self._host, value=b""))
+
+    def add_room(self, check: Check | None) -> None:
+        """Take of the host's room what was found to be there, if *check* holds."""
+        if check is not None:
+            self.checks.append(check)
+            self.takes.append(Op(key=check.key, value=b""))
+
+    def _share(self, old: ContainerSpec | None, new: ContainerSpec) -> None:
+        """What the container takes of its host: while it changes, the more of before and after."""
+        key = keys.place(self._host, self.vch, new.id)
+        after = share(new.resources)
+        if old is None:
+            self._take(Op(key=key, value=encode(after)), Op(key=key))
+            return
+        before = share(old.resources)
+        if before == after:
+            return
+        most = Capacity(cpus=max(before.cpus, after.cpus), memory_bytes=max(before.memory_bytes, after.memory_bytes))
+        if most != before:
+            self._take(Op(key=key, value=encode(most)), Op(key=key, value=encode(before)))
+        if most != after:
+            self.frees.append(Op(key=key, value=encode(after)))
 
     async def add_quota(self, quotas: Quotas, pieces: Sequence[Piece]) -> None:
         """Gather what *pieces* take of their VCH; what they give back counts once they have.
@@ -117,6 +143,7 @@ class Claims:
     def _remove(self, spec: ContainerSpec) -> None:
         self.frees.append(Op(key=keys.name(self.vch, "containers", spec.name)))
         self.finally_free.append(Op(key=keys.use(self.vch, "images", spec.image.id, spec.id)))
+        self.finally_free.append(Op(key=keys.place(self._host, self.vch, spec.id)))
         for volume in {mount.volume for mount in spec.mounts.values()}:
             self.finally_free.append(Op(key=keys.use(self.vch, "volumes", volume, spec.id)))
         for endpoint in spec.endpoints.values():
@@ -130,13 +157,30 @@ class Claims:
         self.frees.append(Op(key=keys.entity(self.vch, "volumes", step.volume)))
         self.frees.append(Op(key=keys.name(self.vch, "volumes", step.name)))
 
-    def _volumes(self, old: ContainerSpec | None, new: ContainerSpec) -> None:
+    async def _volumes(self, records: Records, old: ContainerSpec | None, new: ContainerSpec) -> None:
         before = {mount.volume for mount in old.mounts.values()} if old else set()
-        after = {mount.volume: mount.volume_name for mount in new.mounts.values()}
-        for volume, name in after.items():
+        after = {mount.volume: mount for mount in new.mounts.values()}
+        for volume, mount in after.items():
             if volume not in before:
-                self._use("volumes", volume, name, new.id)
+                self._use("volumes", volume, mount.volume_name, new.id)
+                await self._settle(records, mount, new)
         self.frees += [Op(key=keys.use(self.vch, "volumes", volume, new.id)) for volume in before - after.keys()]
+
+    async def _settle(self, records: Records, mount: MountSpec, new: ContainerSpec) -> None:
+        """A volume lives where it is used first, and from then on there alone; that stays so where the commit fails."""
+        key = keys.entity(self.vch, "volumes", mount.volume)
+        row = await records.store.get(key)
+        volume = decode(Volume, row.value) if row else None
+        if row is None or volume is None or volume.host == self._host:
+            return
+        if volume.host:
+            raise Conflict(
+                f"Volume {volume.name} lives on host {volume.host}, and {new.name} is on {self._host}.",
+                id=new.id,
+                collisions=[f"mounts{mount.destination}"],
+            )
+        self.look_again(Check(key, row.revision))
+        self.takes.append(Op(key=key, value=encode(replace(volume, host=self._host))))
 
     async def _endpoints(self, records: Records, old: ContainerSpec | None, new: ContainerSpec) -> None:
         before = old.endpoints if old else {}

@@ -27,6 +27,7 @@ from portlayer.components.commit.gathering import Found, gather, look
 from portlayer.components.commit.intents import Held, Intent, Piece
 from portlayer.components.commit.locks import Locks
 from portlayer.components.commit.recovery import Recovery
+from portlayer.components.commit.room import Room
 from portlayer.components.commit.work import Answer, Work
 from portlayer.components.handles import Draft
 from portlayer.components.membership import Deposed, Membership
@@ -56,6 +57,7 @@ class Engine:
         lease_seconds: float,
         gate: Gate,
         figures: Figures,
+        room: Room,
     ) -> None:
         self.records = records
         self.quotas = quotas
@@ -68,6 +70,7 @@ class Engine:
         self._lease_seconds = lease_seconds
         self._gate = gate
         self._figures = figures
+        self._room = room
         self._store = records.store
         self._running: set[asyncio.Task[list[Committed]]] = set()
 
@@ -177,8 +180,10 @@ class Engine:
                 self._check_host(pieces)
             unchanged = [check for one in found for check in one.unchanged]
             unchanged += [Check(keys.entity(vch, "receipts", draft.id), 0) for draft in drafts]
-            async with self.quotas.turn(vch, *taken_of(pieces)) as over:
-                result = await self._attempt(vch, tuple(pieces), unchanged, answer, place, over)
+            async with contextlib.AsyncExitStack() as turns:
+                await turns.enter_async_context(self.quotas.turn(vch, *taken_of(pieces)))
+                await turns.enter_async_context(self._room.turn(pieces))
+                result = await self._attempt(vch, tuple(pieces), unchanged, answer, place, turns.aclose)
             if result is not None:
                 return result
             await self._look_at_vch(vch, drafts)
@@ -216,7 +221,7 @@ class Engine:
     ) -> list[Committed] | None:
         """One try; None where the containers, or what is left of the quota, changed under way: look again.
 
-        over: called once what the quota allows is taken.
+        over: called once what the quota and the host's room allow is taken.
         """
         with self._figures.phase("claims"):
             claims = await self._claims(vch, pieces, unchanged)
@@ -256,6 +261,7 @@ class Engine:
         for piece in pieces:
             await claims.add(self.records, piece, self.work.known_networks)
         await claims.add_quota(self.quotas, pieces)
+        claims.add_room(await self._room.claim(pieces))
         return claims
 
     @contextlib.asynccontextmanager

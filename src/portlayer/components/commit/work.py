@@ -121,7 +121,9 @@ class Work:
         committed = outcome.committed_intent(intent, steps.failures)
         after = [step for piece in committed.pieces for step in piece.plan.after]
         frees = intent.frees if after else (*intent.frees, *intent.finally_free)
-        ops = [*takes, *outcome.record_ops(intent, observed, results), *(op.live() for op in frees)]
+        last = {op.key for op in frees}  # of what a commit without transaction 1 takes and changes again
+        ops = [op for op in takes if op.key not in last]
+        ops += [*outcome.record_ops(intent, observed, results), *(op.live() for op in frees)]
         if after:
             ops += held.puts(committed)
         elif locked:

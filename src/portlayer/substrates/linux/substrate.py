@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from portlayer.interfaces.substrate import COMPONENTS, ExecutionDriver, InteractionDriver, NetworkDriver, StorageDriver
 from portlayer.model.errors import PortlayerError, Unavailable
+from portlayer.model.hosts import Capacity
 from portlayer.substrates.linux.execution import RUNTIME_SECONDS, LinuxExecution
 from portlayer.substrates.linux.exits import Exits
 from portlayer.substrates.linux.inotify import Inotify
@@ -74,6 +75,10 @@ class LinuxSubstrate:
         if not self._features:
             make_directories(self._paths)
             await self._network.start()
+
+    async def capacity(self) -> Capacity:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return Capacity(cpus=float(os.cpu_count() or 1), memory_bytes=memory)
 
     async def close(self) -> None:
         if self._features:

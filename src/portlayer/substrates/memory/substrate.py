@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from portlayer.interfaces.substrate import COMPONENTS, Substrate
+from portlayer.model.hosts import Capacity
 from portlayer.substrates.memory.execution import MemoryExecution
 from portlayer.substrates.memory.interaction import MemoryInteraction
 from portlayer.substrates.memory.network import MemoryNetwork
@@ -30,6 +31,9 @@ class MemorySubstrate(Substrate):
 
     async def start(self, components: frozenset[str] = COMPONENTS) -> Mapping[str, str]:  # noqa: ARG002
         return {"runtime": "coroutines", "persistence": "none"}
+
+    async def capacity(self) -> Capacity:
+        return self.world.capacity
 
     async def close(self) -> None:
         """Nothing is only ours: programs run on in the world, until `World.close`."""

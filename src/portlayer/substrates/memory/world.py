@@ -2,7 +2,8 @@
 
 A World outlives the MemorySubstrate objects over it as a host outlives our processes. Tests have powers over it:
 things happen behind our back (`kill`, `lose_link`, `reboot`), calls of the drivers fail (`fail`) or meet a hook
-before or after they act (`before`, `after`), the disk is small (`disk_bytes`), the kernel has no IPv6 (`ipv6`).
+before or after they act (`before`, `after`), the disk is small (`disk_bytes`), the kernel has no IPv6 (`ipv6`), the
+machine is small (`capacity`).
 
     World
     ├── layers        diffID -> Layer
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from portlayer.model.base import Value
 from portlayer.model.errors import ResourceExhausted
 from portlayer.model.execution import ContainerSpec
+from portlayer.model.hosts import Capacity
 from portlayer.model.names import SHORT_ID
 from portlayer.model.network import EndpointSpec, NetworkSpec
 from portlayer.substrates.memory.files import Files, Layer, Node, merge
@@ -60,6 +62,7 @@ class World:
         self.incarnations: dict[str, Incarnation] = {}
         self.reserved_subnets: list[str] = ["127.0.0.0/8", "::1/128"]
         self.ipv6 = True
+        self.capacity = Capacity(cpus=64, memory_bytes=1 << 40)
         self._before: list[Hook] = []
         self._after: list[Hook] = []
         self._trees: dict[tuple[str, ...], dict[str, Node]] = {}
