@@ -66,9 +66,9 @@ class Counter:
         return [Sample(labelled(self._labels, values), count) for values, count in self._counts.items()]
 
 
-class _Series:
-    """The times of one value. new: those that are not in their buckets yet, since appending is all that there is time
-    for where they are taken."""
+class Series:
+    """The times of one value of a histogram's label. new: those that are not in their buckets yet, since appending is
+    all that there is time for where they are taken."""
 
     __slots__ = ("_ends", "counts", "new", "total")
 
@@ -77,6 +77,12 @@ class _Series:
         self.new: list[float] = []
         self.counts = [0] * (len(ends) + 1)
         self.total = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Once more, it took *seconds*."""
+        self.new.append(seconds)
+        if len(self.new) >= _UNSORTED:
+            self.sort()
 
     def sort(self) -> None:
         """Put the new ones into their buckets."""
@@ -95,20 +101,14 @@ class Histogram:
         self.name, self.help = name, text
         self._label = label
         self._buckets = buckets
-        self._series: dict[str, _Series] = {}
+        self._series: dict[str, Series] = {}
 
-    def observe(self, seconds: float, value: str = "") -> None:
-        """It took *seconds*."""
+    def of(self, value: str = "") -> Series:
+        """The times of *value*."""
         series = self._series.get(value)
         if series is None:
-            series = self._series[value] = _Series(self._buckets)
-        series.new.append(seconds)
-        if len(series.new) >= _UNSORTED:
-            series.sort()
-
-    def timed(self, value: str = "") -> Timed:
-        """As long as what is within it takes, however it ends."""
-        return Timed(self, value)
+            series = self._series[value] = Series(self._buckets)
+        return series
 
     def samples(self) -> Iterator[Sample]:
         ends = [f"{end:g}" for end in self._buckets] + ["+Inf"]
@@ -122,13 +122,12 @@ class Histogram:
 
 
 class Timed:
-    """See Histogram.timed. It is made to be entered at once."""
+    """As long as what is within it takes, however it ends. It is made to be entered at once."""
 
-    __slots__ = ("_began", "_histogram", "_value")
+    __slots__ = ("_began", "_series")
 
-    def __init__(self, histogram: Histogram, value: str) -> None:
-        self._histogram = histogram
-        self._value = value
+    def __init__(self, series: Series) -> None:
+        self._series = series
         self._began = perf_counter()
 
     def __enter__(self) -> None:
@@ -137,7 +136,7 @@ class Timed:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._histogram.observe(perf_counter() - self._began, self._value)
+        self._series.add(perf_counter() - self._began)
 
 
 class Read:

@@ -7,29 +7,36 @@ a caller sent in a body or a header, so that no secret can get into the log this
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextvars import ContextVar, Token
+from contextvars import Context, ContextVar, Token
 from types import TracebackType
 
-_NONE: Mapping[str, str] = {}
-_fields: ContextVar[Mapping[str, str]] = ContextVar("portlayer_scope", default=_NONE)
+_NONE: dict[str, str] = {}
+_fields: ContextVar[dict[str, str]] = ContextVar("portlayer_scope", default=_NONE)
 
 
 def fields() -> Mapping[str, str]:
-    """The fields here."""
-    return _fields.get()
+    """The fields here, that say something."""
+    return {name: text for name, text in _fields.get().items() if text}
+
+
+def apart(**more: str) -> Context:
+    """A context for work that outlives what began it: with *more* fields alone, and of no trace."""
+    context = Context()
+    context.run(_fields.set, more)
+    return context
 
 
 class scope:  # noqa: N801 - used as a verb, like contextlib's
-    """Within it, *more* fields hold; empty ones are left out."""
+    """Within it, *more* fields hold; empty ones say nothing."""
 
     __slots__ = ("_more", "_token")
-    _token: Token[Mapping[str, str]]
+    _token: Token[dict[str, str]]
 
     def __init__(self, **more: str) -> None:
         self._more = more
 
     def __enter__(self) -> None:
-        self._token = _fields.set({**_fields.get(), **{name: text for name, text in self._more.items() if text}})
+        self._token = _fields.set(_fields.get() | self._more)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

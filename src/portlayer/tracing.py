@@ -77,9 +77,6 @@ class entered:  # noqa: N801 - used as a verb, like contextlib's
 class Span(Protocol):
     """A part of a trace that is under way."""
 
-    def rename(self, name: str) -> None:
-        """Only now it is known what it is."""
-
     def note(self, name: str, fact: Fact) -> None:
         """Add a *fact* to it: a name, an id or a number, nothing that a caller's body or header said."""
 
@@ -96,15 +93,16 @@ class Tracer(Protocol):
         """A part of what is done here, which is `current` within. One that an exception leaves has failed."""
 
     def request(self, name: str, parent: Link | None) -> AbstractContextManager[Span]:
-        """What a request that came with *parent* causes; None: it begins a trace."""
+        """What a request that came with *parent* causes; None: it begins a trace, as work of our own does."""
+
+    def close(self) -> None:
+        """Send what there still is. Blocks, for seconds at most."""
 
 
 class _Nothing:
     """A span that goes nowhere."""
 
     __slots__ = ()
-
-    def rename(self, name: str) -> None: ...
 
     def note(self, name: str, fact: Fact) -> None: ...
 
@@ -147,3 +145,5 @@ class Untraced:
 
     def request(self, name: str, parent: Link | None) -> AbstractContextManager[Span]:  # noqa: ARG002
         return _Request(parent or new_link())
+
+    def close(self) -> None: ...

@@ -1,14 +1,20 @@
-"""The server's log on stderr: a JSON object a line, or lines to read where that is a terminal."""
+"""The server's log on stderr: a JSON object a line, or lines to read.
+
+Each says what it is about: the request, the VCH, the container, and the trace.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+from portlayer import scope, tracing
 from portlayer.model.base import rfc3339
+
+Form = Literal["json", "text"]
 
 _ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -39,12 +45,17 @@ class TextFormatter(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-def set_up_logging(level: str) -> None:
-    """All of this process's logging to stderr."""
+def set_up_logging(level: str, form: Form | None = None) -> None:
+    """All of this process's logging to stderr. form: by default, text on a terminal."""
+    form = form or ("text" if sys.stderr.isatty() else "json")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(TextFormatter() if sys.stderr.isatty() else JsonFormatter())
+    handler.setFormatter(TextFormatter() if form == "text" else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name not in _ORDINARY}
+    """What is being done here, and what the record has beyond the ordinary."""
+    link = tracing.current()
+    trace = {"trace": link.trace, "span": link.span} if link else {}
+    own = {name: value for name, value in vars(record).items() if name not in _ORDINARY}
+    return {**scope.fields(), **trace, **own}

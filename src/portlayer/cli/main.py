@@ -11,6 +11,7 @@ import typer
 import typer.core
 
 from portlayer.model.errors import PortlayerError
+from portlayer.tracing import entered, read
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run", "Run a command in a new container."),
@@ -72,7 +73,8 @@ def _root(
     """A port layer: container primitives under an engine.
 
     PORTLAYER_HOST says where the server is, as unix:///path or https://host:port; PORTLAYER_TOKEN, who calls;
-    PORTLAYER_VCH, which VCH a command is for, where --vch does not; else it is for the VCH default.
+    PORTLAYER_VCH, which VCH a command is for, where --vch does not; else it is for the VCH default. TRACEPARENT, as W3C
+    Trace Context has it, says of which trace it is a part.
     """
     if vch is not None:
         os.environ["PORTLAYER_VCH"] = vch
@@ -82,7 +84,8 @@ def main() -> None:
     """Run the command line. Whatever fails is one line on stderr."""
     failed = RUN_FAILED if sys.argv[1:2] == ["run"] else 1
     try:
-        app(prog_name="portlayer")
+        with entered(read(os.environ.get("TRACEPARENT"))):
+            app(prog_name="portlayer")
     except PortlayerError as error:
         reason = error.detail
     except Exception as error:

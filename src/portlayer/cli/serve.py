@@ -16,7 +16,7 @@ import typer
 
 from portlayer import __version__
 from portlayer.cli.lock import holding
-from portlayer.cli.logs import set_up_logging
+from portlayer.cli.logs import Form, set_up_logging
 from portlayer.cli.manager import feed_watchdog, inherited_sockets, notify
 from portlayer.compose import SETTINGS, Certificates, Settings, make_paths, open_local, read_settings
 from portlayer.model.topology import Part, place
@@ -32,12 +32,13 @@ def serve(
     config: Annotated[Path | None, typer.Option(help=f"A TOML file: {', '.join(SETTINGS)}.")] = None,
     process: Annotated[str | None, typer.Option(help="Which process of the topology this is.")] = None,
     log_level: Annotated[Level, typer.Option(help="What goes to stderr.")] = "info",
+    log_format: Annotated[Form | None, typer.Option(help="How; by default text on a terminal, else json.")] = None,
 ) -> None:
     """Serve the REST API until SIGTERM or SIGINT; containers run on.
 
     PORTLAYER_STATE and PORTLAYER_RUN say where its directories are.
     """
-    set_up_logging(log_level)
+    set_up_logging(log_level, log_format)
     asyncio.run(_serve(read_settings(os.environ, config), process))
 
 

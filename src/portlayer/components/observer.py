@@ -23,6 +23,7 @@ from portlayer.model.changes import ChangeState, RemoveContainer
 from portlayer.model.errors import PortlayerError, Unavailable
 from portlayer.model.execution import ContainerRecord, Observed, replace
 from portlayer.model.names import new_id
+from portlayer.scope import apart
 
 log = logging.getLogger(__name__)
 LIVE = ("running", "paused")
@@ -56,7 +57,7 @@ class Observer:
     async def start(self) -> None:
         """Bring record and substrate together, then follow."""
         self._engine.work.started = self.follow
-        self._engine.work.ended = lambda vch, container: self._spawn(self._after_end(vch, container))
+        self._engine.work.ended = lambda vch, container: self._spawn(self._after_end(vch, container), vch, container)
         await self._engine.recovery.recover_all()
         for vch in await self._vchs():
             for row in await self._records.store.range(keys.entities(vch, "containers")):
@@ -102,22 +103,23 @@ class Observer:
         """Record the end of *incarnation* when it comes. Doing it again is fine."""
         if incarnation not in self._followed:
             self._followed.add(incarnation)
-            self._spawn(self._follow(vch, container, incarnation))
+            self._spawn(self._follow(vch, container, incarnation), vch, container)
 
     def resume(self, vch: str, container: str) -> None:
         """Do what the end of *container* leads to, where nobody is at it: the process that saw it may have died."""
         if container not in self._reacting:
-            self._spawn(self._resume(vch, container))
+            self._spawn(self._resume(vch, container), vch, container)
 
     async def conclude(self, vch: str, container: str, incarnation: str) -> bool:
         """Record the end of *incarnation* now; whether nobody else had. What it leads to follows."""
         ended = await self._record_end(vch, container, incarnation)
         if ended is not None:
-            self._spawn(self._react(vch, *ended))
+            self._spawn(self._react(vch, *ended), vch, container)
         return ended is not None
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
+    def _spawn(self, work: Coroutine[None, None, None], vch: str = "", container: str = "") -> None:
+        about = {"vch": vch, "container": container} if container else {}
+        task = asyncio.create_task(work, context=apart(**about))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -32,6 +32,7 @@ from portlayer.metrics import Kind, Labels, Metrics, Read
 from portlayer.model.errors import PortlayerError
 from portlayer.model.execution import ContainerRecord, ContainerSpec, Observed, replace
 from portlayer.model.network import NetworkSpec
+from portlayer.scope import scope
 
 log = logging.getLogger(__name__)
 PERIOD_SECONDS = 30.0
@@ -161,6 +162,10 @@ class Reconciler:
 
     async def _try(self, one: Container, repair: Awaitable[None]) -> None:
         """One that cannot be mended does not keep the others from it."""
+        with scope(vch=one.vch, container=one.spec.id):
+            await self._tried(one, repair)
+
+    async def _tried(self, one: Container, repair: Awaitable[None]) -> None:
         try:
             await repair
         except PortlayerError as error:

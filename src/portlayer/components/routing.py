@@ -15,6 +15,7 @@ from portlayer.interfaces.components import Components
 from portlayer.model.caller import Caller
 from portlayer.model.changes import CreateContainer, fold
 from portlayer.model.errors import InvalidArgument, Unavailable
+from portlayer.tracing import Tracer
 
 Method = Callable[..., Awaitable[Any]]
 
@@ -76,12 +77,15 @@ class Routed:
     local: the one in this process, on *host*, where there is one.
     """
 
-    def __init__(self, component: str, local: object | None, host: str, hosts: Hosts, directory: Directory) -> None:
+    def __init__(
+        self, component: str, local: object | None, host: str, hosts: Hosts, directory: Directory, tracer: Tracer
+    ) -> None:
         self._component = component
         self._local = local
         self._host = host
         self._hosts = hosts
         self._directory = directory
+        self._tracer = tracer
         self._bound_to_hosts = AT_THE_CONTAINER.get(component, frozenset())
 
     def __getattr__(self, method: str) -> Method:
@@ -89,14 +93,21 @@ class Routed:
             host = await self._hosts.of(caller, request) if method in self._bound_to_hosts else None
             there = await self._at(host)
             try:
-                return await getattr(there, method)(caller, request, *more)
+                return await self._ask(there, method, caller, request, *more)
             except Unavailable as error:
                 moved = error.facts.get("refused") and method not in STREAMING_IN and await self._moved(host, there)
                 if not moved:
                     raise
-            return await getattr(moved, method)(caller, request, *more)
+            return await self._ask(moved, method, caller, request, *more)
 
         return routed
+
+    async def _ask(self, there: object, method: str, *what: Any) -> Any:
+        ask = getattr(there, method)
+        if there is self._local:
+            return await ask(*what)
+        with self._tracer.span(f"forward {self._component}/{method}", kind="client"):
+            return await ask(*what)
 
     async def _at(self, host: str | None) -> object:
         """Who answers for *host*."""
@@ -137,14 +148,16 @@ class Elsewhere:
         return refuse
 
 
-def routed(local: Components, have: frozenset[str], host: str, hosts: Hosts, directory: Directory) -> Components:
+def routed(
+    local: Components, have: frozenset[str], host: str, hosts: Hosts, directory: Directory, tracer: Tracer
+) -> Components:
     """The four components of the whole port layer, as seen from a process that *have* some of them."""
 
     def way(component: str) -> Any:
         here = getattr(local, component) if component in have else None
         if here is not None and component not in AT_THE_CONTAINER:
             return here
-        return Routed(component, here, host, hosts, directory)
+        return Routed(component, here, host, hosts, directory, tracer)
 
     return Components(
         service=local.service,

@@ -153,7 +153,7 @@ async def assemble(
         if settings.topology.has_several:
             peers = Peers(store, part, trust.passport, trust.calling)
             await closing.enter_async_context(peers.followed())
-            components = routed(here, have, part.host, Hosts(records, sealer), peers)
+            components = routed(here, have, part.host, Hosts(records, sealer), peers, tracer)
         if "execution" in have:
             closing.push_async_callback(execution.close)
             await execution.start(alone=alone)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from portlayer.compose.assembly import Assembled, assemble
 from portlayer.compose.settings import Settings
+from portlayer.compose.tracing import open_tracer
 from portlayer.interfaces.substrate import Substrate
 from portlayer.model.errors import Unavailable
 from portlayer.stores.choice import open_store
@@ -41,20 +42,19 @@ async def open_local(settings: Settings, name: str | None = None) -> AsyncIterat
 
     Raises:
         Unavailable: the store or the host is not fit; the reason says how to mend it.
+        Unsupported: traces are wanted, and what exports them is not installed.
     """
     paths, part = make_paths(settings), settings.part(name)
-    store = await open_store(settings.store, paths.state)
-    try:
+    async with contextlib.AsyncExitStack() as closing:
+        tracer = open_tracer(settings.tracing, part, paths.instance)
+        closing.callback(tracer.close)
+        store = await open_store(settings.store, paths.state)
+        closing.push_async_callback(store.close)
         substrate = LinuxSubstrate(paths, runtime=settings.runtime or None, runtime_seconds=settings.runtime_seconds)
         features = await substrate.start(frozenset(part.components))
-        try:
-            whole = (store, substrate, features, paths.state, paths.instance, settings)
-            async with assemble(*whole, part=part) as assembled:
-                yield assembled
-        finally:
-            await substrate.close()
-    finally:
-        await store.close()
+        closing.push_async_callback(substrate.close)
+        whole = (store, substrate, features, paths.state, paths.instance, settings)
+        yield await closing.enter_async_context(assemble(*whole, part=part, tracer=tracer))
 
 
 @contextlib.asynccontextmanager

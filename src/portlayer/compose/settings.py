@@ -20,6 +20,7 @@ from portlayer.components.addresses import LEASE_SECONDS
 from portlayer.components.membership import LEASE_SECONDS as PROCESS_SECONDS
 from portlayer.components.reconciler import PERIOD_SECONDS
 from portlayer.compose.tls import TlsChoice, read_tls
+from portlayer.compose.tracing import TracingChoice, read_tracing
 from portlayer.compose.users import read_users
 from portlayer.model.access import Identity
 from portlayer.model.base import Value
@@ -42,11 +43,11 @@ class Settings(Value):
     """What a port layer is made of. Empty strings mean the default. leaseSeconds: how long a bind holds an address.
 
     processSeconds: how long a process that says nothing counts as alive, the same in all processes. runtimeSeconds: how
-    long a call of the OCI runtime may take before its step fails. reconcileSeconds: the pause
-    between two sweeps of the reconciler. limits: what it takes on at once, and what may wait (see model.bounds). store:
-    which one, and where (see stores.choice). users: who else than root may use the socket, by uid. topology: who runs
-    where, in the file as `processes` (see model.topology). tls: certificates of https addresses (see compose.tls).
-    hosts: what to know of them by name (see model.hosts).
+    long a call of the OCI runtime may take before its step fails. reconcileSeconds: the pause between two sweeps of the
+    reconciler. limits: what it takes on at once, and what may wait (see model.bounds). store: which one, and where (see
+    stores.choice). tracing: where traces go (see compose.tracing). users: who else than root may use the socket, by
+    uid. topology: who runs where, in the file as `processes` (see model.topology). tls: certificates of https addresses
+    (see compose.tls). hosts: what to know of them by name (see model.hosts).
     """
 
     state: str = DEFAULT_STATE
@@ -59,6 +60,7 @@ class Settings(Value):
     reconcile_seconds: float = PERIOD_SECONDS
     limits: Limits = Limits()
     store: StoreChoice = StoreChoice()
+    tracing: TracingChoice = TracingChoice()
     users: dict[int, Identity] = {}
     topology: Topology = Topology()
     tls: TlsChoice = TlsChoice()
@@ -102,6 +104,7 @@ def read_settings(environment: Mapping[str, str], config: Path | None = None) ->
     store = _store(values.pop("store", {}), environment)
     users = read_users(values.pop("users", {}))
     tls = read_tls(values.pop("tls", {}))
+    tracing = read_tracing(values.pop("tracing", {}), environment)
     topology = read_topology(values.pop("processes")) if "processes" in values else Topology()
     try:
         settings = replace(msgspec.convert(values, Settings), users=users)
@@ -114,7 +117,7 @@ def read_settings(environment: Mapping[str, str], config: Path | None = None) ->
     _check_hosts(settings.hosts, topology)
     if len(topology.hosts) > 1 and store.kind == "sqlite":
         raise InvalidArgument("SQLite is for one host; choose etcd as the store of several.")
-    return replace(settings, store=store, topology=topology, tls=tls)
+    return replace(settings, store=store, topology=topology, tls=tls, tracing=tracing)
 
 
 def _check_hosts(hosts: Mapping[str, HostRules], topology: Topology) -> None:

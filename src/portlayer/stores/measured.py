@@ -2,79 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from time import perf_counter
-from types import TracebackType
+from typing import Any, TypeVar
 
 from portlayer.interfaces.store import Changed, CheckFailed, Record, Store, Transaction, Watch
-from portlayer.metrics import Counter, Histogram, Metrics, Read
+from portlayer.metrics import Metrics, Read, Series
 
-
-class _Timed:
-    __slots__ = ("_began", "_errors", "_name", "_took")
-
-    def __init__(self, took: Histogram, errors: Counter, name: str) -> None:
-        self._took = took
-        self._errors = errors
-        self._name = name
-        self._began = perf_counter()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._took.observe(perf_counter() - self._began, self._name)
-        if kind is not None and issubclass(kind, Exception) and kind is not CheckFailed:
-            self._errors.add(self._name, kind.__name__)
+T = TypeVar("T")
 
 
 class MeasuredStore:
-    """Implements interfaces.store.Store as *store* does. A transaction whose demands do not hold is no error."""
+    """Implements interfaces.store.Store as *store* does. A transaction whose demands do not hold is no error.
+
+    It stands in everybody's way, so it does no more than it must.
+    """
 
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self.name = store.name
         self._store = store
-        self._took = metrics.histogram("store_seconds", "Calls of the store.", "call")
+        took = metrics.histogram("store_seconds", "Calls of the store.", "call")
+        self._get, self._range, self._count = took.of("get"), took.of("range"), took.of("count")
+        self._since, self._revision = took.of("since"), took.of("revision")
+        self._apply, self._apply_volatile = took.of("apply"), took.of("apply, not durable")
         self._errors = metrics.counter("store_errors_total", "Calls of the store that failed.", ("call", "error"))
         self._watches = 0
         metrics.add(Read("portlayer_store_watches", "Open watches.", "gauge", lambda: [((), self._watches)]))
 
-    def _timed(self, name: str) -> _Timed:
-        return _Timed(self._took, self._errors, name)
+    async def _timed(self, call: str, series: Series, work: Coroutine[Any, Any, T]) -> T:
+        began = perf_counter()
+        try:
+            return await work
+        except CheckFailed:
+            raise
+        except Exception as error:
+            self._errors.add(call, type(error).__name__)
+            raise
+        finally:
+            series.add(perf_counter() - began)
 
-    async def get(self, key: str) -> Record | None:
-        with self._timed("get"):
-            return await self._store.get(key)
+    def get(self, key: str) -> Coroutine[Any, Any, Record | None]:
+        return self._timed("get", self._get, self._store.get(key))
 
-    async def get_many(self, keys: Sequence[str]) -> list[Record | None]:
-        with self._timed("get"):
-            return await self._store.get_many(keys)
+    def get_many(self, keys: Sequence[str]) -> Coroutine[Any, Any, list[Record | None]]:
+        return self._timed("get", self._get, self._store.get_many(keys))
 
-    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> list[Record]:
-        with self._timed("range"):
-            return await self._store.range(prefix, after=after, limit=limit)
+    def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Coroutine[Any, Any, list[Record]]:
+        return self._timed("range", self._range, self._store.range(prefix, after=after, limit=limit))
 
-    async def ranges(self, prefixes: Sequence[str]) -> list[list[Record]]:
-        with self._timed("range"):
-            return await self._store.ranges(prefixes)
+    def ranges(self, prefixes: Sequence[str]) -> Coroutine[Any, Any, list[list[Record]]]:
+        return self._timed("range", self._range, self._store.ranges(prefixes))
 
-    async def count(self, prefix: str) -> int:
-        with self._timed("count"):
-            return await self._store.count(prefix)
+    def count(self, prefix: str) -> Coroutine[Any, Any, int]:
+        return self._timed("count", self._count, self._store.count(prefix))
 
-    async def since(self, prefix: str, revision: int, *, limit: int = 0) -> list[Record]:
-        with self._timed("since"):
-            return await self._store.since(prefix, revision, limit=limit)
+    def since(self, prefix: str, revision: int, *, limit: int = 0) -> Coroutine[Any, Any, list[Record]]:
+        return self._timed("since", self._since, self._store.since(prefix, revision, limit=limit))
 
-    async def revision(self) -> int:
-        with self._timed("revision"):
-            return await self._store.revision()
+    def revision(self) -> Coroutine[Any, Any, int]:
+        return self._timed("revision", self._revision, self._store.revision())
 
-    async def apply(self, transaction: Transaction) -> int:
-        with self._timed("apply" if transaction.durable else "apply, not durable"):
-            return await self._store.apply(transaction)
+    def apply(self, transaction: Transaction) -> Coroutine[Any, Any, int]:
+        work = self._store.apply(transaction)
+        if transaction.durable:
+            return self._timed("apply", self._apply, work)
+        return self._timed("apply, not durable", self._apply_volatile, work)
 
     def watch(self, prefix: str, revision: int | None = None) -> Watch:
         watch = self._store.watch(prefix, revision)

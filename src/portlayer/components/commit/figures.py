@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from portlayer.metrics import Histogram, Metrics, Timed
+from portlayer.metrics import Metrics, Timed
 from portlayer.model.errors import Conflict, DeadlineExceeded, PortlayerError, SubstrateFailed, Unavailable
-from portlayer.tracing import Span, Tracer
+from portlayer.tracing import Span, Tracer, current
 
 
 class Figures:
@@ -22,6 +22,7 @@ class Figures:
 
     def __init__(self, metrics: Metrics, tracer: Tracer) -> None:
         self._tracer = tracer
+        self._silent = tracer.silent
         self._results = metrics.counter(
             "commits_total",
             "Commits by result: ok, conflict, failed (with its step), unavailable, refused (any other reason), fault.",
@@ -34,25 +35,27 @@ class Figures:
 
     def commit(self, vch: str, containers: Sequence[str]) -> AbstractContextManager[Span]:
         """The span of a whole commit."""
+        if current() is None:  # of our own accord
+            return self._tracer.request("commit", None)
         return self._tracer.span("commit", vch=vch, container=" ".join(containers))
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Within it, a commit is in this phase."""
-        return self._timed(self._phases, name, name)
+        timed = Timed(self._phases.of(name))
+        return timed if self._silent else self._traced(timed, name)
 
     def step(self, name: str, container: str) -> AbstractContextManager[None]:
         """Within it, a step is done."""
-        return self._timed(self._steps, name, name, container)
+        timed = Timed(self._steps.of(name))
+        return timed if self._silent else self._traced(timed, name, container)
 
     def undoing(self, name: str, container: str) -> AbstractContextManager[None]:
         """Within it, a step is undone."""
-        return self._timed(self._undone, name, f"undo {name}", container)
-
-    def _timed(self, histogram: Histogram, value: str, name: str, container: str = "") -> AbstractContextManager[None]:
-        return histogram.timed(value) if self._tracer.silent else self._traced(histogram.timed(value), name, container)
+        timed = Timed(self._undone.of(name))
+        return timed if self._silent else self._traced(timed, f"undo {name}", container)
 
     @contextmanager
-    def _traced(self, timed: Timed, name: str, container: str) -> Iterator[None]:
+    def _traced(self, timed: Timed, name: str, container: str = "") -> Iterator[None]:
         with timed, self._tracer.span(name) as span:
             if container:
                 span.note("container", container)
@@ -62,7 +65,7 @@ class Figures:
         """A commit that *began* then, by `time.perf_counter`, has its *answer*."""
         error = answer.exception()
         if error is None:
-            self._whole.observe(time.perf_counter() - began)
+            self._whole.of().add(time.perf_counter() - began)
         self._results.add(*_result(error))
 
     def turned_away(self, error: PortlayerError) -> None:

@@ -18,6 +18,7 @@ from portlayer.components.records import Records
 from portlayer.interfaces.substrate import ExecutionDriver
 from portlayer.model.errors import PortlayerError, Unavailable
 from portlayer.model.execution import replace
+from portlayer.scope import scope
 
 log = logging.getLogger(__name__)
 STUCK_SECONDS = 60.0
@@ -73,6 +74,10 @@ class Recovery:
 
     async def recover(self, vch: str, container: str) -> None:
         """Finish or undo the intent under *container*, where it is for this process to do so."""
+        with scope(vch=vch, container=container):
+            await self._recover(vch, container)
+
+    async def _recover(self, vch: str, container: str) -> None:
         held = await self._read(vch, container)
         if held is None or not await self._ours(held.intent):
             return

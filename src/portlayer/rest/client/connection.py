@@ -27,9 +27,11 @@ from portlayer.rest.calls import Call, Place
 from portlayer.rest.calls.call import JSON
 from portlayer.rest.calls.service import HEALTH
 from portlayer.rest.client.pulse import Pulse, Silent
+from portlayer.rest.client.trail import trail
 from portlayer.rest.liveness import ask_after
 from portlayer.rest.passport import HEADER, Passport
 from portlayer.rest.query import written
+from portlayer.tracing import entered
 
 A = TypeVar("A")
 Q = TypeVar("Q", bound=Value)
@@ -118,8 +120,9 @@ class Connection:
         return self._pulse.felt() if self._pulse else nullcontext()
 
     async def _health(self) -> None:
-        async with await self._request(HEALTH, Caller(), Nothing()) as response:
-            await response.read()
+        with entered(None):  # for many calls, of which none is the cause
+            async with await self._request(HEALTH, Caller(), Nothing()) as response:
+                await response.read()
 
     async def open(
         self, call: Call[Q, Any], caller: Caller, request: Q, *, accept: str | None = None, data: Any = None
@@ -142,7 +145,7 @@ class Connection:
         async def ask() -> aiohttp.ClientWebSocketResponse:
             with self._translating():
                 url = self._url(call, caller, request)
-                headers = self._signed(call, caller, url)
+                headers = self._told(call, caller, url)
                 async with self._felt():
                     opened: aiohttp.ClientWebSocketResponse = await self._open_session().ws_connect(
                         url, headers=headers, protocols=(protocol,), max_msg_size=_ATTACH_MESSAGE, **self._security()
@@ -186,7 +189,7 @@ class Connection:
             headers["Content-Type"] = call.consumes
             data = data if data is not None else _body(call, request)
         url = self._url(call, caller, request)
-        headers |= self._signed(call, caller, url)
+        headers |= self._told(call, caller, url)
         return await self._open_session().request(
             call.verb, url, headers=headers, data=data, allow_redirects=False, **self._security()
         )
@@ -195,6 +198,10 @@ class Connection:
         if self._path:
             return {}
         return {"ssl": self._contexts(), "server_hostname": PROCESS_NAME if self._passport else None}
+
+    def _told(self, call: Call[Q, Any], caller: Caller, url: URL) -> dict[str, str]:
+        """Who calls, and what it is a part of."""
+        return self._signed(call, caller, url) | trail(forwarded=self._passport is not None)
 
     def _signed(self, call: Call[Q, Any], caller: Caller, url: URL) -> dict[str, str]:
         if self._passport is not None:

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import msgspec
 from aiohttp import web
@@ -29,7 +30,7 @@ from portlayer.rest.server.answers import Refused, json_answer, problem_answer
 from portlayer.rest.server.audit import Audit
 from portlayer.rest.server.decode import Decoder, idempotency_key
 from portlayer.rest.server.exchange import Exchange, Handler, Shared
-from portlayer.rest.server.figures import GONE, Figures
+from portlayer.rest.server.figures import Figures
 from portlayer.rest.server.identity import Peers
 from portlayer.rest.server.load import Load
 from portlayer.rest.server.requestid import HEADER as REQUEST_ID
@@ -49,7 +50,14 @@ SPECIAL: dict[Call[Any, Any], Handler] = {
 """The calls that are more than decode, call, encode."""
 VITAL = frozenset({HEALTH, READY, METRICS_TEXT})
 """Always answered, however much there is to do."""
-_CALL = web.RequestKey("call", Call)
+_UNTRACED = Untraced()
+
+
+class _Route(NamedTuple):
+    """Which call a request is, and what its path says."""
+
+    call: Call[Any, Any]
+    parameters: dict[str, str]
 
 
 _Asked = tuple[Identity | None, Caller, Components]
@@ -85,7 +93,7 @@ class Dispatcher:
         self.shared = Shared()
         self.load = Load(bounds or HttpBounds())
         self._figures = Figures(metrics or Metrics(), self.load)
-        self._tracer = tracer or Untraced()
+        self._tracer = tracer or _UNTRACED
         self._components = components
         self._here = here or components
         self._passport = passport
@@ -93,19 +101,18 @@ class Dispatcher:
         self._decoders = {call: Decoder(call) for call in CALLS}
 
     async def __call__(self, http: web.BaseRequest) -> web.StreamResponse:
-        began, status = time.monotonic(), GONE
-        parent = tracing.read(http.headers.get(tracing.HEADER))
+        began = time.monotonic()
+        route = self._route(http)
+        call = None if isinstance(route, Exception) else route.call
         with (
             self.load.using(http.protocol),
-            scope(request=request_id(http)),
-            self._tracer.request(http.method, parent) as span,
+            scope(request=request_id(http), vch=route.parameters.get("vch", "") if isinstance(route, _Route) else ""),
+            self._traced(http, call) as span,
+            self._figures.answering(call) as told,
         ):
-            try:
-                response = await _answered(self._respond(http, span))
-                status = response.status
-            finally:
-                span.note("http.response.status_code", status)
-                self._figures.ended(http.get(_CALL), status, began)
+            response = await _answered(self._respond(http, route))
+            told.status = response.status
+            span.note("http.response.status_code", response.status)
             self._close(http, response, began)
         return response
 
@@ -126,25 +133,30 @@ class Dispatcher:
                 },
             )
 
-    async def _respond(self, http: web.BaseRequest, span: Span) -> web.StreamResponse:
-        if self.shared.draining.is_set():
+    def _route(self, http: web.BaseRequest) -> _Route | Exception:
+        """Where the request goes, or why nowhere."""
+        path, _, query = http.raw_path.partition("?")
+        if not path.isascii() or not query.isascii():
+            return InvalidArgument("The URL has bytes that are not ASCII; percent-encode them as UTF-8.")
+        try:
+            return _Route(*self._router.resolve(http.method, path))
+        except (PortlayerError, Refused) as error:
+            return error
+
+    def _traced(self, http: web.BaseRequest, call: Call[Any, Any] | None) -> AbstractContextManager[Span]:
+        """What the request causes is part of its caller's trace. That somebody looks after us is worth none."""
+        tracer = self._tracer if call is not None and call not in VITAL else _UNTRACED
+        return tracer.request(call.name if call else "", tracing.read(http.headers.get(tracing.HEADER)))
+
+    async def _respond(self, http: web.BaseRequest, route: _Route | Exception) -> web.StreamResponse:
+        if isinstance(route, Exception):
+            raise route
+        call, parameters = route
+        if self.shared.draining.is_set() and call not in VITAL:
             raise Unavailable(
                 "The port layer is stopping; come again when it is back.", retry_after_seconds=1, refused=True
             )
-        path, _, query = http.raw_path.partition("?")
-        if not path.isascii() or not query.isascii():
-            raise InvalidArgument("The URL has bytes that are not ASCII; percent-encode them as UTF-8.")
-        call, parameters = self._router.resolve(http.method, path)
-        vch = parameters.get("vch", "")
-        http[_CALL] = call
-        self._figures.begun(call)
-        span.rename(call.name)
-        with scope(vch=vch):
-            return await self._routed(http, call, path, parameters, vch)
-
-    async def _routed(
-        self, http: web.BaseRequest, call: Call[Any, Any], path: str, parameters: dict[str, str], vch: str
-    ) -> web.StreamResponse:
+        path, vch = http.raw_path.partition("?")[0], parameters.get("vch", "")
         asked = await self._admitted(http, call, path, parameters)
         if call.unsupported:
             raise Unsupported(f"{call.verb} {path[:200]} is not offered: {call.unsupported}.", option=call.name)

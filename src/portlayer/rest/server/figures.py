@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Any
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Self
 
 from portlayer.metrics import Metrics, Read
 from portlayer.rest.calls import Call
@@ -33,16 +35,42 @@ class Figures:
     def _count(self) -> list[tuple[tuple[str, ...], float]]:
         return [((name,), count) for name, count in self._under_way.items()]
 
-    def begun(self, call: Call[Any, Any]) -> None:
-        """A request turned out to be this *call*."""
-        self._under_way[call.name] += 1
+    def answering(self, call: Call[Any, Any] | None) -> Answering:
+        """As long as a request is being answered. call: which one it is; None where no route led to one."""
+        return Answering(self, call)
 
-    def ended(self, call: Call[Any, Any] | None, status: int, began: float) -> None:
-        """A request that began then, by `time.monotonic`, has ended. call: None where no route led to one."""
+    def begun(self, call: Call[Any, Any] | None) -> None:
+        """A request has come."""
+        if call is not None:
+            self._under_way[call.name] += 1
+
+    def ended(self, call: Call[Any, Any] | None, status: int, seconds: float) -> None:
+        """It is over."""
         if call is None:
             self._requests.add(UNKNOWN, str(status))
             return
         self._under_way[call.name] -= 1
         self._requests.add(call.name, str(status))
         if not call.streams and call is not WAIT:
-            self._took.observe(time.monotonic() - began, call.name)
+            self._took.of(call.name).add(seconds)
+
+
+class Answering(AbstractContextManager["Answering"]):
+    """A request that is being answered; status: of its answer, once there is one."""
+
+    __slots__ = ("_began", "_call", "_figures", "status")
+
+    def __init__(self, figures: Figures, call: Call[Any, Any] | None) -> None:
+        self._figures = figures
+        self._call = call
+        self.status = GONE
+
+    def __enter__(self) -> Self:
+        self._began = time.perf_counter()
+        self._figures.begun(self._call)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._figures.ended(self._call, self.status, time.perf_counter() - self._began)
