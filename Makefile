@@ -4,6 +4,9 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 APT := crun runc conmon nftables libnftables1 libseccomp2 busybox-static iproute2 e2fsprogs tini golang-github-containers-common
 APT_TEST := skopeo etcd-server etcd-client
+# Each worker of the tests is a host of its own; without them tests run one after the other.
+WORKERS := auto
+PYTEST := $(PYTHON) -m pytest -n $(WORKERS) --dist worksteal
 APT_BENCH := docker.io podman containerd netavark iptables
 
 .PHONY: demo test test-kill test-model soak lint bench install system system-test system-bench lock clean
@@ -12,11 +15,11 @@ demo: install
 	$(PYTHON) demo/demo.py
 
 test: install system-test
-	$(PYTHON) -m pytest
+	$(PYTEST)
 
 # Kill anywhere on real containers, in full: minutes.
 test-kill: install system-test
-	PORTLAYER_FULL=1 $(PYTHON) -m pytest tests/e2e/test_kill.py
+	PORTLAYER_FULL=1 $(PYTEST) tests/e2e/test_kill.py
 
 # The model-based test for longer.
 test-model: install

@@ -9,11 +9,16 @@ import etcdlab
 import hoststate
 import pytest
 from harness import Harness
+from workers import Workers
 
 from portlayer.compose import Settings
 from portlayer.interfaces.store import Store
 from portlayer.stores.memory import MemoryStore
 from portlayer.stores.sqlite import SqliteStore
+
+
+def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.register(Workers())
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.substrate import LinuxSubstrate
 
 CGROUPS = Path("/sys/fs/cgroup")
+DYING_SECONDS = 5.0
 
 
 class RunLab(Bench):
@@ -62,15 +65,19 @@ class RunLab(Bench):
         pairs = (line.partition(":") for line in ran.stdout.decode().splitlines())
         return {name.strip(): value.strip() for name, _, value in pairs}
 
-    def traces(self) -> list[str]:
-        """What the host shows of this instance's processes, groups and directories."""
-        return [*self._processes(), *self._groups(), *(path.name for path in self.paths.incarnations.iterdir())]
+    async def traces(self) -> list[str]:
+        """What the host shows of this instance's processes, groups and directories. Of processes that have been killed
+        it shows something until they are dead."""
+        deadline = time.monotonic() + DYING_SECONDS
+        while any(self.processes()) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        return [*self.processes(), *self._groups(), *(path.name for path in self.paths.incarnations.iterdir())]
 
     def _groups(self) -> Iterator[str]:
         for parent in CGROUPS.glob(f"**/portlayer-{self.paths.instance}"):
             yield from (str(path) for path in parent.iterdir() if path.is_dir())
 
-    def _processes(self) -> Iterator[str]:
+    def processes(self) -> Iterator[str]:
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 command = (process / "cmdline").read_bytes()

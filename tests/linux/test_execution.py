@@ -134,7 +134,7 @@ async def test_a_capability_that_the_host_has_not(crun: RunLab) -> None:
         newer = Capabilities(add=("CAP_OF_A_LATER_KERNEL",))
         await crun.prepare(replace(builders.container(), **with_process("true", capabilities=newer)))
     assert caught.value.facts["pointer"].startswith("/process/capabilities")
-    assert crun.traces() == []
+    assert await crun.traces() == []
 
 
 async def test_a_read_only_root(lab: RunLab) -> None:
@@ -198,7 +198,7 @@ async def test_groups_carry_our_name_and_go(lab: RunLab) -> None:
     (limit,) = CGROUPS.glob(f"**/portlayer-{lab.paths.instance}/{started.incarnation}/pids.max")
     assert limit.read_text() == "7\n"
     await started.remove()
-    assert lab.traces() == []
+    assert await lab.traces() == []
 
 
 async def test_a_restart_finds_everything(lab: RunLab) -> None:
@@ -257,7 +257,7 @@ async def test_conmon_is_killed(lab: RunLab) -> None:
     await started.signal(signal.SIGKILL)
     assert await waiting == ABSENT
     await started.remove()
-    assert lab.traces() == []
+    assert await lab.traces() == []
 
 
 async def test_release_again_after_a_death_between_its_steps(lab: RunLab) -> None:
@@ -283,7 +283,7 @@ async def test_what_was_only_begun_is_listed_and_goes(crun: RunLab) -> None:
     await started.remove()
     assert not process.is_alive(record.init)
     assert not process.is_alive(record.conmon)
-    assert crun.traces() == []
+    assert await crun.traces() == []
 
 
 async def test_a_lost_run_directory_leaves_no_processes(crun: RunLab) -> None:
@@ -325,7 +325,7 @@ async def test_a_runtime_that_misbehaves(crun: RunLab, script: str, reason: str)
         await crun.prepare(builders.container("true"))
     assert caught.value.facts["step"] == "prepare"
     assert reason in caught.value.detail
-    assert crun.traces() == []
+    assert await crun.traces() == []
 
 
 def misuse(execution: LinuxExecution, home: Path, script: str) -> None:
@@ -341,7 +341,7 @@ async def test_a_runtime_that_is_gone(crun: RunLab) -> None:
     crun.substrate._execution._runtime = Crun("/no/such/crun")
     with pytest.raises(SubstrateFailed):
         await crun.prepare(builders.container("true"))
-    assert crun.traces() == []
+    assert await crun.traces() == []
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing(crun: RunLab) -> None:
@@ -350,13 +350,13 @@ async def test_a_start_that_is_cancelled_leaves_nothing(crun: RunLab) -> None:
     starting = asyncio.create_task(crun.prepare(builders.container("true")))
 
     async def hangs() -> bool:
-        return any("misbehaves" in trace for trace in crun.traces())
+        return any("misbehaves" in process for process in crun.processes())
 
     await crun.until(hangs)
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    assert crun.traces() == []
+    assert await crun.traces() == []
 
 
 async def test_no_runtime_works(tmp_path: Path) -> None:
@@ -444,7 +444,7 @@ async def test_a_program_under_an_init_is_looked_for_in_its_own_root(lab: RunLab
     failure = await lab.prepare(spec)
     assert isinstance(failure, StartFailure)
     assert (failure.exit_code, failure.reason) == (127, "nosuch: No such file or directory")
-    assert lab.traces() == []
+    assert await lab.traces() == []
 
 
 async def test_a_disk_is_a_file_system_of_its_own(lab: RunLab) -> None:
