@@ -18,7 +18,7 @@ from portlayer.compose import Settings
 from portlayer.interfaces.store import Put, Store, Transaction
 from portlayer.model import errors as e
 from portlayer.model import service as m
-from portlayer.model.tokens import NewToken
+from portlayer.model.grants import NewToken
 from portlayer.rest.client import RestClient
 from portlayer.rest.server import Audit, Server
 from portlayer.stores.memory import MemoryStore
@@ -149,7 +149,7 @@ async def test_a_later_vch_of_the_same_name_knows_none_of_the_tokens(
     path = "/v1/vchs/team/network/networks"
     await pl.service.create_vch("team")
     made = await pl.service.create_token("tim", "user", vch="team")
-    (kept,) = await harness.store.range("/tokens/")
+    (kept,) = await harness.store.range("/grants/token/")
     assert await status(http, made, path) == 200
     await harness.pl.service.delete_vch(ME, m.DeleteVch(ref="team"))
     assert await pl.service.list_tokens() == ()

@@ -36,6 +36,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "topology": ("topology", "Show which process has which components, where, and how it is."),
     "version": ("service", "Show the versions of this command and of the server."),
     "token": ("tokens", "Tokens, which prove who calls: create, ls, rm."),
+    "cert": ("certificates", "Certificates, which prove who calls over TLS: issue, ls, revoke."),
+    "ca": ("ca", "Show the CA of this port layer, for PORTLAYER_CA; or let it sign with a new key."),
     "serve": ("serve", "Serve the REST API until stopped; containers run on."),
     "store": ("store", "The store: backup, restore, migrate."),
     "doctor": ("doctor", "Say what this host lacks, and how to get it."),
@@ -72,9 +74,10 @@ def _root(
 ) -> None:
     """A port layer: container primitives under an engine.
 
-    PORTLAYER_HOST says where the server is, as unix:///path or https://host:port; PORTLAYER_TOKEN, who calls;
-    PORTLAYER_VCH, which VCH a command is for, where --vch does not; else it is for the VCH default. TRACEPARENT, as W3C
-    Trace Context has it, says of which trace it is a part.
+    PORTLAYER_HOST says where the server is, as unix:///path or https://host:port; PORTLAYER_CA, which CA to trust
+    there; PORTLAYER_TOKEN, or PORTLAYER_CERT and PORTLAYER_KEY, who calls;
+    PORTLAYER_VCH, which VCH a command is for, where --vch does not; else it is for the VCH default. TRACEPARENT, as
+    W3C Trace Context has it, says of which trace it is a part.
     """
     if vch is not None:
         os.environ["PORTLAYER_VCH"] = vch

@@ -9,7 +9,7 @@ import typer
 from portlayer.cli.asking import ask, each
 from portlayer.cli.output import Columns, Json, age, print_json, print_table
 from portlayer.client import PortLayer
-from portlayer.model import tokens as t
+from portlayer.model.grants import Grant
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 RoleName = Literal["viewer", "user", "operator"]
@@ -43,7 +43,7 @@ def ls(json: Json = False) -> None:
     if json:
         print_json(tokens)
     else:
-        print_table(tokens, _COLUMNS)
+        print_table(tokens, COLUMNS)
 
 
 @app.command()
@@ -57,7 +57,7 @@ def rm(tokens: Annotated[list[str], typer.Argument(metavar="ID...")]) -> None:
     each(tokens, one)
 
 
-_COLUMNS: Columns[t.Token] = {
+COLUMNS: Columns[Grant] = {
     "ID": lambda token: token.id,
     "SUBJECT": lambda token: token.subject,
     "ROLE": lambda token: token.role,

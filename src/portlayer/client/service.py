@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 from portlayer.client.component import PAGE, Component, pages
 from portlayer.client.streams import closing
+from portlayer.model import grants as g
 from portlayer.model import service as m
-from portlayer.model import tokens as t
 from portlayer.model.access import Role
 from portlayer.model.events import NumberedEvent
 from portlayer.model.storage import Nothing
@@ -23,6 +23,10 @@ class Service(Component):
     async def ready(self) -> m.Readiness:
         """Whether store and substrate answer."""
         return await self._components.service.ready(self._caller, Nothing())
+
+    async def list_processes(self) -> tuple[m.ProcessHealth, ...]:
+        """The processes that live, and how they are."""
+        return (await self._components.service.list_processes(self._caller, Nothing())).processes
 
     async def metrics(self) -> str:
         """Prometheus text."""
@@ -59,22 +63,58 @@ class Service(Component):
 
     async def create_token(
         self, subject: str, role: Role, *, vch: str | None = None, ttl_seconds: int | None = None
-    ) -> t.NewToken:
+    ) -> g.NewToken:
         """A token for *subject*; its secret is told this once. A viewer or user has a vch, an operator none."""
-        request = t.CreateToken(subject=subject, role=role, vch=vch, ttl_seconds=ttl_seconds)
+        request = g.CreateToken(subject=subject, role=role, vch=vch, ttl_seconds=ttl_seconds)
         return await self._components.service.create_token(self._caller, request)
 
-    async def list_tokens(self) -> tuple[t.Token, ...]:
+    async def list_tokens(self) -> tuple[g.Grant, ...]:
         """All tokens that are good, without their secrets."""
 
-        async def ask(after: str | None) -> t.Tokens:
-            return await self._components.service.list_tokens(self._caller, t.ListTokens(limit=PAGE, after=after))
+        async def ask(after: str | None) -> g.Tokens:
+            return await self._components.service.list_tokens(self._caller, g.ListGrants(limit=PAGE, after=after))
 
         return tuple([token async for page in pages(ask) for token in page.tokens])
 
     async def delete_token(self, ident: str) -> None:
         """It is good for nothing from now on, and streams that it opened end. Raises NotFound."""
-        await self._components.service.delete_token(self._caller, t.TokenRef(id=ident))
+        await self._components.service.delete_token(self._caller, g.GrantRef(id=ident))
+
+    async def create_certificate(
+        self,
+        subject: str,
+        role: Role,
+        request: str,
+        *,
+        vch: str | None = None,
+        ttl_seconds: int = g.CERTIFICATE_DAYS * 86400,
+    ) -> g.NewCertificate:
+        """A certificate for *subject*. request: a signing request, PEM, of the key that its holder has. A viewer or
+        user has a vch, an operator none."""
+        wanted = g.CreateCertificate(subject=subject, role=role, vch=vch, ttl_seconds=ttl_seconds, request=request)
+        return await self._components.service.create_certificate(self._caller, wanted)
+
+    async def list_certificates(self) -> tuple[g.Grant, ...]:
+        """All certificates of clients that are good."""
+
+        async def ask(after: str | None) -> g.Certificates:
+            request = g.ListGrants(limit=PAGE, after=after)
+            return await self._components.service.list_certificates(self._caller, request)
+
+        return tuple([each async for page in pages(ask) for each in page.certificates])
+
+    async def revoke_certificate(self, ident: str) -> None:
+        """It is good for nothing from now on, and streams that it opened end. Raises NotFound."""
+        await self._components.service.delete_certificate(self._caller, g.GrantRef(id=ident))
+
+    async def authorities(self) -> str:
+        """The certificates of the private CA, PEM: what to trust to know this port layer's processes."""
+        return (await self._components.service.authorities(self._caller, Nothing())).pem
+
+    async def rotate_ca(self, *, forget: bool = False) -> str:
+        """Let the private CA sign with a new key from now on; its certificates. What the last ones have signed stays
+        good, unless they are to be forgotten."""
+        return (await self._components.service.rotate_ca(self._caller, g.RotateCa(forget=forget))).pem
 
     async def events(self, since: str | None = None) -> AsyncIterator[NumberedEvent]:
         """Events for ever. since: `now` (the default), `0` for all that is kept, or the cursor of the last one seen."""

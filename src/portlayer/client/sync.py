@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from portlayer.client.attachment import Attachment
@@ -99,12 +100,18 @@ class SyncService(Sync[Service]):
 
     info = blocking(Service.info)
     ready = blocking(Service.ready)
+    list_processes = blocking(Service.list_processes)
     metrics = blocking(Service.metrics)
     list_vchs = blocking(Service.list_vchs)
     inspect_vch = blocking(Service.inspect_vch)
     create_token = blocking(Service.create_token)
     list_tokens = blocking(Service.list_tokens)
     delete_token = blocking(Service.delete_token)
+    create_certificate = blocking(Service.create_certificate)
+    list_certificates = blocking(Service.list_certificates)
+    revoke_certificate = blocking(Service.revoke_certificate)
+    authorities = blocking(Service.authorities)
+    rotate_ca = blocking(Service.rotate_ca)
     create_vch = blocking(Service.create_vch)
     set_quota = blocking(Service.set_quota)
     remove_vch = blocking(Service.remove_vch)
@@ -203,11 +210,15 @@ def connect_sync(
     vch: str | None = None,
     retries: int = RETRIES,
     token: str | None = None,
+    ca: str | Path | None = None,
+    cert: str | Path | None = None,
+    key: str | Path | None = None,
 ) -> Iterator[SyncPortLayer]:
     """As connect. The event loop runs in a thread of its own, which ends with the block."""
     portal = Portal()
+    way = connect(components, host=host, vch=vch, retries=retries, token=token, ca=ca, cert=cert, key=key)
     try:
-        with portal.enter(connect(components, host=host, vch=vch, retries=retries, token=token)) as portlayer:
+        with portal.enter(way) as portlayer:
             yield SyncPortLayer(portal, portlayer)
     finally:
         portal.close()

@@ -20,12 +20,13 @@ from portlayer.components.records import decode, put
 from portlayer.interfaces.store import Check, CheckFailed, Store, Transaction
 from portlayer.model.base import Value
 from portlayer.model.errors import Unavailable
+from portlayer.model.grants import Grant
 from portlayer.model.names import new_id
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-    from portlayer.components.x509 import Pair
+    from portlayer.components.x509 import Chained, Pair, PublicKey
 
 KEPT = 3
 ROTATE_SECONDS = 5 * 365 * 86400.0
@@ -79,20 +80,20 @@ class Ca:
         elif row.revision != self._revision:
             self._take(decode(CaRecord, row.value), row.revision)
 
-    async def rotate(self) -> None:
-        """Sign with a new key from now on."""
+    async def rotate(self, *, forget: bool = False) -> None:
+        """Sign with a new key from now on. forget: trust no older one; else the last ones stay trusted."""
         while True:
             row = await self._store.get(keys.CA)
             if row is not None:
                 self._take(decode(CaRecord, row.value), row.revision)
-            held = decode(CaRecord, row.value).keys if row else ()
+            held = decode(CaRecord, row.value).keys if row and not forget else ()
             record = CaRecord(keys=(*held, self._fresh(bool(held)))[-KEPT:])
             try:
                 check = Check(keys.CA, row.revision if row else 0)
                 done = await self._store.apply(Transaction((check,), (put(keys.CA, record),)))
             except CheckFailed:
                 if row is None:
-                    return await self.load()
+                    return await self.load()  # another process has made it
                 continue
             return self._take(record, done)
 
@@ -115,6 +116,13 @@ class Ca:
         made = x509.issue_process(self._pair, process, names, dt.timedelta(seconds=PROCESS_SECONDS))
         until = made.certificate.not_valid_after_utc.timestamp()
         return Issued(chain=x509.pem(made.certificate, *reversed(self._cross)), key=made.key_pem, until=until)
+
+    def issue_client(self, grant: Grant, public: PublicKey, seconds: int) -> Chained:
+        """A certificate for the holder of *grant*, who has the key of *public*."""
+        from portlayer.components import x509  # noqa: PLC0415
+
+        made = x509.issue_client(self._pair, grant, public, dt.timedelta(seconds=seconds))
+        return x509.Chained(x509.der(made), x509.pem(made, *reversed(self._cross)).decode())
 
     async def vouches(self, certificate: bytes) -> bool:
         """Whether *certificate*, DER, is a process's, and good now."""

@@ -4,7 +4,7 @@
 /meta/keys                                       KeyRing: sealing keys, wrapped by the host's key
 /meta/ca                                         CaRecord: the private CA, its keys wrapped by the host's key
 /subnets                                         Subnets: CIDR -> network, of all tenants on this substrate; our /48
-/tokens/<id>                                     TokenRecord: bearer token, its secret as a digest (lease, if it ends)
+/grants/<kind>/<id>                              GrantRecord: token or certificate, as a digest (lease, if it ends)
 /processes/<id>                                  Process: of ours, and lives (lease)
 /hosts/<host>                                    HostRecord: what it has, and what is told of it
 /placed/<host>/<vch>/<container>                 Capacity: what the container's limits take of the host
@@ -44,15 +44,15 @@ SUBNETS = "/subnets"
 PROCESSES = "/processes/"
 HOSTS = "/hosts/"
 VCHS = "/vchs/"
-TOKENS = "/tokens/"
 
 
 def vch(name: str) -> str:
     return f"{VCHS}{name}"
 
 
-def token(ident: str) -> str:
-    return f"{TOKENS}{ident}"
+def grants(kind: str) -> str:
+    """Prefix of all tokens, or certificates."""
+    return f"/grants/{kind}/"
 
 
 def process(ident: str) -> str:

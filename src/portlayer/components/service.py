@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
@@ -12,13 +13,14 @@ from portlayer.components.events import History
 from portlayer.components.hosts import HostBook, HostRecord
 from portlayer.components.membership import Process
 from portlayer.components.placing import taken_of
+from portlayer.components.proofs import Proofs
 from portlayer.components.records import Records, cut, decode
-from portlayer.components.tokens import TokenBook
 from portlayer.components.vchs import Vchs
+from portlayer.interfaces.service import Service
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Put, Transaction
 from portlayer.metrics import Family, Metrics, Read, exposition
+from portlayer.model import grants as g
 from portlayer.model import service as m
-from portlayer.model import tokens as t
 from portlayer.model.caller import Caller
 from portlayer.model.errors import Conflict, InvalidArgument, NotFound, PortlayerError
 from portlayer.model.events import NumberedEvent
@@ -26,6 +28,8 @@ from portlayer.model.execution import replace
 from portlayer.model.storage import Nothing
 from portlayer.model.topology import COMPONENTS, Part
 
+PATIENCE_SECONDS = 5.0
+"""For how long another process is asked how it is."""
 MAX_VALUE_BYTES = 64 * 1024
 _KEY = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}")
 
@@ -34,14 +38,14 @@ class LocalService:
     """Implements interfaces.service.Service.
 
     substrates: features by name. alive: asks the substrate. stuck: counts the commits that are tried again. metrics:
-    what the parts of this process have to say.
+    what the parts of this process have to say. others: the service of another process.
     """
 
     def __init__(
         self,
         records: Records,
         vchs: Vchs,
-        tokens: TokenBook,
+        proofs: Proofs,
         instance: str,
         part: Part,
         substrates: Mapping[str, Mapping[str, str]],
@@ -49,10 +53,12 @@ class LocalService:
         stuck: Callable[[], Awaitable[int]],
         metrics: Metrics,
         book: HostBook,
+        others: Callable[[Part], Service],
     ) -> None:
         self._records = records
         self._vchs = vchs
-        self._tokens = tokens
+        self._tokens = proofs.tokens
+        self._certificates = proofs.certificates
         self._store = records.store
         self._instance = instance
         self._part = part
@@ -61,12 +67,10 @@ class LocalService:
         self._stuck = stuck
         self._metrics = metrics
         self._book = book
+        self._others = others
 
     async def info(self, caller: Caller, request: Nothing) -> m.Info:  # noqa: ARG002
-        rows = await self._store.range(keys.PROCESSES)
-        processes = sorted(
-            (decode(Process, row.value) for row in rows), key=lambda process: (process.part.host, process.part.name)
-        )
+        processes = await self._processes()
         return m.Info(
             version=__version__,
             api_version="v1",
@@ -96,6 +100,26 @@ class LocalService:
             features=host.features,
             since=host.away_since or host.since,
         )
+
+    async def _processes(self) -> list[Process]:
+        """Those that live, by host and name."""
+        rows = await self._store.range(keys.PROCESSES)
+        return sorted((decode(Process, row.value) for row in rows), key=lambda one: (one.part.host, one.part.name))
+
+    async def list_processes(self, caller: Caller, request: Nothing) -> m.Processes:  # noqa: ARG002
+        found = await self._processes()
+        return m.Processes(processes=tuple(await asyncio.gather(*(self._health(caller, one) for one in found))))
+
+    async def _health(self, caller: Caller, process: Process) -> m.ProcessHealth:
+        asked = self if process.part.name == self._part.name else self._others(process.part)
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                said = await asked.ready(caller, Nothing())
+        except PortlayerError as error:
+            said = m.Readiness(ready=False, checks={"reached": error.detail})
+        except TimeoutError:
+            said = m.Readiness(ready=False, checks={"reached": f"no answer in {PATIENCE_SECONDS:g} s"})
+        return m.ProcessHealth(process=_shown(process), ready=said.ready, checks=said.checks)
 
     def _where(self, component: str, parts: Sequence[Part]) -> m.ComponentInfo:
         having = [part for part in parts if component in part.components]
@@ -154,14 +178,29 @@ class LocalService:
     async def delete_vch(self, caller: Caller, request: m.DeleteVch) -> None:  # noqa: ARG002
         await self._vchs.delete(request)
 
-    async def create_token(self, caller: Caller, request: t.CreateToken) -> t.NewToken:  # noqa: ARG002
+    async def create_token(self, caller: Caller, request: g.CreateToken) -> g.NewToken:  # noqa: ARG002
         return await self._tokens.create(request)
 
-    async def list_tokens(self, caller: Caller, request: t.ListTokens) -> t.Tokens:  # noqa: ARG002
+    async def list_tokens(self, caller: Caller, request: g.ListGrants) -> g.Tokens:  # noqa: ARG002
         return await self._tokens.page(request)
 
-    async def delete_token(self, caller: Caller, request: t.TokenRef) -> None:  # noqa: ARG002
-        await self._tokens.delete(request.id)
+    async def delete_token(self, caller: Caller, request: g.GrantRef) -> None:  # noqa: ARG002
+        await self._tokens.grants.delete(request.id)
+
+    async def create_certificate(self, caller: Caller, request: g.CreateCertificate) -> g.NewCertificate:  # noqa: ARG002
+        return await self._certificates.create(request)
+
+    async def list_certificates(self, caller: Caller, request: g.ListGrants) -> g.Certificates:  # noqa: ARG002
+        return await self._certificates.page(request)
+
+    async def delete_certificate(self, caller: Caller, request: g.GrantRef) -> None:  # noqa: ARG002
+        await self._certificates.grants.delete(request.id)
+
+    async def authorities(self, caller: Caller, request: Nothing) -> g.Authorities:  # noqa: ARG002
+        return await self._certificates.authorities()
+
+    async def rotate_ca(self, caller: Caller, request: g.RotateCa) -> g.Authorities:  # noqa: ARG002
+        return await self._certificates.rotate(request)
 
     async def events(self, caller: Caller, request: m.Subscribe) -> AsyncIterator[NumberedEvent]:
         tenant = await self._records.check_vch(caller.vch)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 
 import msgspec
 
 from portlayer.components import keys
+from portlayer.components.grants import Grants
 from portlayer.components.quota import Quotas, check_quota
 from portlayer.components.records import Records, encode, event, event_puts, put
 from portlayer.components.replays import Replays
 from portlayer.components.tenants import Tenant, VchRecord
-from portlayer.components.tokens import forget_tokens
 from portlayer.failpoints import Failpoints
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
 from portlayer.model import names
@@ -35,15 +36,23 @@ BATCH = 100
 
 
 class Vchs:
-    """Makes, changes and deletes VCHs."""
+    """Makes, changes and deletes VCHs. grants: those of a VCH go with it."""
 
-    def __init__(self, records: Records, quotas: Quotas, replays: Replays, failpoints: Failpoints) -> None:
+    def __init__(
+        self,
+        records: Records,
+        quotas: Quotas,
+        replays: Replays,
+        failpoints: Failpoints,
+        grants: Iterable[Grants],
+    ) -> None:
         self._store = records.store
         self._records = records
         self._tenants = records.tenants
         self._quotas = quotas
         self._replays = replays
         self._failpoints = failpoints
+        self._grants = tuple(grants)
 
     async def all(self) -> list[VchRecord]:
         """Every VCH, also those that are being deleted, by name."""
@@ -142,7 +151,8 @@ class Vchs:
         for kind in ("containers", "intents", "networks", "volumes", "images"):
             if not await self._records.until_gone(keys.entities(vch, kind), PART_SECONDS):
                 raise Unavailable(f"VCH {vch} still has {kind}.")
-        await forget_tokens(self._records, vch)
+        for grants in self._grants:
+            await grants.forget_vch(vch)
         await self._sweep(vch)
         await self._failpoints.hit("vch.swept")
         told = event_puts(vch, event("vch", "removed", tenant.id, vch), seconds=FAREWELL_SECONDS)

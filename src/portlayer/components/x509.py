@@ -14,19 +14,32 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from portlayer.model.certificates import PROCESS_NAME
+from portlayer.model.errors import InvalidArgument
+from portlayer.model.grants import Grant
 
+PublicKey = CertificatePublicKeyTypes
 CA_DAYS = 3653
 SKEW = dt.timedelta(hours=1)
 """How far the clock of who looks at a certificate may be behind."""
 _PROCESS, _CLIENT = "portlayer:process:", "portlayer:client:"
 _CA_DEPTH = 4
 _MAX_NAME = 64
+_RSA_BITS = 2048, 8192
+
+
+@dataclass(frozen=True)
+class Chained:
+    """A certificate as DER, and, as PEM, with those that lead to older keys of its CA."""
+
+    der: bytes
+    pem: str
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,34 @@ def issue_process(ca: Pair, process: str, names: Iterable[str], lifetime: dt.tim
     usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     builder = builder.add_extension(x509.ExtendedKeyUsage(usage), critical=False)
     return Pair(builder.add_extension(alternative, critical=False).sign(ca.key, hashes.SHA256()), key)
+
+
+def requested(request: bytes) -> PublicKey:
+    """The public key of a signing request, whose sender has shown to have the private one. Raises InvalidArgument."""
+    try:
+        read = x509.load_pem_x509_csr(request)
+        public, shown = read.public_key(), read.is_signature_valid
+    except (ValueError, UnsupportedAlgorithm):
+        raise InvalidArgument("This is no certificate signing request in PEM.", pointer="/request") from None
+    strong = isinstance(public, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey) or (
+        isinstance(public, rsa.RSAPublicKey) and _RSA_BITS[0] <= public.key_size <= _RSA_BITS[1]
+    )
+    if not strong or not shown:
+        raise InvalidArgument(
+            "The request's key has to be RSA of 2048 to 8192 bits, of an elliptic curve, or Ed25519, and to have "
+            "signed the request.",
+            pointer="/request",
+        )
+    return public
+
+
+def issue_client(ca: Pair, grant: Grant, public: PublicKey, lifetime: dt.timedelta) -> x509.Certificate:
+    """For the holder of *grant*, whose id is the serial number."""
+    subject = _name(grant.subject, unit=grant.role, organization=grant.vch or "")
+    builder = _builder(ca, subject, public, lifetime, int(grant.id, 16))
+    builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(_CLIENT + grant.id)])
+    return builder.add_extension(names, critical=False).sign(ca.key, hashes.SHA256())
 
 
 def is_process(certificate: x509.Certificate) -> bool:
@@ -135,7 +176,7 @@ def _sign_ca(
 
 
 def _builder(
-    ca: Pair, subject: x509.Name, public: ec.EllipticCurvePublicKey, lifetime: dt.timedelta, serial: int
+    ca: Pair, subject: x509.Name, public: PublicKey, lifetime: dt.timedelta, serial: int
 ) -> x509.CertificateBuilder:
     """What is the same for processes and clients; it lasts no longer than the CA does."""
     moment = dt.datetime.now(dt.UTC)

@@ -32,7 +32,6 @@ from portlayer.components.replays import Replays
 from portlayer.components.routing import Hosts, missing, routed
 from portlayer.components.service import LocalService
 from portlayer.components.storage import LocalStorage
-from portlayer.components.tokens import TokenBook
 from portlayer.components.vchs import Vchs, ensure_vch
 from portlayer.compose.landscape import Landscape
 from portlayer.compose.peers import Peers
@@ -119,16 +118,16 @@ async def assemble(
     network = LocalNetwork(
         *(drafts, pool, quotas, Ports(store), replays, substrate.network, failpoints, landscape.book)
     )
-    vchs = Vchs(records, quotas, replays, failpoints)
-    tokens = TokenBook(records)
+    proofs = Proofs(records, trust.ca, settings.tls.clients)
+    vchs = Vchs(records, quotas, replays, failpoints, proofs.grants)
+    peers = Peers(store, part, trust.passport, trust.calling)
     have = frozenset(part.components)
     here = Components(
         service=LocalService(
-            *(records, vchs, tokens, instance, part, {substrate.name: features}),
+            *(records, vchs, proofs, instance, part, {substrate.name: features}),
             substrate.execution.present if "execution" in have else store.revision,
             engine.recovery.abandoned,
-            metrics,
-            landscape.book,
+            *(metrics, landscape.book, peers.service),
         ),
         storage=storage if "storage" in have else missing("storage"),
         execution=execution if "execution" in have else missing("execution"),
@@ -150,8 +149,8 @@ async def assemble(
         await closing.enter_async_context(trust.kept())
         await closing.enter_async_context(landscape.joined(alone=alone))
         components = here
+        closing.push_async_callback(peers.close)
         if settings.topology.has_several:
-            peers = Peers(store, part, trust.passport, trust.calling)
             await closing.enter_async_context(peers.followed())
             components = routed(here, have, part.host, Hosts(records, sealer), peers, tracer)
         if "execution" in have:
@@ -162,9 +161,7 @@ async def assemble(
             await storage.start(alone=alone)
         await closing.enter_async_context(landscape.kept(reconciler.swept))
         await closing.enter_async_context(departures.attended())
-        yield Assembled(
-            *(components, here, trust.passport, Proofs(tokens, trust.ca), metrics, tracer, trust.certificates)
-        )
+        yield Assembled(components, here, trust.passport, proofs, metrics, tracer, trust.certificates)
 
 
 def _gates(limits: Limits, metrics: Metrics) -> tuple[Gate, Gate, Gate]:

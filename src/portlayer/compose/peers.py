@@ -11,6 +11,7 @@ from portlayer.components import keys
 from portlayer.components.membership import Process
 from portlayer.components.records import decode
 from portlayer.interfaces.components import Components
+from portlayer.interfaces.service import Service
 from portlayer.interfaces.store import Compacted, Store, Watch
 from portlayer.model.errors import PortlayerError
 from portlayer.model.topology import Part
@@ -46,12 +47,9 @@ class Peers:
         changes = self._store.watch(keys.PROCESSES)
         await self._read()
         self._following = asyncio.create_task(self._follow(changes))
-        try:
-            yield
-        finally:
-            await self._close()
+        yield
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
         """Close all connections."""
         for task in filter(None, (self._following, self._looking)):
             task.cancel()
@@ -71,6 +69,10 @@ class Peers:
             return None
         chosen = min(having, key=lambda process: (process.part.host != self._me.host, process.part.name))
         return self._client(chosen.part, component).components
+
+    def service(self, part: Part) -> Service:
+        """The service of the process that is *part*."""
+        return self._client(part, "service").components.service
 
     async def refresh(self) -> None:
         """Look again who there is; several at once look once."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
+import re
 import ssl
 import time
 from collections.abc import Iterable
@@ -13,38 +15,60 @@ from pathlib import Path
 import msgspec
 
 from portlayer.components.ca import PROCESS_SECONDS, Ca, Issued
+from portlayer.compose.users import read_clients
+from portlayer.model.access import Identity
 from portlayer.model.base import Value
 from portlayer.model.errors import InvalidArgument, PortlayerError
+from portlayer.model.execution import replace
 from portlayer.model.topology import Part, place
 from portlayer.rest import tls
 from portlayer.rest.tls import Chain
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 5.0
+_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 _ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  (these are no names)
 
 
 class TlsChoice(Value):
     """The section [tls] of a configuration. cert, key: files of the certificate that clients are shown; without, one
-    of the private CA, made and renewed by us. clientCa: file of CAs whose clients are known by `clients`, besides the
-    private one's. names: what our own certificates are good for besides the address: DNS names and IP addresses.
+    of the private CA, made and renewed by us. clientCa: file of CAs, besides the private one, whose clients are known:
+    as `clients`, by the subject as RFC 4514 writes it. names: what our own certificates are good for besides the
+    address, DNS names and IP addresses.
     """
 
     cert: str = ""
     key: str = ""
     client_ca: str = ""
     names: tuple[str, ...] = ()
+    clients: dict[str, Identity] = {}
 
 
 def read_tls(table: object) -> TlsChoice:
     """From the table. Raises InvalidArgument for what cannot be."""
+    if not isinstance(table, dict):
+        raise InvalidArgument("tls is a section of the configuration: [tls].")
+    clients = read_clients(table.get("clients", {}))
     try:
-        choice = msgspec.convert(table, TlsChoice)
+        choice = replace(msgspec.convert({**table, "clients": {}}, TlsChoice), clients=clients)
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"[tls] is not as it should be: {error}.") from None
     if bool(choice.cert) != bool(choice.key):
         raise InvalidArgument("[tls]: a cert needs its key, and a key its cert.")
+    if bool(choice.client_ca) != bool(choice.clients):
+        raise InvalidArgument("[tls]: a clientCa needs clients, who they are; and clients their clientCa.")
+    for name in choice.names:
+        if not _NAME.fullmatch(name) and not _is_address(name):
+            raise InvalidArgument(f"[tls]: {name!r} is neither a DNS name nor an IP address.")
     return choice
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 class Certificates:

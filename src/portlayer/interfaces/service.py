@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from portlayer.model import grants as g
 from portlayer.model import service as m
-from portlayer.model import tokens as t
 from portlayer.model.caller import Caller
 from portlayer.model.events import NumberedEvent
 from portlayer.model.storage import Nothing
@@ -18,6 +18,9 @@ class Service(Protocol):
 
     async def ready(self, caller: Caller, request: Nothing) -> m.Readiness:
         """Whether store and substrate answer."""
+
+    async def list_processes(self, caller: Caller, request: Nothing) -> m.Processes:
+        """The processes that live, and how they are: each is asked."""
 
     async def metrics(self, caller: Caller, request: Nothing) -> str:
         """Prometheus text."""
@@ -39,14 +42,29 @@ class Service(Protocol):
         `default`; Unavailable where it takes long: it goes on by itself.
         """
 
-    async def create_token(self, caller: Caller, request: t.CreateToken) -> t.NewToken:
+    async def create_token(self, caller: Caller, request: g.CreateToken) -> g.NewToken:
         """A new token, with its secret, which is told this once. Raises InvalidArgument; NotFound for its VCH."""
 
-    async def list_tokens(self, caller: Caller, request: t.ListTokens) -> t.Tokens:
+    async def list_tokens(self, caller: Caller, request: g.ListGrants) -> g.Tokens:
         """All tokens that are good, without their secrets."""
 
-    async def delete_token(self, caller: Caller, request: t.TokenRef) -> None:
+    async def delete_token(self, caller: Caller, request: g.GrantRef) -> None:
         """It is good for nothing from now on, and streams that it opened end. Raises NotFound."""
+
+    async def create_certificate(self, caller: Caller, request: g.CreateCertificate) -> g.NewCertificate:
+        """A new certificate of the private CA. Raises InvalidArgument; NotFound for its VCH."""
+
+    async def list_certificates(self, caller: Caller, request: g.ListGrants) -> g.Certificates:
+        """All certificates of clients that are good."""
+
+    async def delete_certificate(self, caller: Caller, request: g.GrantRef) -> None:
+        """It is revoked: good for nothing from now on, and streams that it opened end. Raises NotFound."""
+
+    async def authorities(self, caller: Caller, request: Nothing) -> g.Authorities:
+        """The private CA: what to trust to know this port layer's processes."""
+
+    async def rotate_ca(self, caller: Caller, request: g.RotateCa) -> g.Authorities:
+        """The private CA signs with a new key from now on."""
 
     async def events(self, caller: Caller, request: m.Subscribe) -> AsyncIterator[NumberedEvent]:
         """Events from a cursor on, for ever. Raises InvalidArgument for a cursor that is none."""

@@ -16,12 +16,14 @@ MASK = "***"
 
 
 class Identity(Value):
-    """Who somebody is. vch: the only tenant that is open to them; None: all. how: what proved it."""
+    """Who somebody is. vch: the only tenant that is open to them; None: all. how: what proved it. until: when that ends
+    by itself, in seconds since the epoch, where it is in no record of ours."""
 
     subject: str
     role: Role
     vch: str | None = None
     how: str = "peer"
+    until: float | None = None
 
 
 ROOT = Identity(subject="root", role="operator")
@@ -39,7 +41,7 @@ def decide(identity: Identity | None, needed: Needed, vch: str | None) -> None:
         return
     if identity is None:
         raise Unauthenticated(
-            "This port layer does not know you; ask its operator for a token, or to add you to [users]."
+            "This port layer does not know you, or no more; ask its operator for a token or a certificate."
         )
     if identity.vch is not None and vch not in (None, identity.vch):
         raise NotFound(f"There is no VCH called {str(vch)[:140]!r}.", kind="vch", id=vch)

@@ -58,6 +58,18 @@ class HostInfo(Value):
     since: str = ""
 
 
+class ProcessHealth(Value):
+    """What a process says of itself, as `Readiness`; where it says nothing, `reached` tells why."""
+
+    process: ProcessInfo
+    ready: bool
+    checks: dict[str, str]
+
+
+class Processes(Value):
+    processes: tuple[ProcessHealth, ...]
+
+
 class Info(Value):
     """processes: for operators alone."""
 

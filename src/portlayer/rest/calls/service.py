@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from portlayer.model import grants as g
 from portlayer.model import service as m
-from portlayer.model import tokens as t
 from portlayer.model.events import NumberedEvent
 from portlayer.model.storage import Nothing
 from portlayer.rest.calls.call import BYTES, TEXT, V1, VCH, Table
@@ -22,6 +22,8 @@ HEALTH = _table.get(
 READY = _table.get("ready", "/readyz", Nothing, m.Readiness, statuses=(503,), needs="viewer")
 METRICS_TEXT = _table.get("metrics", "/metrics", Nothing, str, produces=METRICS)
 INFO = _table.get("info", f"{V1}/info", Nothing, m.Info, needs="viewer")
+
+PROCESSES = _table.get("list-processes", f"{V1}/processes", Nothing, m.Processes)
 
 OPENAPI = _table.get(
     "openapi",
@@ -42,9 +44,17 @@ CREATE_VCH = _table.create("create-vch", f"{V1}/vchs", m.CreateVch, m.Vch)
 UPDATE_VCH = _table.patch("update-vch", f"{V1}/vchs/{{ref}}", m.UpdateVch, m.Vch, headers={"if_match": "If-Match"})
 DELETE_VCH = _table.delete("delete-vch", f"{V1}/vchs/{{ref}}", m.DeleteVch, headers={"if_match": "If-Match"})
 
-CREATE_TOKEN = _table.post("create-token", f"{V1}/tokens", t.CreateToken, t.NewToken, status=201)
-LIST_TOKENS = _table.get("list-tokens", f"{V1}/tokens", t.ListTokens, t.Tokens)
-DELETE_TOKEN = _table.delete("delete-token", f"{V1}/tokens/{{id}}", t.TokenRef)
+CREATE_TOKEN = _table.post("create-token", f"{V1}/tokens", g.CreateToken, g.NewToken, status=201)
+LIST_TOKENS = _table.get("list-tokens", f"{V1}/tokens", g.ListGrants, g.Tokens)
+DELETE_TOKEN = _table.delete("delete-token", f"{V1}/tokens/{{id}}", g.GrantRef)
+
+CREATE_CERTIFICATE = _table.post(
+    "create-certificate", f"{V1}/certificates", g.CreateCertificate, g.NewCertificate, status=201
+)
+LIST_CERTIFICATES = _table.get("list-certificates", f"{V1}/certificates", g.ListGrants, g.Certificates)
+DELETE_CERTIFICATE = _table.delete("delete-certificate", f"{V1}/certificates/{{id}}", g.GrantRef)
+AUTHORITIES = _table.get("authorities", f"{V1}/ca", Nothing, g.Authorities, needs="viewer")
+ROTATE_CA = _table.post("rotate-ca", f"{V1}/ca/rotate", g.RotateCa, g.Authorities)
 
 EVENTS = _table.get("events", f"{VCH}/events", m.Subscribe, NumberedEvent, produces=EVENT_STREAM, streams=True)
 

@@ -20,7 +20,7 @@ from yarl import URL
 from portlayer.model.base import Value
 from portlayer.model.caller import Caller
 from portlayer.model.certificates import PROCESS_NAME
-from portlayer.model.errors import InvalidArgument, NotFound, Unavailable
+from portlayer.model.errors import InvalidArgument, NotFound, Unauthenticated, Unavailable
 from portlayer.model.storage import Nothing
 from portlayer.rest import problems, tls
 from portlayer.rest.calls import Call, Place
@@ -233,6 +233,13 @@ class Connection:
             raise Unavailable(
                 f"No server answers at {self.address}: {reason}; is 'portlayer serve' running?"
             ) from error
+        except Unauthenticated:
+            if self._passport is None:
+                raise
+            # Its CA has just been changed, here or there: no matter of the caller's, who is known.
+            raise Unavailable(
+                f"{self._name} does not take this process's word now.", retry_after_seconds=1, refused=True
+            ) from None
         except Silent:
             raise Unavailable(f"{self._name} does not answer now.", retry_after_seconds=1) from None
         except (aiohttp.ClientError, OSError) as error:

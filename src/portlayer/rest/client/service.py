@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 import msgspec
 
+from portlayer.model import grants as g
 from portlayer.model import service as m
-from portlayer.model import tokens as t
 from portlayer.model.caller import Caller
 from portlayer.model.errors import Unavailable
 from portlayer.model.events import LAST_EVENT, Event, NumberedEvent
@@ -30,6 +30,9 @@ class RestService:
     async def ready(self, caller: Caller, request: Nothing) -> m.Readiness:
         return await self._connection.call(calls.READY, caller, request)
 
+    async def list_processes(self, caller: Caller, request: Nothing) -> m.Processes:
+        return await self._connection.call(calls.PROCESSES, caller, request)
+
     async def metrics(self, caller: Caller, request: Nothing) -> str:
         return (await self._connection.fetch(calls.METRICS_TEXT, caller, request)).decode()
 
@@ -48,14 +51,29 @@ class RestService:
     async def delete_vch(self, caller: Caller, request: m.DeleteVch) -> None:
         await self._connection.call(calls.DELETE_VCH, caller, request)
 
-    async def create_token(self, caller: Caller, request: t.CreateToken) -> t.NewToken:
+    async def create_token(self, caller: Caller, request: g.CreateToken) -> g.NewToken:
         return await self._connection.call(calls.CREATE_TOKEN, caller, request)
 
-    async def list_tokens(self, caller: Caller, request: t.ListTokens) -> t.Tokens:
+    async def list_tokens(self, caller: Caller, request: g.ListGrants) -> g.Tokens:
         return await self._connection.call(calls.LIST_TOKENS, caller, request)
 
-    async def delete_token(self, caller: Caller, request: t.TokenRef) -> None:
+    async def delete_token(self, caller: Caller, request: g.GrantRef) -> None:
         await self._connection.call(calls.DELETE_TOKEN, caller, request)
+
+    async def create_certificate(self, caller: Caller, request: g.CreateCertificate) -> g.NewCertificate:
+        return await self._connection.call(calls.CREATE_CERTIFICATE, caller, request)
+
+    async def list_certificates(self, caller: Caller, request: g.ListGrants) -> g.Certificates:
+        return await self._connection.call(calls.LIST_CERTIFICATES, caller, request)
+
+    async def delete_certificate(self, caller: Caller, request: g.GrantRef) -> None:
+        await self._connection.call(calls.DELETE_CERTIFICATE, caller, request)
+
+    async def authorities(self, caller: Caller, request: Nothing) -> g.Authorities:
+        return await self._connection.call(calls.AUTHORITIES, caller, request)
+
+    async def rotate_ca(self, caller: Caller, request: g.RotateCa) -> g.Authorities:
+        return await self._connection.call(calls.ROTATE_CA, caller, request)
 
     async def events(self, caller: Caller, request: m.Subscribe) -> AsyncIterator[NumberedEvent]:
         response = await self._connection.open(calls.EVENTS, caller, request)

@@ -198,15 +198,19 @@ class Dispatcher:
             raise Unauthenticated(f"{passport.HEADER} is for processes of this port layer, which have a certificate.")
         return self._passport.read(said, http.method, http.raw_path)
 
+    async def _certified(self, http: web.BaseRequest) -> Identity | None:
+        certificate = self._peers.certificate(http)
+        return await self._authority.certified(certificate) if self._authority and certificate else None
+
     async def _is_process(self, http: web.BaseRequest) -> bool:
         certificate = self._peers.certificate(http)
         return self._authority is not None and certificate is not None and await self._authority.vouches(certificate)
 
     async def _identity(self, http: web.BaseRequest) -> Identity | None:
-        """Whoever the token is of, where one is sent, good or not; else what is known of the connection."""
+        """Whoever the token is of, where one is sent, good or not; else what the kernel or a certificate says."""
         sent = http.headers.get("Authorization")
         if sent is None:
-            return self._peers.identify(http)
+            return self._peers.identify(http) or await self._certified(http)
         scheme, _, secret = sent.partition(" ")
         if self._authority is None or scheme.lower() != "bearer":
             return None
@@ -239,7 +243,7 @@ class Dispatcher:
         self, work: Awaitable[web.StreamResponse], identity: Identity, http: web.BaseRequest
     ) -> web.StreamResponse:
         """Do *work*, a stream; its connection is cut, so that it cannot be taken for whole, when *identity* ends."""
-        if self._authority is None or not identity.how.startswith("token:"):
+        if self._authority is None or not identity.how.startswith(("token:", "certificate:")):
             return await work
         ending = asyncio.ensure_future(self._authority.ended(identity))
         ending.add_done_callback(lambda task: _cut(http) if not task.cancelled() else None)
