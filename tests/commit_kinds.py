@@ -11,6 +11,7 @@ import images
 from driver import ME, Driver
 from harness import Harness
 
+from portlayer.client import Steps, connect
 from portlayer.model import execution as e
 from portlayer.model import network as n
 from portlayer.model import service as v
@@ -147,6 +148,18 @@ def remove_with_volume(capacity_bytes: int | None = None) -> Kind:
     return kind
 
 
+async def compose_under_a_key(driver: Driver) -> Retry:
+    """Nothing but its key ties the second try to the first."""
+    steps = Steps().create("busybox", "sleep", "1000", name="cookie").join_network("gibson_network").bind_network()
+    key = new_id()
+
+    async def composing() -> e.Committed:
+        async with connect(driver.pl) as pl:
+            return await pl.execution.commit(steps.set_state("running"), idempotency_key=key)
+
+    return composing
+
+
 async def several(driver: Driver) -> Retry:
     handles = tuple(
         [
@@ -281,6 +294,7 @@ KINDS: dict[str, Kind] = {
     "create with both addresses": dual,
     "unbind both addresses": unbind_dual,
     "several": several,
+    "compose under a key": compose_under_a_key,
     "create and start on a disk": create_and_start_on_a_disk,
     "remove with its volume": remove_with_volume(),
     "remove with its disk": remove_with_volume(16 << 20),

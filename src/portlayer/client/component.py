@@ -47,10 +47,12 @@ class Component:
         answer = await self._answer(steps)
         return ContainerHandle(steps.handle.id if steps.handle else answer.id, answer.handle)
 
-    async def _invoke(self, call: str, request: Value, handle: ContainerHandle | None) -> Any:
+    async def _invoke(
+        self, call: str, request: Value, handle: ContainerHandle | None, caller: Caller | None = None
+    ) -> Any:
         component, verb = call.split("/")
         method = getattr(getattr(self._components, component), verb.replace("-", "_"))
-        return await method(self._caller, e.replace(request, handle=handle.sealed) if handle else request)
+        return await method(caller or self._caller, e.replace(request, handle=handle.sealed) if handle else request)
 
 
 async def pages(ask: Callable[[str | None], Awaitable[P]]) -> AsyncIterator[P]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, Unpack, cast, runtime_checkable
 
@@ -15,6 +16,7 @@ from portlayer.model import execution as m
 from portlayer.model.base import Value
 from portlayer.model.caller import Caller
 from portlayer.model.errors import InvalidArgument
+from portlayer.model.names import new_id
 
 State = Literal["created", "running", "paused", "stopped"]
 
@@ -87,20 +89,31 @@ class Execution(Component):
 
     async def compose(self, steps: Steps) -> ContainerHandle:
         """All of *steps* in one round trip, where the port layer is behind REST; the last handle."""
-        handle, _ = await self._run(steps)
-        return handle
+        return await self._run(steps)
 
-    async def commit(self, container: ContainerHandle | Steps, *, strict: bool = False) -> m.Committed:
+    async def commit(
+        self, container: ContainerHandle | Steps, *, strict: bool = False, idempotency_key: str | None = None
+    ) -> m.Committed:
         """Make so what the handle carries, as one change. Steps are composed and committed in one round trip.
+
+        It may be repeated where its answer was lost, and happens once: by its handle, or, for steps, under the same
+        idempotency_key. Without one, each call has a key of its own, and repeats itself where the connection is lost.
 
         strict: refuse where anything was committed to the container since the handle was taken.
         Raises Conflict (its `collisions` name what another commit changed), SubstrateFailed (undone), NotFound.
         """
+        if isinstance(container, Steps) and container.handle and not container.requests:
+            container = container.handle
         if isinstance(container, Steps):
-            _, committed = await self._run(container, commit={"strict": True} if strict else {})
-            return cast("m.Committed", committed)
+            return await self._commit_steps(container, strict, idempotency_key)
         request = m.Commit(handle=container.sealed, strict=strict)
-        return cast("m.Committed", await self._components.execution.commit(self._caller, request))
+        caller = self._creating(idempotency_key)
+        return cast("m.Committed", await self._components.execution.commit(caller, request))
+
+    async def recall(self, idempotency_key: str) -> tuple[m.Committed, ...] | None:
+        """What was committed under a key, of each container; None where nothing has been so far."""
+        caller = self._creating(idempotency_key)
+        return (await self._components.execution.recall(caller, m.Recall())).committed
 
     async def commit_all(
         self, containers: Sequence[ContainerHandle], *, strict: bool = False
@@ -149,32 +162,50 @@ class Execution(Component):
         request = m.Wait(ref=container_ref(ref), condition=condition, timeout_seconds=timeout_seconds)
         return await self._components.execution.wait(self._caller, request)
 
-    async def _run(
-        self, steps: Steps, commit: Mapping[str, bool] | None = None
-    ) -> tuple[ContainerHandle, m.Committed | None]:
-        if steps.handle is None and (not steps.requests or not isinstance(steps.requests[0][1], m.Create)):
-            raise InvalidArgument("Steps begin with a handle, or with create.", pointer="/steps/0")
-        if isinstance(self._components.execution, Composing):
-            return await self._compose(self._components.execution, steps, commit)
+    async def _commit_steps(self, steps: Steps, strict: bool, key: str | None) -> m.Committed:
+        _check(steps)
+        execution = self._components.execution
+        if isinstance(execution, Composing):
+            commit = {"call": "execution/commit", **({"strict": True} if strict else {})}
+            composed = await execution.compose(self._creating(key or new_id()), [*_calls(steps), commit])
+            return msgspec.convert(composed.answers[-1], m.Committed)
+        caller, fingerprint = self._creating(key), None if key is None else _fingerprint(steps)
+        if key is not None:
+            first = await execution.recall(caller, m.Recall(fingerprint=fingerprint))
+            if first.committed is not None:
+                return first.committed[0]
+        handle = await self._run(steps, caller)
+        request = m.Commit(handle=handle.sealed, strict=strict, fingerprint=fingerprint)
+        return cast("m.Committed", await execution.commit(caller, request))
+
+    async def _run(self, steps: Steps, caller: Caller | None = None) -> ContainerHandle:
+        _check(steps)
+        execution = self._components.execution
+        if isinstance(execution, Composing):
+            composed = await execution.compose(self._caller, _calls(steps))
+            first = composed.answers[0] or {}
+            return ContainerHandle(steps.handle.id if steps.handle else first["id"], composed.handle or "")
         handle = steps.handle
         for call, request in steps.requests:
-            answer = await self._invoke(call, request, handle)
+            answer = await self._invoke(call, request, handle, caller)
             handle = ContainerHandle(handle.id if handle else answer.id, answer.handle)
-        staged = cast("ContainerHandle", handle)
-        return staged, None if commit is None else await self.commit(staged, **commit)
+        return cast("ContainerHandle", handle)
 
-    async def _compose(
-        self, execution: Composing, steps: Steps, commit: Mapping[str, bool] | None
-    ) -> tuple[ContainerHandle, m.Committed | None]:
-        calls = [{**_fields(request), "call": call} for call, request in steps.requests]
-        if commit is not None:
-            calls.append({**commit, "call": "execution/commit"})
-        if steps.handle is not None and calls:
-            calls[0]["handle"] = steps.handle.sealed
-        composed = await execution.compose(self._caller, calls)
-        first, last = composed.answers[0] or {}, composed.answers[-1]
-        handle = ContainerHandle(steps.handle.id if steps.handle else first["id"], composed.handle or "")
-        return handle, None if commit is None else msgspec.convert(last, m.Committed)
+
+def _check(steps: Steps) -> None:
+    if steps.handle is None and (not steps.requests or not isinstance(steps.requests[0][1], m.Create)):
+        raise InvalidArgument("Steps begin with a handle, or with create.", pointer="/steps/0")
+
+
+def _calls(steps: Steps) -> list[dict[str, Any]]:
+    calls = [{**_fields(request), "call": call} for call, request in steps.requests]
+    if steps.handle is not None and calls:
+        calls[0]["handle"] = steps.handle.sealed
+    return calls
+
+
+def _fingerprint(steps: Steps) -> str:
+    return hashlib.sha256(msgspec.json.encode(_calls(steps), order="deterministic")).hexdigest()
 
 
 def _fields(request: Value) -> dict[str, Any]:

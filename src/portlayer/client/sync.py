@@ -152,6 +152,7 @@ class SyncExecution(Sync[Execution]):
     inspect = blocking(Execution.inspect)
     compose = blocking(Execution.compose)
     commit = blocking(Execution.commit)
+    recall = blocking(Execution.recall)
     commit_all = blocking(Execution.commit_all)
     discard = blocking(Execution.discard)
     list = blocking(Execution.list)

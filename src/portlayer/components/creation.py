@@ -13,8 +13,8 @@ from portlayer.model.storage import Image, ImageConfig
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def new_container(vch: str, request: m.Create, image: Image, substrate: str, host: str) -> m.ContainerSpec:
-    """The spec of a new container with a fresh id, on *host*, which has *substrate*.
+def new_container(ident: str, vch: str, request: m.Create, image: Image, substrate: str, host: str) -> m.ContainerSpec:
+    """The spec of a new container with id *ident*, on *host*, which has *substrate*.
 
     Raises:
         InvalidArgument: what does not make sense.
@@ -25,7 +25,6 @@ def new_container(vch: str, request: m.Create, image: Image, substrate: str, hos
         stop_signal = image.config.stop_signal or "SIGTERM"
     parse_signal(stop_signal, "/stopSignal")
     check_timeout(request.stop_timeout_seconds, "/stopTimeoutSeconds")
-    ident = names.new_id()
     return m.ContainerSpec(
         id=ident,
         vch=vch,

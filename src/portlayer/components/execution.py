@@ -11,6 +11,7 @@ import msgspec
 from portlayer.components import keys
 from portlayer.components.addresses import Pool
 from portlayer.components.commit.engine import Engine
+from portlayer.components.commit.intents import Once
 from portlayer.components.creation import new_container
 from portlayer.components.drafts import Drafts
 from portlayer.components.handles import Draft
@@ -19,6 +20,7 @@ from portlayer.components.observer import Observer, internal_draft
 from portlayer.components.placing import Placing
 from portlayer.components.reconciler import Reconciler
 from portlayer.components.records import decode, label_filter, own_volumes, put
+from portlayer.components.replays import Replay, digest_of, replay_key
 from portlayer.components.waiting import changes_of
 from portlayer.interfaces.store import CheckFailed, Transaction
 from portlayer.model import changes as c
@@ -42,6 +44,7 @@ from portlayer.model.storage import HandleAnswer, Image
 from portlayer.model.views import container_view, shown_state
 
 MAX_HANDLES = 200
+COMMIT = "commit"
 DELETE_ATTEMPTS = 10
 PART_SECONDS = 5.0
 
@@ -97,7 +100,10 @@ class LocalExecution:
         image = await self._records.find(Image, caller.vch, "images", request.image, "/image")
         tenant = await self._records.check_vch(caller.vch)
         host = await self._placing.place(request)
-        spec = new_container(caller.vch, request, image, host.substrate, host.name)
+        ident = names.new_id()
+        if caller.idempotency_key is not None:  # two creations under one key are two handles to one container
+            ident = names.derived_id(tenant.id, caller.idempotency_key, digest_of("create", request))
+        spec = new_container(ident, caller.vch, request, image, host.substrate, host.name)
         change = c.CreateContainer(spec=spec)
         draft = Draft(
             id=names.new_id(), issued=time.time(), vch=tenant.id, container=spec.id, base=0, changes=(change,)
@@ -149,8 +155,22 @@ class LocalExecution:
         drafts = [await self._drafts.unseal(caller, handle) for handle in handles]
         if len({draft.container for draft in drafts}) < len(drafts):
             raise InvalidArgument("Two of the handles are of one container.", pointer="/handles")
-        done = await self._engine.commit(caller.vch, drafts, strict=request.strict)
+        once = None
+        if (key := replay_key(caller, COMMIT)) is not None:
+            once = Once(key=key, request=request.fingerprint or digest_of(COMMIT, request))
+        done = await self._engine.commit(caller.vch, drafts, strict=request.strict, once=once)
         return done[0] if request.handle is not None else m.CommittedMany(containers=tuple(done))
+
+    async def recall(self, caller: Caller, request: m.Recall) -> m.Recalled:
+        await self._records.check_vch(caller.vch)
+        key = replay_key(caller, COMMIT)
+        if key is None:
+            raise InvalidArgument("Give the Idempotency-Key of the commit.")
+        replay = await self._records.read(Replay, key)
+        if replay is None:
+            return m.Recalled(committed=None)
+        first = replay.answer_to(request.fingerprint or replay.request, m.CommittedMany)
+        return m.Recalled(committed=first.containers)
 
     async def discard(self, caller: Caller, request: m.Discard) -> None:
         await self._pool.give_back(caller.vch, await self._drafts.unseal(caller, request.handle))

@@ -47,13 +47,13 @@ class Replays:
 
     async def find(self, caller: Caller, kind: str) -> Replay | None:
         """What the caller's key was used for before, if it has one."""
-        key = _key(caller, kind)
+        key = replay_key(caller, kind)
         record = None if key is None else await self._store.get(key)
         return None if record is None else decode(Replay, record.value)
 
     def keep(self, caller: Caller, kind: str, request: str, answer: Value) -> tuple[list[Check], list[Put]]:
         """What has to be in the transaction of the creation; nothing where the caller has no key."""
-        key = _key(caller, kind)
+        key = replay_key(caller, kind)
         if key is None:
             return [], []
         return [Check(key, 0)], [put(key, Replay(request=request, answer=encode(answer)), REPLAY_SECONDS)]
@@ -90,7 +90,8 @@ class Replays:
         raise Unavailable("Too many others create at the same time; try again.", retry_after_seconds=1)
 
 
-def _key(caller: Caller, kind: str) -> str | None:
+def replay_key(caller: Caller, kind: str) -> str | None:
+    """Where the answer is kept that the caller's key stands for; None where it has none."""
     if caller.idempotency_key is None:
         return None
     name = hashlib.sha256(f"{kind}\0{caller.idempotency_key}".encode()).hexdigest()

@@ -34,8 +34,15 @@ class Execution(Protocol):
     async def commit(self, caller: Caller, request: m.Commit) -> m.Committed | m.CommittedMany:
         """All that the handle carries, as one change. CommittedMany answers `handles`.
 
+        Under an idempotency key, whatever else is committed under it afterwards gets the same answer, once it has
+        succeeded; with another fingerprint it is refused (InvalidArgument).
+
         Raises Conflict (with collisions), SubstrateFailed (undone), NotFound (removed since), HandleInvalid.
         """
+
+    async def recall(self, caller: Caller, request: m.Recall) -> m.Recalled:
+        """What was committed under the caller's idempotency key. Raises InvalidArgument where it has none, or where it
+        was used with another fingerprint."""
 
     async def discard(self, caller: Caller, request: m.Discard) -> None:
         """Give the handle's leases back."""

@@ -273,11 +273,15 @@ class Inspected(Value):
 
 
 class Commit(Value):
-    """Exactly one of `handle` and `handles`. strict: refuse if anything was committed since."""
+    """Exactly one of `handle` and `handles`. strict: refuse if anything was committed since.
+
+    fingerprint: with an Idempotency-Key, what tells this request from others, where the handle does not.
+    """
 
     handle: str | None = None
     handles: tuple[str, ...] = ()
     strict: bool = False
+    fingerprint: str | None = None
 
 
 class Committed(Value):
@@ -294,6 +298,18 @@ class Committed(Value):
 
 class CommittedMany(Value):
     containers: tuple[Committed, ...]
+
+
+class Recall(Value):
+    """fingerprint: as the commit had it; None: whatever the key was used for."""
+
+    fingerprint: str | None = None
+
+
+class Recalled(Value):
+    """committed: of each container of the commit, in order; None where none has succeeded under the key so far."""
+
+    committed: tuple[Committed, ...] | None
 
 
 class Discard(Value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 
@@ -19,6 +20,11 @@ _IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9._/:@+-]{0,254}", re.IGNORECASE)
 def new_id() -> str:
     """A random 128-bit identifier: 32 lower-case hex digits."""
     return secrets.token_hex(16)
+
+
+def derived_id(*parts: str) -> str:
+    """An identifier that the same *parts* always give, and others never."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
 def is_id(ref: str) -> bool:

@@ -18,13 +18,14 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from portlayer.components import keys
 from portlayer.components.admission import Gate, Place
 from portlayer.components.commit.claims import Claims, taken_of
 from portlayer.components.commit.figures import Figures
 from portlayer.components.commit.gathering import Found, gather, look
-from portlayer.components.commit.intents import Held, Intent, Piece
+from portlayer.components.commit.intents import Held, Intent, Once, Piece
 from portlayer.components.commit.locks import Locks
 from portlayer.components.commit.recovery import Recovery
 from portlayer.components.commit.room import Room
@@ -33,15 +34,36 @@ from portlayer.components.handles import Draft
 from portlayer.components.membership import Deposed, Membership
 from portlayer.components.quota import Quotas
 from portlayer.components.records import Records, decode
+from portlayer.components.replays import Replay
 from portlayer.failpoints import Failpoints
 from portlayer.interfaces.store import Check, CheckFailed, Empty, Transaction
 from portlayer.interfaces.substrate import Substrate
 from portlayer.model.changes import CreateContainer
 from portlayer.model.errors import Conflict, HandleInvalid, PortlayerError, Unavailable
-from portlayer.model.execution import Committed
+from portlayer.model.execution import Committed, CommittedMany
 from portlayer.scope import scope
 
 log = logging.getLogger(__name__)
+
+
+class Asked(NamedTuple):
+    """One commit as its caller wants it: see `Engine.commit`."""
+
+    vch: str
+    drafts: Sequence[Draft]
+    strict: bool
+    bump: bool
+    once: Once | None
+
+    @property
+    def containers(self) -> list[str]:
+        return [draft.container for draft in self.drafts]
+
+    @property
+    def remembered(self) -> list[str]:
+        """The keys under which its success is remembered: of each handle, and what it is to happen once by."""
+        receipts = [keys.entity(self.vch, "receipts", draft.id) for draft in self.drafts]
+        return receipts if self.once is None else [*receipts, self.once.key]
 
 
 class Engine:
@@ -75,10 +97,18 @@ class Engine:
         self._running: set[asyncio.Task[list[Committed]]] = set()
 
     async def commit(
-        self, vch: str, drafts: Sequence[Draft], *, strict: bool = False, bump: bool = True, patient: bool = False
+        self,
+        vch: str,
+        drafts: Sequence[Draft],
+        *,
+        strict: bool = False,
+        bump: bool = True,
+        patient: bool = False,
+        once: Once | None = None,
     ) -> list[Committed]:
         """All changes of *drafts* (one a container) as one. A caller that goes away does not cut it short; before its
-        turn has come, it has done nothing and is forgotten. patient: of our own accord, so never refused.
+        turn has come, it has done nothing and is forgotten. patient: of our own accord, so never refused. once: what
+        has been committed under it is the answer to all that come after.
 
         In a VCH that is being deleted nothing is created; what is there can be changed, and so removed.
         """
@@ -88,7 +118,8 @@ class Engine:
             place = await self._admitted(vch, patient=patient)
             answer: Answer = asyncio.get_running_loop().create_future()
             answer.add_done_callback(lambda given: self._figures.answered(given, began))
-            task = asyncio.create_task(self._commit(vch, drafts, strict, bump, answer, place))
+            asked = Asked(vch, drafts, strict, bump, once)
+            task = asyncio.create_task(self._commit(asked, answer, place))
             self._running.add(task)
             self.membership.bind(task)
             task.add_done_callback(lambda done: self._ended(done, answer, place))
@@ -135,19 +166,16 @@ class Engine:
         """The host does not have it any more."""
         self.work.known_networks.discard(network)
 
-    async def _commit(
-        self, vch: str, drafts: Sequence[Draft], strict: bool, bump: bool, answer: Answer, place: Place
-    ) -> list[Committed]:
-        containers = [draft.container for draft in drafts]
-        if any(isinstance(change, CreateContainer) for draft in drafts for change in draft.changes):
+    async def _commit(self, asked: Asked, answer: Answer, place: Place) -> list[Committed]:
+        if any(isinstance(change, CreateContainer) for draft in asked.drafts for change in draft.changes):
             self.substrate.execution.expect()
         while True:
-            async with self.locks.hold(*containers, waiting=lambda: self._waiting(place)):
-                done = await self._try(vch, drafts, strict, bump, answer, place)
+            async with self.locks.hold(*asked.containers, waiting=lambda: self._waiting(place)):
+                done = await self._try(asked, answer, place)
             if isinstance(done, list):
                 return done
             async with self._waiting(place):
-                await self.recovery.settle(vch, done)
+                await self.recovery.settle(asked.vch, done)
 
     @contextlib.asynccontextmanager
     async def _waiting(self, place: Place) -> AsyncIterator[None]:
@@ -156,34 +184,32 @@ class Engine:
             async with place.parked():
                 yield
 
-    async def _try(
-        self, vch: str, drafts: Sequence[Draft], strict: bool, bump: bool, answer: Answer, place: Place
-    ) -> list[Committed] | str:
+    async def _try(self, asked: Asked, answer: Answer, place: Place) -> list[Committed] | str:
         """The result; or the id of a container with an intent that somebody else has left, or works on."""
-        containers = [draft.container for draft in drafts]
+        vch, drafts = asked.vch, asked.drafts
         while True:
             with self._figures.phase("gather"):
-                receipts = await self._receipts(vch, drafts)
+                receipts = await self._receipts(asked)
                 if receipts:
                     # What another process has written may not have come to the disk yet; before a later one it has.
                     await self._store.apply(Transaction())
                     return receipts
-                found = await look(self._store, vch, containers)
+                found = await look(self._store, vch, asked.containers)
                 locked = [one.container for one in found if one.locked]
                 if locked:
                     return locked[0]
                 driver = self.substrate.execution
                 pieces = [
-                    await gather(one, draft, driver, strict=strict, bump=bump)
+                    await gather(one, draft, driver, strict=asked.strict, bump=asked.bump)
                     for one, draft in zip(found, drafts, strict=True)
                 ]
                 self._check_host(pieces)
             unchanged = [check for one in found for check in one.unchanged]
-            unchanged += [Check(keys.entity(vch, "receipts", draft.id), 0) for draft in drafts]
+            unchanged += [Check(key, 0) for key in asked.remembered]
             async with contextlib.AsyncExitStack() as turns:
                 await turns.enter_async_context(self.quotas.turn(vch, *taken_of(pieces)))
                 await turns.enter_async_context(self._room.turn(pieces))
-                result = await self._attempt(vch, tuple(pieces), unchanged, answer, place, turns.aclose)
+                result = await self._attempt(asked, tuple(pieces), unchanged, answer, place, turns.aclose)
             if result is not None:
                 return result
             await self._look_at_vch(vch, drafts)
@@ -203,16 +229,20 @@ class Engine:
                     f"{piece.new.name} is on host {piece.new.host}; commit it there.", retry_after_seconds=5
                 )
 
-    async def _receipts(self, vch: str, drafts: Sequence[Draft]) -> list[Committed]:
-        rows = await self._store.get_many([keys.entity(vch, "receipts", draft.id) for draft in drafts])
+    async def _receipts(self, asked: Asked) -> list[Committed]:
+        """What was committed before, by the handles or under the key. Raises Conflict where that is of some alone."""
+        rows = await self._store.get_many(asked.remembered)
+        if asked.once is not None and (first := rows.pop()) is not None:
+            replay = decode(Replay, first.value)
+            return list(replay.answer_to(asked.once.request, CommittedMany).containers)
         found = [decode(Committed, row.value) for row in rows if row is not None]
-        if found and len(found) < len(drafts):
+        if found and len(found) < len(asked.drafts):
             raise Conflict("Some of these handles have been committed by another call already.", collisions=["handles"])
         return found
 
     async def _attempt(
         self,
-        vch: str,
+        asked: Asked,
         pieces: tuple[Piece, ...],
         unchanged: list[Check],
         answer: Answer,
@@ -223,6 +253,7 @@ class Engine:
 
         over: called once what the quota and the host's room allow is taken.
         """
+        vch = asked.vch
         with self._figures.phase("claims"):
             claims = await self._claims(vch, pieces, unchanged)
         intent = Intent(
@@ -235,6 +266,7 @@ class Engine:
             frees=tuple(claims.frees),
             undo=tuple(claims.undo),
             finally_free=tuple({op.key: op for op in claims.finally_free}.values()),
+            once=asked.once,
         )
         self.membership.check(intent.owner)
         held = Held(intent)

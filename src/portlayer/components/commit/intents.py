@@ -46,6 +46,13 @@ class Piece(Value):
     bump: bool = True
 
 
+class Once(Value):
+    """What a commit is remembered by besides its handles: *key* holds a Replay of *request* once it has succeeded."""
+
+    key: str
+    request: str
+
+
 class Intent(Value, tag="intent"):
     """phase prepared: may be undone, or rolled forward where a Stop has done its work. committed: the record has
     changed, `after` remains. undo puts the claims back; freed is let go at the very end. owner: id of the process that
@@ -61,6 +68,7 @@ class Intent(Value, tag="intent"):
     frees: tuple[Op, ...] = ()
     undo: tuple[Op, ...] = ()
     finally_free: tuple[Op, ...] = ()
+    once: Once | None = None
 
 
 class Joined(Value, tag="joined"):

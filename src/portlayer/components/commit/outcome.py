@@ -6,7 +6,8 @@ from collections.abc import Container, Sequence
 
 from portlayer.components import keys
 from portlayer.components.commit.intents import Intent, Piece
-from portlayer.components.records import Records, event, event_puts, put
+from portlayer.components.records import Records, encode, event, event_puts, put
+from portlayer.components.replays import REPLAY_SECONDS, Replay
 from portlayer.interfaces.store import Delete, Put
 from portlayer.interfaces.substrate import ExecutionDriver, StartFailure
 from portlayer.model import plan as p
@@ -20,7 +21,7 @@ from portlayer.model.errors import (
     Unsupported,
 )
 from portlayer.model.events import Event
-from portlayer.model.execution import Committed, ContainerRecord, Observed, replace
+from portlayer.model.execution import Committed, CommittedMany, ContainerRecord, Observed, replace
 from portlayer.model.views import committed_view
 
 RECEIPT_SECONDS = 48 * 3600.0
@@ -107,7 +108,14 @@ def record_ops(intent: Intent, observed: dict[str, Observed], answers: dict[str,
         receipt = keys.entity(intent.vch, "receipts", piece.handle)
         ops.append(put(receipt, answers[piece.container], RECEIPT_SECONDS))
         events += _events(piece, observed[piece.container])
-    return ops + event_puts(intent.vch, *events)
+    return ops + _replay(intent, answers) + event_puts(intent.vch, *events)
+
+
+def _replay(intent: Intent, answers: dict[str, Committed]) -> list[Put | Delete]:
+    if intent.once is None:
+        return []
+    answer = encode(CommittedMany(containers=tuple(answers.values())))
+    return [put(intent.once.key, Replay(request=intent.once.request, answer=answer), REPLAY_SECONDS)]
 
 
 def late_failure_ops(intent: Intent, late: dict[str, Observed], answers: dict[str, Committed]) -> list[Put | Delete]:
@@ -120,7 +128,7 @@ def late_failure_ops(intent: Intent, late: dict[str, Observed], answers: dict[st
             receipt = keys.entity(intent.vch, "receipts", piece.handle)
             ops.append(put(receipt, answers[piece.container], RECEIPT_SECONDS))
             ops += event_puts(intent.vch, exit_event(piece.new.id, piece.new.name, observed))
-    return ops
+    return ops + _replay(intent, answers)
 
 
 def exit_event(container: str, name: str, observed: Observed) -> Event:

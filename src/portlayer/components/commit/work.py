@@ -128,10 +128,14 @@ class Work:
             ops += held.puts(committed)
         elif locked:
             ops += held.deletes()
+        once = [Check(intent.once.key, 0)] if locked and intent.once is not None else []
         try:
             with self._figures.phase("transaction 2"):
-                held.revision = await self._store.apply(Transaction((*checks, *held.checks), ops))
+                held.revision = await self._store.apply(Transaction((*checks, *once, *held.checks), ops))
         except CheckFailed as failure:
+            if once and failure.keys == {once[0].key}:
+                await self.undo(held, steps)  # another commit under the same key was faster
+                return None
             if locked:
                 raise Deposed from None
             if claims is not None and (reason := claims.explain(failure)) is not None:

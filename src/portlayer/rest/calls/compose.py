@@ -4,6 +4,8 @@
 
 A step is its mutation's request without `handle`, told apart by `call`. Only the first step may have a `handle`,
 and has to, unless it is `execution/create`; commit and discard come last or not at all.
+
+One that ends with a commit and has an Idempotency-Key may be sent again: what was committed then is answered.
 """
 
 from __future__ import annotations
@@ -24,14 +26,16 @@ LAST = frozenset({execution.COMMIT.name, execution.DISCARD.name})
 
 
 class Composed(Value):
-    """The answer of each step, and the last handle unless it was committed or discarded."""
+    """The answer of each step, and the last handle unless it was committed or discarded. What was committed before,
+    under the same Idempotency-Key, is answered in place of the last step, and null for those before it.
+    """
 
     answers: tuple[dict[str, Any] | None, ...]
     handle: str | None = None
 
 
 def _step(call: Call[Any, Any]) -> type[msgspec.Struct]:
-    own = tuple(info for name, info in call.fields.items() if name not in {"handle", "handles"})
+    own = tuple(info for name, info in call.fields.items() if name not in {"handle", "handles", "fingerprint"})
     title = "".join(word.capitalize() for word in call.name.replace("/", "-").split("-"))
     step = derived(f"Step{title}", own, tag_field="call", tag=call.name)
     if "handle" not in call.fields:
@@ -46,6 +50,13 @@ Compose: Any = msgspec.defstruct("Compose", [("steps", tuple[_ANY_STEP, ...])], 
 
 _table = Table("execution")
 COMPOSE: Call[Any, Composed] = _table.post(
-    "compose", "compose", Compose, Composed, method="", leaves=True, summary="Several mutations in one round trip."
+    "compose",
+    "compose",
+    Compose,
+    Composed,
+    method="",
+    leaves=True,
+    creates=True,
+    summary="Several mutations in one round trip.",
 )
 CALLS = _table.calls

@@ -19,6 +19,7 @@ SET_RESTART_POLICY = _table.mutation("set-restart-policy", m.SetRestartPolicy, H
 RENAME = _table.mutation("rename", m.Rename, HandleAnswer)
 INSPECT = _table.mutation("inspect", m.Inspect, m.Inspected)
 COMMIT = _table.mutation("commit", m.Commit, m.Committed, also=m.CommittedMany, acts=True, leaves=True)
+RECALL = _table.get("recall", "committed", m.Recall, m.Recalled)
 DISCARD = _table.mutation("discard", m.Discard, type(None), acts=True)
 for _verb in ("join", "bind", "unbind", "remove"):
     _table.unsupported("POST", f"tasks/{_verb}", _TASKS)

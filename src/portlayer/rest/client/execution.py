@@ -48,6 +48,9 @@ class RestExecution:
         answer: m.Committed | m.CommittedMany = decoded(m.CommittedMany if request.handles else m.Committed, body)
         return answer
 
+    async def recall(self, caller: Caller, request: m.Recall) -> m.Recalled:
+        return await self._connection.call(calls.RECALL, caller, request)
+
     async def discard(self, caller: Caller, request: m.Discard) -> None:
         await self._connection.call(calls.DISCARD, caller, request)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +11,8 @@ import msgspec
 from aiohttp import web
 
 from portlayer.model.changes import ActivateEndpoint
-from portlayer.model.errors import InvalidArgument, PortlayerError
-from portlayer.model.execution import Discard, Inspect
+from portlayer.model.errors import InvalidArgument, PortlayerError, Unavailable
+from portlayer.model.execution import Discard, Inspect, Recall
 from portlayer.rest.calls import Call, execution, network
 from portlayer.rest.calls import compose as calls
 from portlayer.rest.server.answers import json_answer
@@ -24,7 +25,8 @@ _LEASING = ActivateEndpoint.__struct_config__.tag
 async def compose(exchange: Exchange) -> web.StreamResponse:
     steps: Sequence[msgspec.Struct] = getattr(exchange.request, "steps", ())
     _check(steps)
-    return json_answer(await _Composition(exchange).run(steps))
+    composition = _Composition(exchange, steps)
+    return json_answer(await composition.recalled() or await composition.run())
 
 
 def _call(step: msgspec.Struct) -> Call[Any, Any]:
@@ -47,22 +49,40 @@ def _check(steps: Sequence[msgspec.Struct]) -> None:
 
 
 class _Composition:
-    """The run of one compose: the newest handle, and whether there are leases to give back."""
+    """The run of one compose: the newest handle, and whether there are leases to give back.
 
-    def __init__(self, exchange: Exchange) -> None:
+    fingerprint: of the steps, where they are to be committed once under the caller's key.
+    """
+
+    def __init__(self, exchange: Exchange, steps: Sequence[msgspec.Struct]) -> None:
         self._components = exchange.components
         self._caller = exchange.caller
+        self._steps = steps
         self._handle: str | None = None
         self._leased = False
+        self._fingerprint = ""
+        if self._caller.idempotency_key is not None and _call(steps[-1]) is execution.COMMIT:
+            self._fingerprint = hashlib.sha256(msgspec.json.encode(steps, order="deterministic")).hexdigest()
 
-    async def run(self, steps: Sequence[msgspec.Struct]) -> calls.Composed:
+    async def recalled(self) -> calls.Composed | None:
+        """What an earlier compose under the same key has committed."""
+        if not self._fingerprint:
+            return None
+        found = await self._components.execution.recall(self._caller, Recall(fingerprint=self._fingerprint))
+        if found.committed is None:
+            return None
+        return calls.Composed(answers=(*(None for _ in self._steps[1:]), msgspec.to_builtins(found.committed[0])))
+
+    async def run(self) -> calls.Composed:
         answers = []
-        for number, step in enumerate(steps):
+        for number, step in enumerate(self._steps):
             call = _call(step)
             try:
                 answer = await self._step(call, step)
             except PortlayerError as error:
-                await self._give_back(getattr(steps[0], "handle", None))
+                await self._give_back(getattr(self._steps[0], "handle", None))
+                if not isinstance(error, Unavailable) and (first := await self.recalled()) is not None:
+                    return first  # it was still under way
                 raise _of_step(error, number, call) from error
             answers.append(answer)
             self._handle = getattr(answer, "handle", None)
@@ -73,6 +93,8 @@ class _Composition:
         fields = msgspec.structs.asdict(step)
         if self._handle is not None:
             fields["handle"] = self._handle
+        if self._fingerprint and call is execution.COMMIT:
+            fields["fingerprint"] = self._fingerprint
         component = getattr(self._components, call.component)
         return await getattr(component, call.method)(self._caller, call.request(**fields))
 
