@@ -12,6 +12,8 @@ from driver import ME, Driver
 from harness import Harness
 
 from portlayer.client import Steps, connect
+from portlayer.components.placing import share
+from portlayer.components.records import encode
 from portlayer.model import execution as e
 from portlayer.model import network as n
 from portlayer.model import service as v
@@ -102,7 +104,7 @@ def edit(before: str, what: str) -> Kind:
             case "volume":
                 handle = (await driver.pl.storage.leave(ME, s.LeaveVolume(handle=handle, volume="jar"))).handle
             case "resources":
-                change = e.SetResources(handle=handle, resources=e.Resources(pids=50))
+                change = e.SetResources(handle=handle, resources=e.Resources(pids=50, cpus=0.5))
                 handle = (await driver.pl.execution.set_resources(ME, change)).handle
         return lambda: driver.commit(handle)
 
@@ -389,6 +391,10 @@ async def check_vch(harness: Harness, vch: v.Vch) -> dict[str, set[str]]:
     assert {row.key.rpartition("/")[2] for row in await store.range(f"{prefix}/observed/")} == known
     uses = {row.key.rpartition("/")[2] for row in await store.range(f"{prefix}/uses/")}
     assert uses <= known
+    placed = [row for row in await store.range("/placed/") if f"/{vch.name}/" in row.key]
+    assert {(row.key.split("/")[2], row.key.rpartition("/")[2], row.value) for row in placed} == {
+        (one.host, one.id, encode(share(one.resources))) for one in listed
+    }
     leased = {row.value for row in await store.range(f"{prefix}/leases/")}
     counted = 0
     for kind in ("addresses", "addresses6"):

@@ -54,10 +54,11 @@ class Driver:
         network: str | None = None,
         ports: tuple[n.Port, ...] = (),
         volume: str | None = None,
+        image: str = "busybox",
         **fields: Any,
     ) -> str:
         """A handle to a container that is not committed."""
-        request = e.Create(image="busybox", process=e.ProcessRequest(args=args or ("sleep", "1000")), **fields)
+        request = e.Create(image=image, process=e.ProcessRequest(args=args or ("sleep", "1000")), **fields)
         handle = (await self.pl.execution.create(self.me, request)).handle
         if network is not None:
             handle = (

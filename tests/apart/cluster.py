@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
 
+from driver import Driver
 from etcdlab import free_ports
 
 from portlayer.client import PortLayer, connect
+from portlayer.components.membership import Membership
 from portlayer.compose import Assembled, Settings, assemble
+from portlayer.failpoints import Failpoints
 from portlayer.interfaces.components import Components
-from portlayer.interfaces.store import Store
+from portlayer.interfaces.store import Store, Transaction
+from portlayer.model.errors import Unavailable
 from portlayer.model.execution import replace
 from portlayer.model.topology import Part, Topology, place
 from portlayer.rest.calls import CALLS
 from portlayer.rest.server import Server
+from portlayer.stores.clock import Clock, boot_clock
 from portlayer.stores.memory import MemoryStore
 from portlayer.substrates.memory.substrate import MemorySubstrate
 from portlayer.substrates.memory.world import World
@@ -30,6 +36,7 @@ from portlayer.substrates.memory.world import World
 STORAGE, EXECUTION, NETWORK, INTERACTION = COMPONENTS = ("storage", "execution", "network", "interaction")
 MOVING = "changing under way"
 REMOTE = "each apart, over TLS"
+HOSTS = "two hosts"
 _APART = Topology(
     parts=(Part(name="door", components=()), *(Part(name=name, components=(name,)) for name in COMPONENTS))
 )
@@ -49,6 +56,13 @@ TOPOLOGIES = {
             *(Part(name=f"{name}-0", components=(name,)) for name in (STORAGE, NETWORK, EXECUTION)),
         )
     ),
+    HOSTS: Topology(
+        parts=(
+            Part(name="door", host="west", components=(NETWORK,)),
+            Part(name="west", host="west", components=(STORAGE, EXECUTION, INTERACTION)),
+            Part(name="east", host="east", components=(EXECUTION, INTERACTION)),
+        )
+    ),
 }
 MUTATING = {(call.component, call.method) for call in CALLS if call.verb != "GET" and call.method}
 
@@ -57,12 +71,24 @@ class Cluster:
     """The processes of *topology*. A process can be stopped and started by its name, also as another part.
 
     moves: whether a component moves to another process before each change that is asked for by way of `served`.
-    remote: the processes reach each other over TLS, as they do on several hosts.
+    remote: the processes reach each other over TLS, as they do on several hosts. clock: of their leases, and of the
+    store's. fields: of their settings.
     """
 
     def __init__(
-        self, topology: Topology, store: Store, directory: Path, *, moves: bool = False, remote: bool = False
+        self,
+        topology: Topology,
+        store: Store,
+        directory: Path,
+        *,
+        moves: bool = False,
+        remote: bool = False,
+        clock: Clock = boot_clock,
+        **fields: Any,
     ) -> None:
+        self._clock = clock
+        self._fields = fields
+        self.failpoints: dict[str, Failpoints] = {}
         self._remote = remote or len(topology.hosts) > 1
         self.topology = topology
         self.moves = moves
@@ -70,7 +96,8 @@ class Cluster:
         self._moving = asyncio.Lock()
         self._store = store
         self._directory = directory
-        self._worlds = {host: World() for host in topology.hosts}
+        self.worlds = {host: World() for host in topology.hosts}
+        self._secret = secrets.token_bytes(32)
         self._processes: dict[str, tuple[contextlib.AsyncExitStack, Assembled]] = {}
 
     async def __aenter__(self) -> Self:
@@ -81,7 +108,7 @@ class Cluster:
     async def __aexit__(self, *_: object) -> None:
         for name in list(self._processes):
             await self.stop(name)
-        for world in self._worlds.values():
+        for world in self.worlds.values():
             world.close()
 
     @property
@@ -107,16 +134,24 @@ class Cluster:
     def address(self, name: str) -> str:
         return f"unix://{self._directory}/{name}.sock"
 
+    def state(self, host: str) -> Path:
+        """The state directory of *host*: each has its own, with the one secret that all share."""
+        directory = self._directory / host
+        directory.mkdir(exist_ok=True)
+        (directory / "host.key").write_bytes(self._secret)
+        return directory
+
     async def start(self, part: Part) -> None:
         """A process that is *part* of the topology."""
         address = f"https://127.0.0.1:{free_ports(1)[0]}" if self._remote else self.address(part.name)
         part = replace(part, address=address)
         parts = {each.name: each for each in self.topology.parts} | {part.name: part}
         stack = contextlib.AsyncExitStack()
-        substrate = MemorySubstrate(self._worlds.setdefault(part.host, World()))
-        settings = Settings(topology=replace(self.topology, parts=tuple(parts.values())))
-        whole = (self._store, substrate, await substrate.start(), self._directory, "test", settings)
-        assembled = await stack.enter_async_context(assemble(*whole, part=part))
+        substrate = MemorySubstrate(self.worlds.setdefault(part.host, World()))
+        settings = Settings(topology=replace(self.topology, parts=tuple(parts.values())), **self._fields)
+        whole = (self._store, substrate, await substrate.start(), self.state(part.host), "test", settings)
+        points = self.failpoints[part.name] = Failpoints()
+        assembled = await stack.enter_async_context(assemble(*whole, points, part=part, clock=lambda: self._clock()[1]))
         self._processes[part.name] = stack, assembled
         components = self.served if part.name == self.topology.parts[0].name else assembled.components
         server = Server(components, assembled.here, assembled.passport, authority=assembled.authority)
@@ -124,6 +159,28 @@ class Cluster:
         if assembled.certificates is not None and (at := place(part.address)):
             await server.listen_tls(*at, assembled.certificates.serving)
         stack.push_async_callback(server.drain)
+
+    async def lose(self, name: str) -> None:
+        """The process is gone as if it had been killed while it did nothing: its lease is left to end."""
+        self.membership(name)._store = _Deaf()  # type: ignore[assignment]
+        await self.stop(name)
+
+    def membership(self, name: str) -> Membership:
+        """Of a process with execution."""
+        execution: Any = self._processes[name][1].here.execution
+        membership: Membership = execution._engine.membership
+        return membership
+
+    async def sweep(self, name: str) -> None:
+        """Let the process called *name* look at everything on its host once."""
+        execution: Any = self._processes[name][1].here.execution
+        await execution._reconciler.sweep()
+
+    def driver(self, name: str) -> Driver:
+        """Asks in the process called *name*."""
+        driver = Driver()
+        driver.pl = self._processes[name][1].components
+        return driver
 
     async def stop(self, name: str) -> None:
         stack, _ = self._processes.pop(name)
@@ -181,3 +238,10 @@ class _Shaken:
             return await getattr(self._component, method)(*args)
 
         return call
+
+
+class _Deaf:
+    """The store of a process that cannot say that it leaves."""
+
+    async def apply(self, transaction: Transaction) -> int:
+        raise Unavailable("Nobody hears.")

@@ -155,8 +155,9 @@ class NetworkSuite:
         made = await driver.network()
         ports = (n.Port(container_port=80, host_port=8080),)
         await driver.run(name="one", network=made.name, ports=ports)
+        host = (await driver.inspect("one")).host
         with pytest.raises(AlreadyExists):
-            await driver.run(name="two", network=made.name, ports=ports)
+            await driver.run(name="two", network=made.name, ports=ports, host=host)
         await driver.remove("one", force=True)
-        await driver.run(name="two", network=made.name, ports=ports)
+        await driver.run(name="two", network=made.name, ports=ports, host=host)
         await driver.remove("two", force=True)

@@ -73,6 +73,7 @@ class LocalExecution:
 
     async def start(self, *, alone: bool) -> None:
         """alone: something outside the store proves that no other process acts on this host."""
+        await self._engine.layers.start(alone=alone)
         await self._observer.start()
         await self._reconciler.start(alone=alone)
 
@@ -94,6 +95,7 @@ class LocalExecution:
     async def close(self) -> None:
         await self._reconciler.close()
         await self._engine.drain()
+        await self._engine.layers.close()
         await self._observer.close()
 
     async def create(self, caller: Caller, request: m.Create) -> m.Created:

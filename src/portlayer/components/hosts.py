@@ -88,9 +88,9 @@ class HostBook:
     def get(self, name: str) -> HostRecord | None:
         return self._hosts.known.get(name)
 
-    def has_process(self, name: str) -> bool:
-        """Whether a process with execution lives there."""
-        return any(runs(process, name) for process in self._processes.known.values())
+    def has_process(self, name: str, component: str = "execution") -> bool:
+        """Whether a process with *component* lives there."""
+        return any(runs(process, name, component) for process in self._processes.known.values())
 
     def state(self, name: str) -> HostState:
         """`away`: nobody looks after its containers, and nothing is known of them."""
@@ -107,9 +107,9 @@ class HostBook:
         )
 
 
-def runs(process: Process, host: str) -> bool:
-    """Whether *process* has execution on *host*."""
-    return process.part.host == host and "execution" in process.part.components
+def runs(process: Process, host: str, component: str = "execution") -> bool:
+    """Whether *process* has *component* on *host*."""
+    return process.part.host == host and component in process.part.components
 
 
 class Presence:

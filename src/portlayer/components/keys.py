@@ -44,6 +44,7 @@ SUBNETS = "/subnets"
 PROCESSES = "/processes/"
 HOSTS = "/hosts/"
 VCHS = "/vchs/"
+LAYERS = "/layers/"
 
 
 def vch(name: str) -> str:
@@ -124,11 +125,11 @@ def attachments(vch: str, container: str) -> str:
 
 
 def layer_users(diff_id: str) -> str:
-    return f"/layers/{diff_id}/"
+    return f"{LAYERS}{diff_id}/"
 
 
 def layer_user(diff_id: str, vch: str, image: str) -> str:
-    return f"/layers/{diff_id}/{vch}/{image}"
+    return f"{LAYERS}{diff_id}/{vch}/{image}"
 
 
 def blob_users(digest: str, vch: str = "") -> str:

@@ -329,6 +329,7 @@ class Reconciler:
                 await on.network.remove_network(network)
                 self.repairs["unexplained"] += 1
         self.repairs["unexplained"] += await remove_unknown_volumes(self._store, on.storage)
+        await self._engine.layers.sweep()
 
     async def _remove_process(self, vch: str, container: str, incarnation: str) -> None:
         """vch: empty for a container that is not there."""

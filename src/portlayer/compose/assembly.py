@@ -20,6 +20,7 @@ from portlayer.components.drafts import Drafts
 from portlayer.components.execution import LocalExecution
 from portlayer.components.handles import Sealer, host_key
 from portlayer.components.interaction import LocalInteraction
+from portlayer.components.layers import Layers
 from portlayer.components.membership import Clock, Membership, boot_seconds
 from portlayer.components.network import LocalNetwork
 from portlayer.components.observer import Observer
@@ -34,6 +35,7 @@ from portlayer.components.service import LocalService
 from portlayer.components.storage import LocalStorage
 from portlayer.components.vchs import Vchs, ensure_vch
 from portlayer.compose.landscape import Landscape
+from portlayer.compose.layers import StorageLayers
 from portlayer.compose.peers import Peers
 from portlayer.compose.process import tell_of_process
 from portlayer.compose.settings import Settings
@@ -104,9 +106,21 @@ async def assemble(
     commits, imports, streams = _gates(settings.limits, metrics)
     membership = Membership(store, part, clock, settings.process_seconds)
     landscape = Landscape(store, substrate, features, settings, part, membership)
-    figures = Figures(metrics, tracer)
+    figures, source = Figures(metrics, tracer), StorageLayers(part.host)
+    layers = Layers(*(store, substrate.storage, source, state / "fetching", landscape.book, part.host, failpoints))
     engine = Engine(
-        *(records, quotas, substrate, membership, failpoints, settings.lease_seconds, commits, figures, landscape.room)
+        *(
+            records,
+            quotas,
+            substrate,
+            membership,
+            failpoints,
+            settings.lease_seconds,
+            commits,
+            figures,
+            landscape.room,
+            layers,
+        )
     )
     observer = Observer(records, engine, part.host)
     reconciler = Reconciler(records, engine, observer, settings.reconcile_seconds)
@@ -153,6 +167,7 @@ async def assemble(
         if settings.topology.has_several:
             await closing.enter_async_context(peers.followed())
             components = routed(here, have, part.host, Hosts(records, sealer), peers, tracer)
+        source.storage = components.storage
         if "execution" in have:
             closing.push_async_callback(execution.close)
             await execution.start(alone=alone)

@@ -24,6 +24,13 @@ class Blob(Protocol):
         """Stop reading."""
 
 
+class LayerSource(Protocol):
+    """Gives execution the layers that its host lacks."""
+
+    async def open(self, vch: str, digest: str) -> Blob:
+        """The blob of a layer that an image of *vch* has. Raises NotFound where none has, Unavailable."""
+
+
 class Storage(Protocol):
     async def join(self, caller: Caller, request: m.JoinVolume) -> m.HandleAnswer:
         """Record a volume at a destination. Raises NotFound, AlreadyExists, InvalidArgument (destination)."""

@@ -31,6 +31,7 @@ from portlayer.components.commit.recovery import Recovery
 from portlayer.components.commit.room import Room
 from portlayer.components.commit.work import Answer, Work
 from portlayer.components.handles import Draft
+from portlayer.components.layers import Layers
 from portlayer.components.membership import Deposed, Membership
 from portlayer.components.quota import Quotas
 from portlayer.components.records import Records, decode
@@ -80,6 +81,7 @@ class Engine:
         gate: Gate,
         figures: Figures,
         room: Room,
+        layers: Layers,
     ) -> None:
         self.records = records
         self.quotas = quotas
@@ -87,12 +89,13 @@ class Engine:
         self.membership = membership
         self.host = membership.host
         self.locks = Locks()
-        self.work = Work(records, substrate, membership, failpoints, figures)
+        self.work = Work(records, substrate, membership, failpoints, figures, layers)
         self.recovery = Recovery(records, self.work, substrate.execution, membership, self.locks)
         self._lease_seconds = lease_seconds
         self._gate = gate
         self._figures = figures
         self._room = room
+        self.layers = layers
         self._store = records.store
         self._running: set[asyncio.Task[list[Committed]]] = set()
 

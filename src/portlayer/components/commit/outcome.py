@@ -18,6 +18,7 @@ from portlayer.model.errors import (
     PortlayerError,
     ResourceExhausted,
     SubstrateFailed,
+    Unavailable,
     Unsupported,
 )
 from portlayer.model.events import Event
@@ -211,7 +212,7 @@ async def past_no_return(intent: Intent, driver: ExecutionDriver) -> bool:
 def blame(error: Exception, step: p.AnyStep) -> PortlayerError:
     """The error for the caller: the failing step and its cause."""
     name = type(step).__name__
-    if isinstance(error, InvalidArgument | NotFound | ResourceExhausted | Unsupported):
+    if isinstance(error, InvalidArgument | NotFound | ResourceExhausted | Unavailable | Unsupported):
         return error
     if isinstance(error, SubstrateFailed):
         facts = {**error.facts, "step": name, "id": step.container}

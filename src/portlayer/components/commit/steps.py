@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 
 from portlayer.components.commit.intents import Piece
+from portlayer.components.layers import Layers
 from portlayer.interfaces.substrate import StartFailure, Substrate
 from portlayer.model import plan as p
 from portlayer.model.errors import SubstrateFailed
@@ -21,7 +22,7 @@ _OF_A_PROCESS = (p.Plug, p.Publish, p.Release, p.Update, p.RewriteFiles)
 class Steps:
     """Runs the steps of one commit. failures collects programs that cannot be executed, by container.
 
-    waiting: within it, time passes in which nothing is done.
+    layers: brings those that a container needs. waiting: within it, time passes in which nothing is done.
     """
 
     def __init__(
@@ -29,11 +30,13 @@ class Steps:
         substrate: Substrate,
         pieces: tuple[Piece, ...],
         networks: Mapping[str, NetworkSpec],
+        layers: Layers,
         waiting: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> None:
         self._on = substrate
         self._pieces = {piece.container: piece for piece in pieces}
         self._networks = networks
+        self._layers = layers
         self._waiting = waiting
         self.failures: dict[str, StartFailure] = {}
 
@@ -47,7 +50,8 @@ class Steps:
             case p.MakeNetwork(network=network):
                 await self._on.network.make_network(self._networks[network])
             case p.MakeRootfs():
-                await self._on.storage.make_rootfs(new)
+                async with self._layers.held(new, self._waiting):
+                    await self._on.storage.make_rootfs(new)
             case p.MakeVolume(volume=volume, capacity_bytes=capacity_bytes):
                 await self._on.storage.make_volume(volume, capacity_bytes)
             case p.Prepare(incarnation=incarnation):

@@ -18,6 +18,7 @@ from portlayer.components.commit.claims import Claims
 from portlayer.components.commit.figures import Figures
 from portlayer.components.commit.intents import Held, Intent, Piece
 from portlayer.components.commit.steps import Steps
+from portlayer.components.layers import Layers
 from portlayer.components.membership import Deposed, Membership
 from portlayer.components.records import Records, decode, event, event_puts
 from portlayer.failpoints import Failpoints
@@ -47,6 +48,7 @@ class Work:
         membership: Membership,
         failpoints: Failpoints,
         figures: Figures,
+        layers: Layers,
     ) -> None:
         self.started: Callable[[str, str, str], None] = lambda *_: None
         self.ended: Callable[[str, str], None] = lambda *_: None
@@ -58,6 +60,7 @@ class Work:
         self._membership = membership
         self._failpoints = failpoints
         self._figures = figures
+        self._layers = layers
 
     async def steps(
         self,
@@ -66,7 +69,7 @@ class Work:
         waiting: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> Steps:
         """What does and undoes the steps of *pieces*. waiting: see Steps."""
-        return Steps(self._substrate, pieces, await self._networks(vch, pieces), waiting)
+        return Steps(self._substrate, pieces, await self._networks(vch, pieces), self._layers, waiting)
 
     async def lock(self, held: Held, checks: Sequence[Check | Empty], takes: Sequence[Put | Delete]) -> None:
         """Transaction 1."""
