@@ -110,6 +110,7 @@ class Harness(Driver):
         )
         self.pl = assembled.components
         self.authority = assembled.authority
+        self.certificates, self.passport, self.here = assembled.certificates, assembled.passport, assembled.here
 
     async def another(self, host: str = LOCAL_HOST, *, alone: bool = False) -> Harness:
         """A second process on the same store and directory, and, where it is of this host, on the same world."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import functools
 import ipaddress
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from portlayer.components import x509 as ours
@@ -85,3 +86,23 @@ class Authority:
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
         )
+
+
+def request(wrong: str) -> str:
+    """A signing request that is none: nothing, *nonsense*, of a weak key, or *unsigned* by its key."""
+    if wrong in ("", "nonsense"):
+        return wrong
+    key = rsa.generate_private_key(65537, 1024) if wrong == "weak" else ec.generate_private_key(ec.SECP256R1())
+    made = x509.CertificateSigningRequestBuilder(x509.Name([])).sign(key, hashes.SHA256())
+    text = made.public_bytes(serialization.Encoding.DER)
+    if wrong == "unsigned":
+        text = text[:-4] + bytes(byte ^ 1 for byte in text[-4:])
+    inside, kind = base64.encodebytes(text).decode(), "CERTIFICATE REQUEST"
+    return f"-----BEGIN {kind}-----\n{inside}-----END {kind}-----\n"
+
+
+def encrypted_key() -> bytes:
+    """A private key that opens with a password."""
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"gibson")
+    )

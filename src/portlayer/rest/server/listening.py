@@ -35,16 +35,11 @@ class TlsListener:
         listening: socket.socket,
         server: web.Server,
         contexts: Callable[[], ssl.SSLContext],
-        *,
-        seconds: float = HANDSHAKE_SECONDS,
-        most: int = MOST_HANDSHAKES,
     ) -> None:
         listening.setblocking(False)
         self._listening = listening
         self._server = server
         self._contexts = contexts
-        self._seconds = seconds
-        self._most = most
         self._handshakes: dict[asyncio.Task[None], None] = {}
         self._accepting = asyncio.create_task(self._accept())
 
@@ -71,7 +66,7 @@ class TlsListener:
                     _logger.error("no connection can be accepted: %s", error)  # noqa: TRY400
                     await asyncio.sleep(_PAUSE_SECONDS)
                 continue
-            while len(self._handshakes) >= self._most:
+            while len(self._handshakes) >= MOST_HANDSHAKES:
                 oldest = next(iter(self._handshakes))
                 oldest.cancel()
                 del self._handshakes[oldest]
@@ -86,7 +81,7 @@ class TlsListener:
             self._server,
             connection,
             ssl=self._contexts(),
-            ssl_handshake_timeout=self._seconds,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS,
             ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
         )
 
