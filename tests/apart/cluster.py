@@ -27,7 +27,7 @@ from portlayer.model.errors import Unavailable
 from portlayer.model.execution import replace
 from portlayer.model.topology import Part, Topology, place
 from portlayer.rest.calls import CALLS
-from portlayer.rest.server import Server
+from portlayer.rest.server import Audit, Server
 from portlayer.stores.clock import Clock, boot_clock
 from portlayer.stores.memory import MemoryStore
 from portlayer.substrates.memory.substrate import MemorySubstrate
@@ -90,12 +90,13 @@ class Cluster:
         self._fields = fields
         self.failpoints: dict[str, Failpoints] = {}
         self._remote = remote or len(topology.hosts) > 1
+        self.addresses: dict[str, str] = {}
         self.topology = topology
         self.moves = moves
         self.moved = 0
         self._moving = asyncio.Lock()
-        self._store = store
-        self._directory = directory
+        self.store = store
+        self.directory = directory
         self.worlds = {host: World() for host in topology.hosts}
         self._secret = secrets.token_bytes(32)
         self._processes: dict[str, tuple[contextlib.AsyncExitStack, Assembled]] = {}
@@ -110,6 +111,10 @@ class Cluster:
             await self.stop(name)
         for world in self.worlds.values():
             world.close()
+
+    def process(self, name: str) -> Assembled:
+        """The process called *name*."""
+        return self._processes[name][1]
 
     @property
     def entry(self) -> Assembled:
@@ -132,11 +137,11 @@ class Cluster:
         return replace_components(components, shaken)
 
     def address(self, name: str) -> str:
-        return f"unix://{self._directory}/{name}.sock"
+        return f"unix://{self.directory}/{name}.sock"
 
     def state(self, host: str) -> Path:
         """The state directory of *host*: each has its own, with the one secret that all share."""
-        directory = self._directory / host
+        directory = self.directory / host
         directory.mkdir(exist_ok=True)
         (directory / "host.key").write_bytes(self._secret)
         return directory
@@ -145,17 +150,19 @@ class Cluster:
         """A process that is *part* of the topology."""
         address = f"https://127.0.0.1:{free_ports(1)[0]}" if self._remote else self.address(part.name)
         part = replace(part, address=address)
+        self.addresses[part.name] = address
         parts = {each.name: each for each in self.topology.parts} | {part.name: part}
         stack = contextlib.AsyncExitStack()
         substrate = MemorySubstrate(self.worlds.setdefault(part.host, World()))
         settings = Settings(topology=replace(self.topology, parts=tuple(parts.values())), **self._fields)
-        whole = (self._store, substrate, await substrate.start(), self.state(part.host), "test", settings)
+        whole = (self.store, substrate, await substrate.start(), self.state(part.host), "test", settings)
         points = self.failpoints[part.name] = Failpoints()
         assembled = await stack.enter_async_context(assemble(*whole, points, part=part, clock=lambda: self._clock()[1]))
         self._processes[part.name] = stack, assembled
         components = self.served if part.name == self.topology.parts[0].name else assembled.components
-        server = Server(components, assembled.here, assembled.passport, authority=assembled.authority)
-        await server.listen_unix(self._directory / f"{part.name}.sock")
+        audit = Audit(self.directory / f"audit-{part.name}.log")
+        server = Server(components, assembled.here, assembled.passport, authority=assembled.authority, audit=audit)
+        await server.listen_unix(self.directory / f"{part.name}.sock")
         if assembled.certificates is not None and (at := place(part.address)):
             await server.listen_tls(*at, assembled.certificates.serving)
         stack.push_async_callback(server.drain)
