@@ -107,6 +107,7 @@ class Dialogue:
         self.heard: asyncio.Queue[Any] = asyncio.Queue()
         self.closed = asyncio.Event()
         self.refusing: Exception | None = None
+        self.detachable = True
 
     async def __aiter__(self) -> AsyncIterator[Output | Control]:
         while (item := await self.output.get()) is not None:
@@ -126,6 +127,11 @@ class Dialogue:
         if self.refusing:
             raise self.refusing
         await self.heard.put((width, height))
+
+    async def detach(self) -> None:
+        if self.detachable:
+            self.output.put_nowait(Control(kind="detached", fields={"cursor": "42"}))
+            self.output.put_nowait(None)
 
     async def close(self) -> None:
         self.closed.set()

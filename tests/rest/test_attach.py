@@ -19,6 +19,7 @@ from portlayer.rest.calls.interaction import ATTACH_PROTOCOL
 from portlayer.rest.client import RestClient
 from portlayer.rest.frames import MAX_FRAME
 from portlayer.rest.server import Server
+from portlayer.rest.server import attach as serving
 
 PATH = "/v1/vchs/default/interaction/containers/c/attach"
 EXIT = Control(kind="exit", fields={"exitCode": 3})
@@ -159,14 +160,38 @@ async def test_the_exit_is_heard_even_when_nobody_reads_stdin_any_more(client: R
     assert [item async for item in frames] == [EXIT]
 
 
-async def test_a_drain_tells_those_who_are_attached(client: RestClient, server: Server, dialogue: Dialogue) -> None:
+async def test_a_drain_tells_those_who_are_attached_from_where_to_go_on(
+    client: RestClient, server: Server, dialogue: Dialogue
+) -> None:
+    attachment = await client.interaction.attach(Caller(), im.Attach(ref="c"))
+    dialogue.output.put_nowait(Output(stream=im.STDOUT, data=b"read before"))
+    draining = asyncio.ensure_future(server.drain(5))
+    output, frame = [item async for item in attachment]
+    assert output == Output(stream=im.STDOUT, data=b"read before")
+    assert isinstance(frame, Control)
+    assert (frame.kind, frame.fields["problem"]["code"], frame.fields["cursor"]) == ("error", "Unavailable", "42")
+    await draining
+    assert dialogue.closed.is_set()
+
+
+async def test_a_drain_does_not_wait_for_an_attachment_that_does_not_end(
+    client: RestClient, server: Server, dialogue: Dialogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "_CLOSE_SECONDS", 0.01)
+    dialogue.detachable = False
     attachment = await client.interaction.attach(Caller(), im.Attach(ref="c"))
     draining = asyncio.ensure_future(server.drain(5))
     (frame,) = [item async for item in attachment]
     assert isinstance(frame, Control)
     assert frame.fields["problem"]["code"] == "Unavailable"
     await draining
-    assert dialogue.closed.is_set()
+
+
+async def test_a_client_can_detach_and_knows_from_where_to_go_on(client: RestClient, dialogue: Dialogue) -> None:
+    attachment = await client.interaction.attach(Caller(), im.Attach(ref="c"))
+    await attachment.detach()
+    assert [item async for item in attachment] == [Control(kind="detached", fields={"cursor": "42"})]
+    await asyncio.wait_for(dialogue.closed.wait(), 5)
 
 
 async def test_an_attachment_that_breaks_off_is_not_taken_for_its_end(client: RestClient, dialogue: Dialogue) -> None:

@@ -71,7 +71,7 @@ async def _serve(settings: Settings, process: str | None) -> None:
                 notify("STOPPING=1")
                 _log.info("draining")
             finally:
-                await server.drain()
+                await server.drain(settings.drain.seconds, notice_seconds=settings.drain.notice_seconds)
                 watchdog.cancel()
     _log.info("stopped; containers run on")
 

@@ -49,6 +49,10 @@ class Attachment:
         """Write to stdin, waiting while its pipe is full. Detach keys in it end the attachment."""
         await self._attachment.write(data)
 
+    async def detach(self) -> None:
+        """Let iterating come to its end, with `cursor` for another attachment; the container runs on."""
+        await self._attachment.detach()
+
     async def close_stdin(self) -> None:
         """Close stdin: the process reads end of file."""
         await self._attachment.close_stdin()

@@ -101,11 +101,13 @@ class Interaction(Component):
         timestamps: bool = False,
         stdout: bool = True,
         stderr: bool = True,
+        cursor: int | None = None,
     ) -> AsyncIterator[m.Chunk]:
         """The log, in pieces that know their stream and time.
 
         follow: go on until the container stops. tail: only the last so many lines. since, until: RFC 3339, or seconds
-        since the epoch. timestamps: each piece is one line at most, so that each line has its own time.
+        since the epoch. timestamps: each piece is one line at most, so that each line has its own time. cursor: of the
+        last piece that was read before, to go on behind it.
         """
         request = m.Logs(
             ref=container_ref(ref),
@@ -116,6 +118,7 @@ class Interaction(Component):
             timestamps=timestamps,
             stdout=stdout,
             stderr=stderr,
+            cursor=None if cursor is None else str(cursor),
         )
         async with closing(await self._components.interaction.logs(self._caller, request)) as chunks:
             async for chunk in chunks:

@@ -60,6 +60,7 @@ class SyncAttachment(Sync[Attachment]):
     """As Attachment. One thread may read while another writes."""
 
     write = blocking(Attachment.write)
+    detach = blocking(Attachment.detach)
     close_stdin = blocking(Attachment.close_stdin)
     resize = blocking(Attachment.resize)
     __iter__ = iterating(Attachment.__aiter__)

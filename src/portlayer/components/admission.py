@@ -25,6 +25,7 @@ from portlayer.model.errors import Unavailable
 T = TypeVar("T")
 Waiter = asyncio.Future[None]
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1, 30
+LAST_SECONDS = 2.0
 MOST_VCHS = 100
 """VCHs that have figures of their own, by when they came first; those of all others are added up."""
 _SMOOTHING = 0.1
@@ -102,9 +103,13 @@ class Gate:
         task.add_done_callback(lambda _: place.leave())
         return await asyncio.shield(task)
 
-    async def drain(self) -> None:
-        """Wait until nothing that `finish` has begun is under way."""
-        while self._tasks:
+    async def drain(self, seconds: float = LAST_SECONDS) -> None:
+        """Wait until nothing that `finish` has begun is under way; what is after *seconds* is broken off."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
             await asyncio.wait(self._tasks)
 
     def enter(self, line: Line) -> bool:

@@ -171,6 +171,9 @@ class LocalAttachment:
     async def resize(self, width: int, height: int) -> None:
         await self._driver.resize(self._container, await self._task(), width, height)
 
+    async def detach(self) -> None:
+        self._detached.set()
+
     async def close(self) -> None:
         self._detached.set()
         if not self._read:

@@ -77,9 +77,7 @@ class LocalInteraction:
 
     async def _cursor(self, request: m.Attach, container: str) -> int:
         if request.cursor is not None:
-            if not request.cursor.isdecimal() or len(request.cursor) > 18:
-                raise InvalidArgument("This is no cursor of an attachment.", pointer="?cursor")
-            return int(request.cursor)
+            return _cursor(request.cursor)
         return 0 if request.logs else await self._driver.log_end(container)
 
     async def output(self, caller: Caller, request: m.Streams, stream: int) -> AsyncIterator[bytes]:
@@ -136,21 +134,23 @@ class LocalInteraction:
         until = parse_time(request.until, "?until") if request.until is not None else None
         if request.tail is not None and request.tail < 0:
             raise InvalidArgument("tail counts lines; it cannot be negative.", pointer="?tail")
+        if request.tail is not None and request.cursor is not None:
+            raise InvalidArgument("Give tail or cursor: each says where the log begins.", pointer="?tail")
+        begin = 0 if request.cursor is None else _cursor(request.cursor)
         record, _ = await self._records.find_container(caller.vch, request.ref)
         place = await self._streams.admit(caller.vch)
-        log = self._log(caller.vch, record.spec.id, request)
+        log = self._log(caller.vch, record.spec.id, request, begin)
         return Held(place, _within(log, since, until, frozenset(_streams(request))))
 
-    async def _log(self, vch: str, container: str, request: m.Logs) -> AsyncGenerator[m.Chunk, None]:
+    async def _log(self, vch: str, container: str, request: m.Logs, cursor: int) -> AsyncGenerator[m.Chunk, None]:
         """The log so far, its tail where asked, and what follows."""
         split = bool(request.timestamps or request.since or request.until or request.tail is not None)
-        cursor = 0
         streams = frozenset(_streams(request))
         follow = request.follow and (request.until is None or parse_time(request.until, "?until") > time.time_ns())
         async with contextlib.aclosing(Life(self._records, vch, container)) as life:
             kept: collections.deque[list[m.Chunk]] = collections.deque(maxlen=request.tail)
             open_line = False
-            async for chunk in self._driver.read_log(container, split=split):
+            async for chunk in self._driver.read_log(container, cursor, split=split):
                 cursor = chunk.cursor
                 if request.tail is None:
                     yield chunk
@@ -203,6 +203,12 @@ def check_size(width: int, height: int) -> None:
     """Raises InvalidArgument for a size that no terminal has."""
     if not (1 <= width <= MAX_SIZE and 1 <= height <= MAX_SIZE):
         raise InvalidArgument(f"width and height must be between 1 and {MAX_SIZE}.", pointer="/width")
+
+
+def _cursor(text: str) -> int:
+    if not text.isdecimal() or len(text) > 18:
+        raise InvalidArgument("This is no cursor of a container's output.", pointer="?cursor")
+    return int(text)
 
 
 def _check_task(task: str | None) -> None:

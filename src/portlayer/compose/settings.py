@@ -24,7 +24,7 @@ from portlayer.compose.tracing import TracingChoice, read_tracing
 from portlayer.compose.users import read_users
 from portlayer.model.access import Identity
 from portlayer.model.base import Value
-from portlayer.model.bounds import Limits, check_limits
+from portlayer.model.bounds import Drain, Limits, check_drain, check_limits
 from portlayer.model.errors import InvalidArgument
 from portlayer.model.execution import replace
 from portlayer.model.hosts import HostRules
@@ -44,7 +44,8 @@ class Settings(Value):
 
     processSeconds: how long a process that says nothing counts as alive, the same in all processes. runtimeSeconds: how
     long a call of the OCI runtime may take before its step fails. reconcileSeconds: the pause between two sweeps of the
-    reconciler. limits: what it takes on at once, and what may wait (see model.bounds). store: which one, and where (see
+    reconciler. limits: what it takes on at once, and what may wait; drain: how it
+    ends (see model.bounds). store: which one, and where (see
     stores.choice). tracing: where traces go (see compose.tracing). users: who else than root may use the socket, by
     uid. topology: who runs where, in the file as `processes` (see model.topology). tls: certificates of https addresses
     (see compose.tls). hosts: what to know of them by name (see model.hosts).
@@ -59,6 +60,7 @@ class Settings(Value):
     runtime_seconds: float = RUNTIME_SECONDS
     reconcile_seconds: float = PERIOD_SECONDS
     limits: Limits = Limits()
+    drain: Drain = Drain()
     store: StoreChoice = StoreChoice()
     tracing: TracingChoice = TracingChoice()
     users: dict[int, Identity] = {}
@@ -114,6 +116,7 @@ def read_settings(environment: Mapping[str, str], config: Path | None = None) ->
         if field.name in TIMES and not 1 <= getattr(settings, field.name) <= MOST_SECONDS:
             raise InvalidArgument(f"{field.encode_name} must be between 1 and {MOST_SECONDS}.")
     check_limits(settings.limits)
+    check_drain(settings.drain)
     _check_hosts(settings.hosts, topology)
     if len(topology.hosts) > 1 and store.kind == "sqlite":
         raise InvalidArgument("SQLite is for one host; choose etcd as the store of several.")

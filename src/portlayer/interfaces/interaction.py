@@ -39,6 +39,10 @@ class Attachment(Protocol):
     async def resize(self, width: int, height: int) -> None:
         """Set the terminal's size in characters."""
 
+    async def detach(self) -> None:
+        """Let it end: what has been read is given still, and last comes the Control `detached`, with the cursor from
+        which another attachment goes on."""
+
     async def close(self) -> None:
         """Detach; the container runs on."""
 

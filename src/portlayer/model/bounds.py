@@ -6,6 +6,7 @@ from portlayer.model.base import Value
 from portlayer.model.errors import InvalidArgument
 
 MOST = 1_000_000
+MOST_DRAIN_SECONDS = 3600
 
 
 class Bounds(Value):
@@ -27,6 +28,14 @@ class HttpBounds(Value):
     requests: int = 2000
 
 
+class Drain(Value):
+    """How a server ends. notice_seconds: how long it says that it is not ready, and answers all the same, so that who
+    spreads calls over servers notices. seconds: how long it then waits for what is being changed."""
+
+    notice_seconds: float = 0.0
+    seconds: float = 30.0
+
+
 class Limits(Value):
     """What a port layer takes on at once. commits: at most as many as its drivers profit from (`None`: by the machine).
     imports: long uploads. streams: attachments, outputs, logs, which go on for as long as they like."""
@@ -42,6 +51,14 @@ def commits_on(cores: int) -> Bounds:
     leaves a quarter to the others, also where its own commits hang."""
     at_once = max(8, 6 * cores)
     return Bounds(at_once=at_once, at_once_per_vch=at_once * 3 // 4, queued=1000, queued_per_vch=250)
+
+
+def check_drain(drain: Drain) -> Drain:
+    """*drain*; raises InvalidArgument where it is out of all reason."""
+    for name in drain.__struct_fields__:
+        if not 0 <= getattr(drain, name) <= MOST_DRAIN_SECONDS:
+            raise InvalidArgument(f"drain: {name} must be between 0 and {MOST_DRAIN_SECONDS}.")
+    return drain
 
 
 def check_limits(limits: Limits) -> Limits:

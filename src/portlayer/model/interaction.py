@@ -68,7 +68,8 @@ class Streams(Value):
 
 
 class Logs(Value):
-    """`since` and `until` are RFC 3339 or seconds since the epoch; `tail` counts lines."""
+    """`since` and `until` are RFC 3339 or seconds since the epoch; `tail` counts lines; `cursor` goes on behind a piece
+    of a framed log."""
 
     ref: str
     follow: bool = False
@@ -78,6 +79,7 @@ class Logs(Value):
     timestamps: bool = False
     stdout: bool = True
     stderr: bool = True
+    cursor: str | None = None
 
 
 class Chunk(Value):

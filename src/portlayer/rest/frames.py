@@ -4,14 +4,14 @@ Attach, over a WebSocket (`portlayer.attach.v1`), one binary message each, 64 Ki
 
     stream (1 byte: 0 stdin, 1 stdout, 2 stderr, 3 control) | bytes
 
-A control message's bytes are a JSON object with `type`: `resize` {width, height} and `closeStdin` from the client,
-`exit` {exitCode, startError?}, `detached` and `error` {problem, cursor?} from the server.
+A control message is a JSON object with `type`: `resize` {width, height}, `closeStdin` and `detach` from the client,
+`exit` {exitCode, startError?}, `detached` {cursor} and `error` {problem, cursor?} from the server.
 
 Logs, as `application/vnd.portlayer.stream`, integers big-endian:
 
     stream (1 byte) | length of the bytes (4) | time, ns since the epoch (8) | cursor behind them (8) | bytes
 
-where stream 3 is a problem document that ends the log.
+where stream 3 is a problem document that ends the log; its cursor is that of the last piece before it.
 """
 
 from __future__ import annotations

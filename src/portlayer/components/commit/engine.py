@@ -45,6 +45,8 @@ from portlayer.model.execution import Committed, CommittedMany
 from portlayer.scope import scope
 
 log = logging.getLogger(__name__)
+LAST_SECONDS = 2.0
+"""How long a process that stops waits for commits of which no caller waits for the answer."""
 
 
 class Asked(NamedTuple):
@@ -160,9 +162,14 @@ class Engine:
         else:
             answer.set_result(task.result())
 
-    async def drain(self) -> None:
-        """Wait until no commit is under way."""
-        while self._running:
+    async def drain(self, seconds: float = LAST_SECONDS) -> None:
+        """Wait until no commit is under way; those that are after *seconds* are left to who finds them, as after a
+        death."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
+        for task in self._running:
+            task.cancel()
+        if self._running:
             await asyncio.wait(self._running)
 
     def forget_network(self, network: str) -> None:

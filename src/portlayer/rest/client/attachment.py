@@ -50,6 +50,9 @@ class RestAttachment:
     async def resize(self, width: int, height: int) -> None:
         await self._send(control_frame("resize", {"width": width, "height": height}))
 
+    async def detach(self) -> None:
+        await self._send(control_frame("detach", {}))
+
     async def close(self) -> None:
         await self._socket.close()
 

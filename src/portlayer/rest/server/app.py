@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import socket
 import ssl
@@ -29,6 +30,7 @@ from portlayer.rest.server.listening import TlsListener, bound
 from portlayer.rest.server.load import Load
 from portlayer.tracing import Tracer
 
+_logger = logging.getLogger(__name__)
 _BACKLOG = 1024
 _LAST_SECONDS = 1.0
 Contexts = Callable[[], ssl.SSLContext]
@@ -72,6 +74,7 @@ class Server:
         self._runner: web.ServerRunner | None = None
         self._paths: dict[Path, int] = {}
         self._listeners: list[TlsListener] = []
+        self._lent: list[web.BaseSite | TlsListener] = []
 
     async def listen_unix(self, path: str | Path, mode: int = 0o600) -> None:
         """Listen at *path*. A socket that nobody serves any more is replaced.
@@ -91,9 +94,12 @@ class Server:
         contexts: for TLS, without which only unix sockets are served. Raises InvalidArgument for others.
         """
         if listening.family == socket.AF_UNIX:
-            await web.SockSite(await self._running(), listening, backlog=_BACKLOG).start()
+            site = web.SockSite(await self._running(), listening, backlog=_BACKLOG)
+            await site.start()
+            self._lent.append(site)
         elif contexts is not None:
             await self._listen(listening, contexts)
+            self._lent.append(self._listeners.pop())
         else:
             raise InvalidArgument("TCP is served with TLS alone; give this process an https address.")
 
@@ -109,19 +115,31 @@ class Server:
         self._listeners.append(TlsListener(listening, self._connections, contexts))
         return self._listeners[-1].port
 
-    async def drain(self, timeout_seconds: float = 30.0) -> None:
-        """Stop: accept nothing new, end streams, wait for what is being changed, then close all connections."""
+    async def drain(self, seconds: float = 30.0, *, notice_seconds: float = 0.0) -> None:
+        """Stop in good order.
+
+        For *notice_seconds* it says that it is not ready, and answers all the same. Then new calls are refused, with
+        the time to come again, and streams end with a cursor; what is being changed has *seconds* to come to its end.
+        At last all connections are closed. Sockets that others keep are left at once: who comes there waits for
+        whoever serves them next.
+        """
         shared = self._dispatcher.shared
-        shared.draining.set()
+        shared.leaving.set()
         if self._runner is None:
             return
-        for site in tuple(self._runner.sites):
-            await site.stop()
+        await asyncio.sleep(notice_seconds)
+        shared.draining.set()
+        await asyncio.gather(*(one.stop() for one in self._lent))
+        if shared.acting:
+            _, left = await asyncio.wait(shared.acting, timeout=seconds)
+            if left:
+                _logger.warning("%d calls are left unfinished after %g seconds", len(left), seconds)
+        lent = set(self._lent)
+        await asyncio.gather(*(site.stop() for site in tuple(self._runner.sites) if site not in lent))
         await asyncio.gather(*(listener.stop() for listener in self._listeners))
         self._listeners.clear()
+        self._lent.clear()
         self._remove_sockets()
-        if shared.acting:
-            await asyncio.wait(shared.acting, timeout=timeout_seconds)
         for transport in tuple(shared.cut_at_drain):
             transport.abort()
         await self._runner.cleanup()

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from portlayer.interfaces.interaction import Attachment, Output
+from portlayer.interfaces.interaction import Attachment, Control, Output
 from portlayer.model import interaction as m
 from portlayer.model.errors import InvalidArgument, InvalidState, PortlayerError, Unavailable
 from portlayer.rest import problems
@@ -22,6 +22,7 @@ from portlayer.rest.server.exchange import Exchange
 _logger = logging.getLogger(__name__)
 _TAKEN = 1024 * 1024  # longer messages are cut off by the WebSocket itself, with code 1009
 _CLOSE_SECONDS = 5.0
+_STOPPING = Unavailable("The port layer is stopping; attach again when it is back.", retry_after_seconds=1)
 
 
 class _Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
@@ -37,7 +38,11 @@ class _CloseStdin(_Control, frozen=True, tag="closeStdin"):
     pass
 
 
-_controls: msgspec.json.Decoder[_Resize | _CloseStdin] = msgspec.json.Decoder(_Resize | _CloseStdin)
+class _Detach(_Control, frozen=True, tag="detach"):
+    pass
+
+
+_controls: msgspec.json.Decoder[_Resize | _CloseStdin | _Detach] = msgspec.json.Decoder(_Resize | _CloseStdin | _Detach)
 
 
 async def attach(exchange: Exchange) -> web.StreamResponse:
@@ -74,6 +79,7 @@ class _Conversation:
         self._socket = socket
         self._attachment = attachment
         self._stdin = stdin
+        self._leaving = False
 
     async def run(self, draining: asyncio.Event) -> None:
         output = asyncio.ensure_future(self._send_output())
@@ -81,7 +87,7 @@ class _Conversation:
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if draining.is_set() and output not in done:
-                await self._fail(Unavailable("The port layer is stopping; attach again when it is back."))
+                await self._take_leave(output)
             for task in done:
                 task.result()
         except PortlayerError as error:
@@ -97,9 +103,21 @@ class _Conversation:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._socket.close(code=WSCloseCode.GOING_AWAY if draining.is_set() else WSCloseCode.OK)
 
+    async def _take_leave(self, output: asyncio.Task[None]) -> None:
+        """All that was read is sent, and then from where another attachment goes on; one who does not read is cut."""
+        self._leaving = True
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._attachment.detach()
+                await asyncio.shield(output)
+        except TimeoutError:
+            await self._fail(_STOPPING)
+
     async def _send_output(self) -> None:
         async for item in self._attachment:
-            if isinstance(item, Output):
+            if self._leaving and isinstance(item, Control) and item.kind == "detached":
+                await self._fail(_STOPPING, **item.fields)
+            elif isinstance(item, Output):
                 for frame in attach_frames(item.stream, item.data):
                     await self._socket.send_bytes(frame)
             else:
@@ -138,13 +156,16 @@ class _Conversation:
         if isinstance(control, _CloseStdin):
             await self._attachment.close_stdin()
             return
+        if isinstance(control, _Detach):
+            await self._attachment.detach()
+            return
         try:
             await self._attachment.resize(control.width, control.height)
         except InvalidState as error:
             await self._fail(error)  # told, but no reason to end: the process may just have exited
 
-    async def _fail(self, error: PortlayerError) -> None:
-        await self._send_problem(problems.document(error))
+    async def _fail(self, error: PortlayerError, **more: Any) -> None:
+        await self._send_problem(problems.document(error), **more)
 
-    async def _send_problem(self, problem: dict[str, Any]) -> None:
-        await self._socket.send_bytes(control_frame("error", {"problem": problem}))
+    async def _send_problem(self, problem: dict[str, Any], **more: Any) -> None:
+        await self._socket.send_bytes(control_frame("error", {**more, "problem": problem}))

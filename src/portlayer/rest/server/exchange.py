@@ -17,8 +17,10 @@ from portlayer.rest.server.content import pieces
 
 @dataclass(frozen=True)
 class Shared:
-    """What outlives a request: what a drain has to know of."""
+    """What outlives a request: what a drain has to know of. leaving: nobody should be sent here any more; draining:
+    whoever comes is refused."""
 
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     acting: set[asyncio.Task[web.StreamResponse]] = field(default_factory=set)
     cut_at_drain: set[asyncio.Transport] = field(default_factory=set)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,18 +12,19 @@ from aiohttp import web
 
 from portlayer.model import interaction as m
 from portlayer.model.base import rfc3339
-from portlayer.model.errors import PortlayerError
+from portlayer.model.errors import PortlayerError, Unavailable
 from portlayer.rest import problems
 from portlayer.rest.calls import Call
 from portlayer.rest.calls import interaction as calls
 from portlayer.rest.calls.call import BYTES, TEXT
 from portlayer.rest.frames import log_frame
-from portlayer.rest.iterators import close
+from portlayer.rest.iterators import close, until
 from portlayer.rest.server.attach import attach
 from portlayer.rest.server.exchange import Exchange, Handler
 from portlayer.rest.server.streams import stream
 
 _logger = logging.getLogger(__name__)
+_STOPPING = Unavailable("The port layer is stopping; follow the log again when it is back.", retry_after_seconds=1)
 
 
 async def stdout(exchange: Exchange) -> web.StreamResponse:
@@ -49,17 +51,23 @@ async def logs(exchange: Exchange) -> web.StreamResponse:
     request: m.Logs = exchange.request
     chunks = await exchange.components.interaction.logs(exchange.caller, request)
     if exchange.accepts(calls.FRAMES):
-        return await stream(exchange, calls.FRAMES, _framed(chunks))
+        ending = exchange.shared.draining if request.follow else None
+        return await stream(exchange, calls.FRAMES, _framed(chunks, ending), drains=request.follow)
     return await stream(exchange, TEXT, _plain(chunks, timestamps=request.timestamps))
 
 
-async def _framed(chunks: AsyncIterator[m.Chunk]) -> AsyncIterator[bytes]:
+async def _framed(chunks: AsyncIterator[m.Chunk], draining: asyncio.Event | None) -> AsyncIterator[bytes]:
+    """Frames; *draining* ends them with a problem, and with the cursor from which a log goes on."""
+    cursor = 0
     try:
-        async for chunk in chunks:
+        async for chunk in chunks if draining is None else until(chunks, draining):
+            cursor = chunk.cursor
             yield log_frame(chunk)
+        if draining is not None and draining.is_set():
+            raise _STOPPING
     except PortlayerError as error:
         problem = msgspec.json.encode(problems.document(error))
-        yield log_frame(m.Chunk(stream=m.CONTROL, data=problem, time=0, cursor=0))
+        yield log_frame(m.Chunk(stream=m.CONTROL, data=problem, time=0, cursor=cursor))
     finally:
         await close(chunks)
 

@@ -29,6 +29,8 @@ async def health(_exchange: Exchange) -> web.StreamResponse:
 
 
 async def ready(exchange: Exchange) -> web.StreamResponse:
+    if exchange.shared.leaving.is_set():
+        return json_answer(m.Readiness(ready=False, checks={"process": "stopping"}), 503)
     readiness: m.Readiness = await exchange.invoke()
     return json_answer(readiness, 200 if readiness.ready else 503)
 
