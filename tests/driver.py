@@ -22,6 +22,9 @@ class Driver:
     pl: Components
     me: Caller = ME
 
+    def __init__(self, pl: Components) -> None:
+        self.pl = pl
+
     def of(self, vch: str) -> Driver:
         """The same port layer, for another VCH."""
         return Tenant(self.pl, vch)
@@ -105,5 +108,5 @@ class Tenant(Driver):
     """Speaks for VCH *vch*."""
 
     def __init__(self, pl: Components, vch: str) -> None:
-        self.pl = pl
+        super().__init__(pl)
         self.me = Caller(vch=vch)

@@ -43,7 +43,6 @@ _APART = Topology(
 TOPOLOGIES = {
     "all in one": Topology(),
     "each apart": _APART,
-    REMOTE: _APART,
     "storage apart": Topology(
         parts=(
             Part(name="rest", components=(EXECUTION, NETWORK, INTERACTION)),
@@ -136,6 +135,11 @@ class Cluster:
         shaken = {name: _Shaken(name, getattr(components, name), self.move, self.settled) for name in COMPONENTS}
         return replace_components(components, shaken)
 
+    @property
+    def world(self) -> World:
+        """The host of the entry."""
+        return self.worlds[self.topology.parts[0].host]
+
     def address(self, name: str) -> str:
         return f"unix://{self.directory}/{name}.sock"
 
@@ -215,8 +219,8 @@ class Cluster:
 
 
 def opened(topology: str, directory: Path, store: Store | None = None) -> Cluster:
-    """The port layer of one of TOPOLOGIES, to be entered."""
-    made = TOPOLOGIES[topology]
+    """The port layer of one of TOPOLOGIES, or of REMOTE, to be entered."""
+    made = _APART if topology == REMOTE else TOPOLOGIES[topology]
     return Cluster(made, store or MemoryStore(), directory, moves=topology == MOVING, remote=topology == REMOTE)
 
 

@@ -8,8 +8,8 @@ from driver import ME, Driver
 from portlayer.client.streams import closing
 from portlayer.model import service as v
 from portlayer.model.errors import AlreadyExists, Conflict, InUse, InvalidArgument, NotFound
+from portlayer.model.grants import CreateToken, GrantRef, ListGrants
 from portlayer.model.storage import Nothing
-from portlayer.model.tokens import CreateToken, ListTokens, TokenRef
 
 
 class ServiceSuite:
@@ -70,9 +70,9 @@ class ServiceSuite:
     async def test_tokens_are_told_once(self, driver: Driver) -> None:
         service, vch = driver.pl.service, driver.me.vch
         made = await service.create_token(ME, CreateToken(subject=vch, role="user", vch=vch))
-        listed = (await service.list_tokens(ME, ListTokens(limit=1000))).tokens
+        listed = (await service.list_tokens(ME, ListGrants(limit=1000))).tokens
         (mine,) = [one for one in listed if one.subject == vch]
         assert made.secret not in repr(listed)
-        await service.delete_token(ME, TokenRef(id=mine.id))
+        await service.delete_token(ME, GrantRef(id=mine.id))
         with pytest.raises(NotFound):
-            await service.delete_token(ME, TokenRef(id=mine.id))
+            await service.delete_token(ME, GrantRef(id=mine.id))

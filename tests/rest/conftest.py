@@ -8,18 +8,15 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from harness import Harness
+from apart.cluster import TOPOLOGIES, Cluster, opened
+from driver import ME, Driver
+from rest.hops import HAVING, reached
 from rest.standins import KNOWN, World
 
-from portlayer.compose import Settings
 from portlayer.interfaces.components import Components
-from portlayer.interfaces.store import Store
-from portlayer.model.caller import Caller
-from portlayer.model.execution import Wait
 from portlayer.model.storage import CreateVolume
 from portlayer.rest.client import RestClient
 from portlayer.rest.server import Server
-from portlayer.stores.memory import MemoryStore
 
 
 @pytest.fixture
@@ -27,12 +24,14 @@ def world() -> World:
     return World()
 
 
-@pytest.fixture
-async def server(world: World, tmp_path: Path) -> AsyncIterator[Server]:
-    server = Server(world.components)
-    await server.listen_unix(tmp_path / "s")
-    yield server
-    await server.drain(5)
+@pytest.fixture(params=HAVING)
+async def server(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> AsyncIterator[Server]:
+    """The server that callers reach: with the stand-ins, or a hop away from some or all of them."""
+    async with reached(world.components, request.param, tmp_path) as components:
+        server = Server(components)
+        await server.listen_unix(tmp_path / "s")
+        yield server
+        await server.drain(5)
 
 
 @pytest.fixture
@@ -48,28 +47,28 @@ async def http(server: Server, tmp_path: Path) -> AsyncIterator[aiohttp.ClientSe
         yield session
 
 
+@pytest.fixture(params=TOPOLOGIES)
+async def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Cluster]:
+    """Real components on the memory substrate, in every topology; `served` is what callers reach."""
+    async with opened(request.param, tmp_path) as cluster:
+        yield cluster
+
+
 @pytest.fixture(scope="module")
-def rest_app_factory(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], AbstractAsyncContextManager[Components]]:
+def rest_app_factory(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], AbstractAsyncContextManager[Components]]:
     """What schemathesis is let loose on: real components on the memory substrate, and one of everything."""
-    directory = tmp_path_factory.mktemp("port layer")
 
     @asynccontextmanager
     async def app() -> AsyncIterator[Components]:
-        store = MemoryStore()
-
-        async def open_store() -> Store:
-            return store
-
-        harness = Harness(open_store, directory, Settings())
-        await harness.start()
-        await harness.image()
-        await harness.network(KNOWN["network"])
-        await harness.pl.storage.create_volume(Caller(), CreateVolume(name=KNOWN["storage"]))
-        await harness.run("true", name=KNOWN["execution"], network=KNOWN["network"], volume=KNOWN["storage"])
-        await harness.pl.execution.wait(Caller(), Wait(ref=KNOWN["execution"]))
-        try:
-            yield harness.pl
-        finally:
-            await harness.close()
+        async with opened(request.param, tmp_path_factory.mktemp("port layer")) as cluster:
+            driver = Driver(cluster.served)
+            await driver.image()
+            await driver.network(KNOWN["network"])
+            await driver.pl.storage.create_volume(ME, CreateVolume(name=KNOWN["storage"]))
+            await driver.run("true", name=KNOWN["execution"], network=KNOWN["network"], volume=KNOWN["storage"])
+            await driver.wait(KNOWN["execution"])
+            yield cluster.served
 
     return app

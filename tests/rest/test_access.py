@@ -10,19 +10,21 @@ import shutil
 import stat
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 import tlslab
-from harness import Harness
+from apart.cluster import TOPOLOGIES, Cluster, opened
+from driver import Driver
 from rest.known import HEADER, ByHeader
 from rest.standins import World
 from yarl import URL
 
-from portlayer.compose import Settings, read_settings
-from portlayer.interfaces.store import Store
+from portlayer.compose import read_settings
 from portlayer.model import errors as e
 from portlayer.model.access import ROOT, Identity, Role, decide
 from portlayer.model.caller import Caller
@@ -30,7 +32,6 @@ from portlayer.rest.calls import CALLS, Call
 from portlayer.rest.passport import HEADER as PASSPORT
 from portlayer.rest.passport import Passport
 from portlayer.rest.server import Audit, Server
-from portlayer.stores.memory import MemoryStore
 
 VARYING = {"Date", "Content-Length", "X-Request-ID"}
 CANARY = "canary-7f3a"
@@ -45,27 +46,32 @@ ROUTES = [pytest.param(call, id=call.name) for call in CALLS]
 Answer = tuple[int, dict[str, str], bytes]
 
 
-@pytest.fixture
-async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
-    store = MemoryStore()
-
-    async def open_store() -> Store:
-        return store
-
-    harness = Harness(open_store, tmp_path, Settings())
-    await harness.start()
-    yield harness
-    await harness.close()
-
-
-@pytest.fixture
-async def http(harness: Harness, tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
-    server = Server(harness.pl, peers=ByHeader(KNOWN), audit=Audit(tmp_path / "audit.log"))
-    await server.listen_unix(tmp_path / "s")
-    connector = aiohttp.UnixConnector(str(tmp_path / "s"))
+@asynccontextmanager
+async def asking(cluster: Cluster, directory: Path) -> AsyncIterator[aiohttp.ClientSession]:
+    """A session with a server that takes everyone's word for who they are."""
+    server = Server(cluster.served, peers=ByHeader(KNOWN), audit=Audit(directory / "audit.log"))
+    await server.listen_unix(directory / "s")
+    connector = aiohttp.UnixConnector(str(directory / "s"))
     async with aiohttp.ClientSession("http://localhost", connector=connector) as session:
         yield session
     await server.drain(5)
+
+
+@pytest.fixture
+async def http(cluster: Cluster, tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
+    async with asking(cluster, tmp_path) as session:
+        yield session
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=TOPOLOGIES)
+async def furnished(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """The same, with one of everything; for what changes none of it."""
+    directory = tmp_path_factory.mktemp("pl")
+    async with opened(request.param, directory) as cluster, asking(cluster, directory) as session:
+        await run(session, cluster)
+        yield session
 
 
 async def ask(http: aiohttp.ClientSession, who: str, verb: str, path: str, body: Any = None, **headers: str) -> Answer:
@@ -81,10 +87,10 @@ def filled(call: Call[Any, Any], vch: str, ref: str) -> str:
     return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], ref), call.path)
 
 
-async def run(http: aiohttp.ClientSession, harness: Harness) -> str:
+async def run(http: aiohttp.ClientSession, cluster: Cluster) -> str:
     """One of everything, called `thing`, with the canary in it; a handle of it."""
     v = "/v1/vchs/default"
-    await harness.image()
+    await Driver(cluster.served).image()
     await ask(http, "root", "POST", f"{v}/network/networks", {"name": "thing"})
     await ask(http, "root", "POST", f"{v}/storage/volumes", {"name": "thing"})
     async with http.put(f"{v}/kv/thing", data=CANARY.encode(), headers={HEADER: "root"}) as response:
@@ -100,11 +106,12 @@ async def run(http: aiohttp.ClientSession, harness: Harness) -> str:
     return str(json.loads(again)["handle"])
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("call", ROUTES)
 async def test_no_route_tells_the_unknown_the_low_or_the_stranger_what_there_is(
-    call: Call[Any, Any], http: aiohttp.ClientSession, harness: Harness
+    call: Call[Any, Any], furnished: aiohttp.ClientSession
 ) -> None:
-    await run(http, harness)
+    http = furnished
     tried = 0
     for who in ("nobody", "viewer", "user", "stranger", "strange user"):
         identity = KNOWN.get(who)
@@ -157,8 +164,8 @@ def test_a_role_has_what_lower_ones_have(role: Role, allowed: set[Role]) -> None
             assert needed in allowed
 
 
-async def test_a_leaked_handle_is_worth_as_much_as_garbage(http: aiohttp.ClientSession, harness: Harness) -> None:
-    handle = await run(http, harness)
+async def test_a_leaked_handle_is_worth_as_much_as_garbage(http: aiohttp.ClientSession, cluster: Cluster) -> None:
+    handle = await run(http, cluster)
     theirs = await ask(http, "strange user", "POST", "/v1/vchs/default/execution/inspect", {"handle": handle})
     garbage = await ask(http, "strange user", "POST", "/v1/vchs/default/execution/inspect", {"handle": "garbage"})
     own = await ask(http, "strange user", "POST", "/v1/vchs/other/execution/inspect", {"handle": handle})
@@ -169,9 +176,9 @@ async def test_a_leaked_handle_is_worth_as_much_as_garbage(http: aiohttp.ClientS
 
 
 async def test_a_viewer_sees_which_variables_there_are_and_a_user_their_values(
-    http: aiohttp.ClientSession, harness: Harness
+    http: aiohttp.ClientSession, cluster: Cluster
 ) -> None:
-    await run(http, harness)
+    await run(http, cluster)
     for path in ("/v1/vchs/default/execution/containers/thing", "/v1/vchs/default/execution/containers"):
         _, _, seen = await ask(http, "viewer", "GET", path)
         assert b"PASSWORD=***" in seen
@@ -181,10 +188,10 @@ async def test_a_viewer_sees_which_variables_there_are_and_a_user_their_values(
 
 
 async def test_secrets_are_in_no_log_and_no_audit(
-    http: aiohttp.ClientSession, harness: Harness, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    http: aiohttp.ClientSession, cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "portlayer")
-    await run(http, harness)
+    await run(http, cluster)
     await ask(http, "viewer", "GET", f"/v1/vchs/default/execution/containers?label=a={CANARY}")
     await ask(http, "stranger", "GET", f"/v1/vchs/default/execution/containers?label=a={CANARY}")
     told = [str(vars(record)) for record in caplog.records if record.name.startswith("portlayer")]

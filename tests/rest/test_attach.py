@@ -59,11 +59,11 @@ async def test_both_ends_of_an_attachment_say_the_same(client: RestClient, world
 
 
 async def test_frames_are_64_kib_at_most(http: aiohttp.ClientSession, client: RestClient, dialogue: Dialogue) -> None:
-    dialogue.output.put_nowait(Output(stream=im.STDOUT, data=b"x" * 200_000))
-    dialogue.output.put_nowait(None)
+    for item in (Output(stream=im.STDOUT, data=b"x" * 200_000), EXIT, None):
+        dialogue.output.put_nowait(item)
     async with http.ws_connect(PATH, protocols=(ATTACH_PROTOCOL,)) as socket:
         assert socket.protocol == ATTACH_PROTOCOL
-        frames = [message.data async for message in socket]
+        *frames, _exit = [message.data async for message in socket]
     assert max(map(len, frames)) == MAX_FRAME
     assert b"".join(frame[1:] for frame in frames) == b"x" * 200_000
 
@@ -198,4 +198,6 @@ async def test_an_attachment_that_breaks_off_is_not_taken_for_its_end(client: Re
     attachment = await client.interaction.attach(Caller(), im.Attach(ref="c"))
     dialogue.output.put_nowait(None)
     with pytest.raises(e.Unavailable):
-        _ = [item async for item in attachment]
+        async for frame in attachment:  # the process in between tells of it, where there is one
+            assert isinstance(frame, Control)
+            raise problems.error_from(frame.fields["problem"])

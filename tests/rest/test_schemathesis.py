@@ -13,6 +13,7 @@ import pytest
 import requests
 import schemathesis
 import tlslab
+from apart.cluster import MOVING
 from hypothesis import HealthCheck, Phase, settings
 from rest.known import Everyone
 from rest.standins import KNOWN
@@ -67,8 +68,8 @@ class Serving(threading.Thread):
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[requests.Session]:
-    """One connection for all."""
+def session(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[requests.Session]:
+    """One connection for all, which ends before its server does."""
     authority = tmp_path_factory.mktemp("tls") / "ca.pem"
     authority.write_text(tlslab.pem())
     with requests.Session() as session:
@@ -96,15 +97,31 @@ def lead(case: Any, url: str, session: requests.Session) -> None:
         case.body["handle"] = session.post(f"{url}{path}", timeout=10).json().get("handle", "gone")
 
 
+def examples(most: int) -> settings:
+    return settings(
+        max_examples=most,
+        deadline=None,
+        derandomize=True,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
 @SCHEMA.parametrize()
-@settings(
-    max_examples=8,
-    deadline=None,
-    derandomize=True,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+@examples(8)
+@pytest.mark.parametrize("rest_app_factory", ["all in one"], indirect=True)
 def test_no_fault_and_answers_as_documented(case: Any, url: str, session: requests.Session) -> None:
+    check(case, url, session)
+
+
+@SCHEMA.parametrize()
+@examples(1)
+@pytest.mark.parametrize("rest_app_factory", ["storage apart", MOVING], indirect=True)
+def test_nor_where_components_are_apart(case: Any, url: str, session: requests.Session) -> None:
+    check(case, url, session)
+
+
+def check(case: Any, url: str, session: requests.Session) -> None:
     lead(case, url, session)
     response = case.call(base_url=url, timeout=10, session=session, verify=session.verify)
     case.validate_response(response, checks=CHECKS)

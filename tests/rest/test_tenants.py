@@ -6,43 +6,27 @@ import io
 import json
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import images
 import pytest
+from apart.cluster import Cluster
 from builders import layer
-from harness import Harness
 from yarl import URL
 
-from portlayer.compose import Settings
-from portlayer.interfaces.store import Store
 from portlayer.rest.calls import CALLS, Call, Place
-from portlayer.rest.server import Server
-from portlayer.stores.memory import MemoryStore
 
 UNKNOWN = {"id": "0" * 31 + "1", "image": "0" * 63 + "1", "name": "nowhere"}
 OWN_TENANT = [call for call in CALLS if "vch" in call.parameters and not call.unsupported]
 
 
 @pytest.fixture
-async def rest(tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
-    """The whole thing on the memory substrate, behind its socket."""
-    store = MemoryStore()
-
-    async def open_store() -> Store:
-        return store
-
-    harness = Harness(open_store, tmp_path, Settings())
-    await harness.start()
-    server = Server(harness.pl)
-    await server.listen_unix(tmp_path / "s")
-    connector = aiohttp.UnixConnector(str(tmp_path / "s"))
+async def rest(cluster: Cluster) -> AsyncIterator[aiohttp.ClientSession]:
+    """The whole thing on the memory substrate, behind the socket of the process that callers reach."""
+    connector = aiohttp.UnixConnector(cluster.address(cluster.doors[0]).removeprefix("unix://"))
     async with aiohttp.ClientSession("http://localhost", connector=connector) as session:
         yield session
-    await server.drain(5)
-    await harness.close()
 
 
 async def ask(rest: aiohttp.ClientSession, verb: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:

@@ -11,42 +11,28 @@ from pathlib import Path
 import aiohttp
 import pytest
 import tlslab
-from harness import ME, Harness
+from apart.cluster import Cluster
+from driver import ME
 
 from portlayer.client import PortLayer
-from portlayer.compose import Settings
-from portlayer.interfaces.store import Put, Store, Transaction
+from portlayer.interfaces.store import Put, Transaction
 from portlayer.model import errors as e
 from portlayer.model import service as m
 from portlayer.model.grants import NewToken
 from portlayer.rest.client import RestClient
 from portlayer.rest.server import Audit, Server
-from portlayer.stores.memory import MemoryStore
 
 INSIDE = "/v1/vchs/default/network/networks"
 
 
 @pytest.fixture
-async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
-    store = MemoryStore()
-
-    async def open_store() -> Store:
-        return store
-
-    harness = Harness(open_store, tmp_path, Settings())
-    await harness.start()
-    yield harness
-    await harness.close()
+def pl(cluster: Cluster) -> PortLayer:
+    return PortLayer(cluster.served)
 
 
 @pytest.fixture
-def pl(harness: Harness) -> PortLayer:
-    return PortLayer(harness.pl)
-
-
-@pytest.fixture
-async def http(harness: Harness, tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
-    server = Server(harness.pl, authority=harness.authority, audit=Audit(tmp_path / "audit.log"))
+async def http(cluster: Cluster, tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
+    server = Server(cluster.served, authority=cluster.entry.authority, audit=Audit(tmp_path / "audit.log"))
     port = await server.listen_tls("127.0.0.1", 0, tlslab.serving())
     await server.listen_unix(tmp_path / "s")
     connector = aiohttp.TCPConnector(ssl=tlslab.calling()())
@@ -144,22 +130,22 @@ async def test_a_stream_ends_with_the_token_that_opened_it(
 
 
 async def test_a_later_vch_of_the_same_name_knows_none_of_the_tokens(
-    http: aiohttp.ClientSession, harness: Harness, pl: PortLayer
+    http: aiohttp.ClientSession, cluster: Cluster, pl: PortLayer
 ) -> None:
     path = "/v1/vchs/team/network/networks"
     await pl.service.create_vch("team")
     made = await pl.service.create_token("tim", "user", vch="team")
-    (kept,) = await harness.store.range("/grants/token/")
+    (kept,) = await cluster.store.range("/grants/token/")
     assert await status(http, made, path) == 200
-    await harness.pl.service.delete_vch(ME, m.DeleteVch(ref="team"))
+    await cluster.served.service.delete_vch(ME, m.DeleteVch(ref="team"))
     assert await pl.service.list_tokens() == ()
     await pl.service.create_vch("team")
-    await harness.store.apply(Transaction(ops=(Put(kept.key, kept.value),)))  # even if it had been left behind
+    await cluster.store.apply(Transaction(ops=(Put(kept.key, kept.value),)))  # even if it had been left behind
     assert await status(http, made, path) == 401
 
 
 async def test_secrets_are_in_no_store_log_list_or_audit(
-    http: aiohttp.ClientSession, harness: Harness, pl: PortLayer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    http: aiohttp.ClientSession, cluster: Cluster, pl: PortLayer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "portlayer")
     root = await pl.service.create_token("olga", "operator")
@@ -173,7 +159,7 @@ async def test_secrets_are_in_no_store_log_list_or_audit(
     audit = (tmp_path / "audit.log").read_text()
     assert f'"token:{root.token.id}"' in audit
     everything = [str(vars(record)) for record in caplog.records if record.name.startswith("portlayer")]
-    everything += [listed, audit, *(str(row.value) for row in await harness.store.range("/"))]
+    everything += [listed, audit, *(str(row.value) for row in await cluster.store.range("/"))]
     for secret in (root.secret, made["secret"]):
         assert not any(secret[-43:] in text for text in everything)
 

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from functools import cache
+from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -42,6 +43,10 @@ _CONNECT_SECONDS = 5.0
 _BUFFER = 256 * 1024
 _ATTACH_MESSAGE = 1024 * 1024
 _logger = logging.getLogger(__name__)
+
+
+class Fault(Exception):
+    """A process of our own port layer has failed as it must not: a fault of ours to its caller, too."""
 
 
 class Connection:
@@ -173,7 +178,7 @@ class Connection:
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
-                raise_for_status=_raise_problem,
+                raise_for_status=self._raise_problem,
                 auto_decompress=False,
                 read_bufsize=_BUFFER,
             )
@@ -217,6 +222,14 @@ class Connection:
             for text in written(value)
         )
         return URL(f"{self._base}{call.path.format(**segments)}{'?' if query else ''}{query}", encoded=True)
+
+    async def _raise_problem(self, response: aiohttp.ClientResponse) -> None:
+        """Problem documents become errors, also where a WebSocket was asked for; not-ready carries an answer."""
+        if response.status < HTTPStatus.BAD_REQUEST or response.content_type == JSON:
+            return
+        if response.status == HTTPStatus.INTERNAL_SERVER_ERROR and self._passport is not None:
+            raise Fault(f"{self._name} failed in a way that it should not; its log says how")
+        raise problems.error_of(response.status, await response.read())
 
     @contextmanager
     def _translating(self) -> Iterator[None]:
@@ -291,12 +304,6 @@ async def pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
             yield piece
     except (aiohttp.ClientError, OSError) as error:  # a network that was cut gives a TimeoutError, too
         raise Unavailable("The stream broke off; open it again.") from error
-
-
-async def _raise_problem(response: aiohttp.ClientResponse) -> None:
-    """Problem documents become errors, also where a WebSocket was asked for; not-ready carries an answer."""
-    if response.status >= 400 and response.content_type != JSON:
-        raise problems.error_of(response.status, await response.read())
 
 
 def _segment(value: str) -> str:
