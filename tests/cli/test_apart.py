@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cli.conftest import Cli, serving, stop
 
+from portlayer import __version__
 from portlayer.client import connect_sync
 
 COMPONENTS = ("storage", "execution", "network", "interaction")
@@ -59,7 +60,15 @@ def test_the_commands_work_and_every_process_may_die(
             assert where == {other: "local" if other == name else f"{other} on local" for other in COMPONENTS}
     told = {one["name"]: one for one in cli.json("topology")}
     assert {name: one["components"] for name, one in told.items()} == {name: name for name in COMPONENTS}
-    assert {one["health"] for one in told.values()} == {"ready"}
+    assert {one["health"] for one in told.values()} <= {"ready", "slow"}
+    assert {one["checks"]["store"] for one in told.values()} == {"ok"}
+    assert all(one["startedAt"] <= one["seenAt"] and 0 < one["answerSeconds"] < 5 for one in told.values())
+    first, host, *drawn = cli.ok("topology").splitlines()
+    assert first.endswith(", store sqlite")
+    assert host.startswith("└─ host local: up for ")
+    assert ", 1 container" in host
+    assert [line.split()[1] for line in drawn] == sorted(COMPONENTS)
+    assert all(f"unix://{cli.directory}/run/" in line and __version__ in line for line in drawn)
     stop(processes.pop("network"))
     assert "network" not in cli.ok("topology")
     cli.ok("rm", "-f", "stays")

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from portlayer import __version__
 from portlayer.components import keys
 from portlayer.components.records import decode, put
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Store, Transaction
@@ -35,10 +36,13 @@ Clock = Callable[[], float]
 
 
 class Process(Value):
-    """A process of ours in the store. part: what of the port layer it is, with the address at which it is reached."""
+    """A process of ours in the store. part: what of the port layer it is, with the address at which it is reached.
+    seen_at: when it last said that it lives."""
 
     part: Part
     started_at: str
+    seen_at: str = ""
+    version: str = ""
 
 
 class Deposed(Exception):
@@ -60,6 +64,7 @@ class Membership:
         self.id = new_id()
         self.part = part
         self.host = part.host
+        self._started_at = now()
         self._store = store
         self._clock = clock
         self._seconds = seconds
@@ -139,7 +144,8 @@ class Membership:
         self._until = began + self._seconds * ACT_PART
 
     def _put(self) -> Any:
-        return put(keys.process(self.id), Process(part=self.part, started_at=now()), self._seconds)
+        living = Process(part=self.part, started_at=self._started_at, seen_at=now(), version=__version__)
+        return put(keys.process(self.id), living, self._seconds)
 
     def _lose(self) -> None:
         if self._until:

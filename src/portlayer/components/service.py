@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 from portlayer import __version__
@@ -112,6 +113,7 @@ class LocalService:
 
     async def _health(self, caller: Caller, process: Process) -> m.ProcessHealth:
         asked = self if process.part.name == self._part.name else self._others(process.part)
+        began = time.monotonic()
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 said = await asked.ready(caller, Nothing())
@@ -119,7 +121,8 @@ class LocalService:
             said = m.Readiness(ready=False, checks={"reached": error.detail})
         except TimeoutError:
             said = m.Readiness(ready=False, checks={"reached": f"no answer in {PATIENCE_SECONDS:g} s"})
-        return m.ProcessHealth(process=_shown(process), ready=said.ready, checks=said.checks)
+        took = time.monotonic() - began
+        return m.ProcessHealth(process=_shown(process), ready=said.ready, checks=said.checks, seconds=took)
 
     def _where(self, component: str, parts: Sequence[Part]) -> m.ComponentInfo:
         having = [part for part in parts if component in part.components]
@@ -262,4 +265,6 @@ def _shown(process: Process) -> m.ProcessInfo:
         components=part.components,
         address=part.address,
         started_at=process.started_at,
+        seen_at=process.seen_at,
+        version=process.version,
     )

@@ -25,13 +25,15 @@ class SubstrateInfo(Value):
 
 
 class ProcessInfo(Value):
-    """A process of this port layer that lives. address: where the others reach it."""
+    """A process of this port layer that lives. address: where the others reach it. seen_at: when it last said so."""
 
     name: str
     host: str
     components: tuple[str, ...]
     address: str
     started_at: str
+    seen_at: str = ""
+    version: str = ""
 
 
 HostState = Literal["starting", "up", "away"]
@@ -59,11 +61,13 @@ class HostInfo(Value):
 
 
 class ProcessHealth(Value):
-    """What a process says of itself, as `Readiness`; where it says nothing, `reached` tells why."""
+    """What a process says of itself, as `Readiness`, and how long it took to say so, its look at the store included;
+    where it says nothing, `reached` tells why."""
 
     process: ProcessInfo
     ready: bool
     checks: dict[str, str]
+    seconds: float = 0.0
 
 
 class Processes(Value):
