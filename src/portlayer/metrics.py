@@ -19,7 +19,8 @@ F = TypeVar("F", bound="Family")
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper ends of a histogram's buckets."""
-_UNSORTED = 1000
+UNSORTED = 1000
+"""How many times a series takes before they are put into their buckets, where nobody asks for them."""
 PREFIX = "portlayer_"
 OTHERS = "(others)"
 """The value of a label for all that have none of their own, since there are too many."""
@@ -81,7 +82,7 @@ class Series:
     def add(self, seconds: float) -> None:
         """Once more, it took *seconds*."""
         self.new.append(seconds)
-        if len(self.new) >= _UNSORTED:
+        if len(self.new) >= UNSORTED:
             self.sort()
 
     def sort(self) -> None:
@@ -136,7 +137,10 @@ class Timed:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._series.add(perf_counter() - self._began)
+        new = self._series.new
+        new.append(perf_counter() - self._began)
+        if len(new) >= UNSORTED:
+            self._series.sort()
 
 
 class Read:

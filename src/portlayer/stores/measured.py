@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from portlayer.interfaces.store import Changed, CheckFailed, Record, Store, Transaction, Watch
-from portlayer.metrics import Metrics, Read, Series
+from portlayer.metrics import UNSORTED, Metrics, Read, Series
 
 T = TypeVar("T")
 
@@ -39,7 +39,10 @@ class MeasuredStore:
             self._errors.add(call, type(error).__name__)
             raise
         finally:
-            series.add(perf_counter() - began)
+            new = series.new
+            new.append(perf_counter() - began)
+            if len(new) >= UNSORTED:
+                series.sort()
 
     def get(self, key: str) -> Coroutine[Any, Any, Record | None]:
         return self._timed("get", self._get, self._store.get(key))

@@ -12,13 +12,23 @@ from portlayer.metrics import Metrics, Timed
 from portlayer.model.errors import Conflict, DeadlineExceeded, PortlayerError, SubstrateFailed, Unavailable
 from portlayer.tracing import Span, Tracer, current
 
+PHASES = (
+    "queue",  # for its turn
+    "wait",  # for another commit of its container
+    "gather",
+    "claims",
+    "transaction 1",
+    "before",
+    "transaction 2",
+    "after",
+    "transaction 3",
+    "undo",
+)
+"""Of a commit, whose steps are in `before` and `after`."""
+
 
 class Figures:
-    """The commits of one process.
-
-    A commit's phases: `queue` (for its turn), `wait` (for another commit of its container), `gather`, `claims`,
-    `transaction 1`, `before`, `transaction 2`, `after`, `transaction 3`, and `undo`. Its steps: by their names.
-    """
+    """The commits of one process."""
 
     def __init__(self, metrics: Metrics, tracer: Tracer) -> None:
         self._tracer = tracer
@@ -29,7 +39,8 @@ class Figures:
             ("result", "step"),
         )
         self._whole = metrics.histogram("commit_seconds", "From the call to the answer, of commits that succeeded.")
-        self._phases = metrics.histogram("commit_phase_seconds", "The phases of commits.", "phase")
+        phases = metrics.histogram("commit_phase_seconds", "The phases of commits.", "phase")
+        self._phase = {name: phases.of(name) for name in PHASES}
         self._steps = metrics.histogram("commit_step_seconds", "The steps of commits on the host.", "step")
         self._undone = metrics.histogram("commit_undo_seconds", "Steps of failed commits, being undone.", "step")
 
@@ -41,7 +52,7 @@ class Figures:
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Within it, a commit is in this phase."""
-        timed = Timed(self._phases.of(name))
+        timed = Timed(self._phase[name])
         return timed if self._silent else self._traced(timed, name)
 
     def step(self, name: str, container: str) -> AbstractContextManager[None]:
