@@ -6,7 +6,7 @@ Sources: kernel documentation, admin-guide/cgroup-v1 and admin-guide/cgroup-v2.
 """
 
 # Paths of groups are strings here: a Path would cost more than the system call that it is for.
-# ruff: noqa: PTH103, PTH106, PTH110, PTH123
+# ruff: noqa: PTH103, PTH106, PTH110
 from __future__ import annotations
 
 import contextlib
@@ -18,6 +18,7 @@ from typing import Protocol
 
 from portlayer.model.errors import ResourceExhausted
 from portlayer.model.execution import Resources
+from portlayer.substrates.linux import files
 
 ROOT = Path("/sys/fs/cgroup")
 PERIOD_MICROSECONDS = 100_000
@@ -91,17 +92,12 @@ def quota(cpus: float) -> int:
 
 
 def _write(path: str, value: str | int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, str(value).encode())
-    finally:
-        os.close(descriptor)
+    files.write(path, str(value).encode())
 
 
 def _read(path: str) -> str:
     try:
-        with open(path, "rb") as file:
-            return file.read().decode()
+        return files.content(path).decode()
     except OSError:  # gone, or going
         return ""
 
@@ -242,14 +238,14 @@ class SplitCgroups(_Named):
 
     def _limit_memory(self, name: str, limit: int) -> None:
         memory = self._group("memory", name)
-        files = ["memory.limit_in_bytes", *(["memory.memsw.limit_in_bytes"] if self.counts_swap else [])]
+        names = ["memory.limit_in_bytes", *(["memory.memsw.limit_in_bytes"] if self.counts_swap else [])]
         try:
             # Memory may never exceed memory with swap: which of the two goes first depends on the direction.
             try:
-                for file in files:
+                for file in names:
                     _write(f"{memory}/{file}", limit)
             except OSError:
-                for file in reversed(files):
+                for file in reversed(names):
                     _write(f"{memory}/{file}", limit)
         except OSError as error:
             raise _in_use(limit) from error

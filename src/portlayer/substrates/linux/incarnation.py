@@ -14,7 +14,7 @@ names/incarnations/<incarnation>   what it is called in which network, where it 
 """
 
 # Paths are strings here: a Path would cost more than the system call that it is for.
-# ruff: noqa: PTH102, PTH104, PTH108, PTH106, PTH110, PTH112, PTH123
+# ruff: noqa: PTH102, PTH104, PTH108, PTH106, PTH110, PTH112
 from __future__ import annotations
 
 import contextlib
@@ -25,6 +25,7 @@ import msgspec
 
 from portlayer.interfaces.substrate import StartFailure
 from portlayer.model.base import Value
+from portlayer.substrates.linux import files
 from portlayer.substrates.linux.names import records
 from portlayer.substrates.linux.paths import Paths, component
 from portlayer.substrates.linux.process import Process
@@ -54,6 +55,7 @@ class _Annotated(msgspec.Struct):
     annotations: dict[str, str]
 
 
+_LONGEST_CODE = 16
 _records = msgspec.json.Decoder(Record)
 _failures = msgspec.json.Decoder(StartFailure)
 _annotated = msgspec.json.Decoder(_Annotated)
@@ -102,8 +104,7 @@ class Incarnation:
 
     def record(self) -> Record | None:
         try:
-            with open(self.file("record"), "rb") as file:
-                return _records.decode(file.read())
+            return _records.decode(files.content(self.file("record")))
         except (FileNotFoundError, msgspec.DecodeError):
             return None
 
@@ -114,7 +115,7 @@ class Incarnation:
     def start_failure(self) -> StartFailure | None:
         """Why the program could not be executed, once that is known."""
         try:
-            return _failures.decode(Path(self.file("failure")).read_bytes())
+            return _failures.decode(files.content(self.file("failure")))
         except (FileNotFoundError, msgspec.DecodeError):
             return None
 
@@ -129,11 +130,14 @@ class Incarnation:
     def exit(self) -> tuple[int, int] | None:
         """Exit code and when it ended, in nanoseconds since the epoch."""
         try:
-            with open(self.exit_file, "rb") as file:
-                code = file.read()  # nothing yet in one that conmon writes beside, to rename it into place
-                return (int(code), os.fstat(file.fileno()).st_mtime_ns) if code else None
+            descriptor = os.open(self.exit_file, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        try:
+            code = os.read(descriptor, _LONGEST_CODE)  # nothing yet in one that conmon writes beside, to rename it
+            return (int(code), os.fstat(descriptor).st_mtime_ns) if code else None
+        finally:
+            os.close(descriptor)
 
     def replace_exit(self, code: int) -> None:
         """The exit code is *code* and not the one that is there."""
@@ -149,11 +153,7 @@ class Incarnation:
             os.unlink(self.exit_file)
 
     def _write(self, name: str, content: bytes) -> None:
-        descriptor = os.open(self.file(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        try:
-            os.write(descriptor, content)
-        finally:
-            os.close(descriptor)
+        files.write(self.file(name), content, os.O_CREAT | os.O_TRUNC)
 
 
 def _delete_tree(directory: str) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from portlayer.model.errors import InvalidArgument, Unsupported
 from portlayer.model.execution import ContainerSpec
 from portlayer.model.storage import MountSpec
-from portlayer.substrates.linux import capabilities, conmon, disks, hostfiles, kernel, process, users
+from portlayer.substrates.linux import capabilities, conmon, disks, files, hostfiles, kernel, process, users
 from portlayer.substrates.linux.cgroups import Cgroups
 from portlayer.substrates.linux.incarnation import Incarnation
 from portlayer.substrates.linux.paths import Paths
@@ -40,8 +40,7 @@ class Launched(NamedTuple):
     def holder(self) -> Process | None:
         """The conmon that has reported; None where it has ended since. Call it once: it ends the starter."""
         os.waitpid(self.starter, 0)
-        with open(self.pidfile, "rb") as file:  # noqa: PTH123 - on the way of every start
-            return process.identify(int(file.read()))
+        return process.identify(int(files.content(self.pidfile)))
 
     def complaints(self) -> str:
         """What conmon said on its stderr, which it closes soon."""

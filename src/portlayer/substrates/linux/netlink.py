@@ -1,4 +1,4 @@
-"""A small rtnetlink: several requests in one datagram, every acknowledgement read, errors in words.
+"""A small rtnetlink: several requests in one datagram, every error read, in words.
 
 A general library spends milliseconds where the kernel needs a tenth of one; this one only does what `links` asks for.
 Everything is in host byte order.
@@ -8,6 +8,7 @@ Source: linux/netlink.h, linux/rtnetlink.h; NETLINK_EXT_ACK since Linux 4.12.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -25,7 +26,9 @@ _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 270,
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
 _TYPE_MASK = 0x3FFF  # without the flags "nested" and "network byte order"
-_TIMEOUT_SECONDS = 10.0
+_TIMEOUT_SECONDS = 10
+_TIMEOUT = struct.pack("@ll", _TIMEOUT_SECONDS, 0)  # struct timeval
+_GET = 2  # message types come in fours: new, delete, get, set
 _LARGEST = 1 << 16
 
 
@@ -88,7 +91,9 @@ class Netlink:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
-        self._socket.settimeout(_TIMEOUT_SECONDS)
+        # By the kernel, for a timeout of Python's asks whether there is something before each reading.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEOUT)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEOUT)
         self._sequence = 0
 
     def __enter__(self) -> Self:
@@ -103,32 +108,37 @@ class Netlink:
     def exchange(self, requests: Sequence[Request]) -> list[Reply]:
         """Send *requests* at once and read all their answers, in order. The kernel runs each, whatever the others gave.
 
-        At most one of them may be a dump. Raises OSError where the socket itself fails.
+        At most one of them may be a dump. Raises OSError where the socket itself fails. A change is acknowledged only
+        where it is the last: the others came before it, and each that fails says so.
         """
         if not requests:
             return []
         first = self._sequence + 1
         self._sequence += len(requests)
-        self._socket.send(
-            b"".join(
-                _HEADER.pack(len(body) + 16, kind, flags | NLM_F_REQUEST | NLM_F_ACK, sequence, 0) + body
-                for sequence, (kind, flags, body) in enumerate(requests, first)
-            )
-        )
+        last = len(requests) - 1
+        self._socket.send(b"".join(_packed(one, first + place, place == last) for place, one in enumerate(requests)))
         errors: list[NetlinkError | None] = [None] * len(requests)
         bodies: list[list[bytes]] = [[] for _ in requests]
-        waiting = len(requests)
+        waiting = {last, *(place for place, request in enumerate(requests) if _is_dump(request))}
         while waiting:
-            for kind, flags, sequence, body in _messages(self._socket.recv(_LARGEST)):
+            for kind, flags, sequence, body in _messages(self._receive()):
                 place = sequence - first
                 if not 0 <= place < len(requests):
                     continue  # the answer to an exchange that was given up
                 if kind in {_NLMSG_ERROR, _NLMSG_DONE}:
                     errors[place] = _error(kind, flags, body)
-                    waiting -= 1
+                    waiting.discard(place)
                 else:
                     bodies[place].append(body)
+                    if not _is_dump(requests[place]):
+                        waiting.discard(place)
         return [Reply(error, answer) for error, answer in zip(errors, bodies, strict=True)]
+
+    def _receive(self) -> bytes:
+        try:
+            return self._socket.recv(_LARGEST)
+        except BlockingIOError:
+            raise TimeoutError(errno.ETIMEDOUT, f"the kernel does not answer for {_TIMEOUT_SECONDS} s") from None
 
     def run(self, requests: Sequence[Request]) -> list[list[bytes]]:
         """As `exchange`, where every request must succeed; raises the first NetlinkError."""
@@ -137,6 +147,17 @@ class Netlink:
             if reply.error is not None:
                 raise reply.error
         return [reply.bodies for reply in replies]
+
+
+def _packed(request: Request, sequence: int, is_last: bool) -> bytes:
+    """As it is sent. What asks is answered anyway."""
+    kind, flags, body = request
+    flags |= NLM_F_REQUEST | (NLM_F_ACK if is_last and kind % 4 != _GET else 0)
+    return _HEADER.pack(len(body) + _HEADER.size, kind, flags, sequence, 0) + body
+
+
+def _is_dump(request: Request) -> bool:
+    return request.flags & NLM_F_DUMP == NLM_F_DUMP and request.kind % 4 == _GET
 
 
 def _messages(datagram: bytes) -> Iterator[tuple[int, int, int, bytes]]:

@@ -4,7 +4,7 @@ Source: proc_pid_stat(5), field 22.
 """
 
 # Paths are strings here: a Path would cost more than the system call that it is for.
-# ruff: noqa: PTH116, PTH123, PTH208
+# ruff: noqa: PTH116, PTH208
 from __future__ import annotations
 
 import contextlib
@@ -13,6 +13,8 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from portlayer.substrates.linux import files
 
 _START_TIME_AFTER_NAME = 19
 _STATE_AFTER_NAME = 0
@@ -28,8 +30,7 @@ class Process(NamedTuple):
 def identify(pid: int) -> Process | None:
     """The process that has *pid* now; None for none, or for one that has ended and waits for its parent."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fields = files.content(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     if fields[_STATE_AFTER_NAME] in {b"Z", b"X"}:
@@ -77,8 +78,7 @@ def executable(pid: int) -> tuple[int, int] | None:
 def groups(pid: int) -> str:
     """The control groups of *pid*, a line for each hierarchy; "" for none. Source: cgroups(7)."""
     try:
-        with open(f"/proc/{pid}/cgroup", "rb") as file:
-            return file.read().decode()
+        return files.content(f"/proc/{pid}/cgroup").decode()
     except (FileNotFoundError, ProcessLookupError):
         return ""
 

@@ -37,8 +37,10 @@ class Remover:
         elif place.exists() or self._cgroups.pids(place.id):
             for conmon in await asyncio.to_thread(self._kill_unrecorded, place):
                 await self._killed(conmon)
-        while not await asyncio.to_thread(self._clear, place):  # noqa: ASYNC110 - nothing tells of an empty group
+        # The groups first, for what is left in them may still write to the directory.
+        while not await asyncio.to_thread(self._ungroup, place.id):  # noqa: ASYNC110 - nothing tells of an empty group
             await asyncio.sleep(_POLL_SECONDS)
+        place.delete()
         self._exits.forget(place.id)
 
     def _kill(self, incarnation: str, init: Process) -> None:
@@ -67,10 +69,9 @@ class Remover:
             await asyncio.sleep(_POLL_SECONDS)
         reap(conmon)
 
-    def _clear(self, place: Incarnation) -> bool:
-        """The group first, for what is left in it may still write to the directory; False while it is not empty."""
-        if not self._cgroups.remove(place.id):
-            self._cgroups.kill(place.id)
+    def _ungroup(self, incarnation: str) -> bool:
+        """Remove its groups, for which the kernel's lock may have to be waited for; False while they are not empty."""
+        if not self._cgroups.remove(incarnation):
+            self._cgroups.kill(incarnation)
             return False
-        place.delete()
         return True

@@ -23,9 +23,8 @@ from typing import TypeVar
 from portlayer.model.errors import InvalidArgument, NotFound, ResourceExhausted, SubstrateFailed, Unsupported
 from portlayer.model.execution import ContainerSpec
 from portlayer.pump import pump
-from portlayer.substrates.linux import disks, mounts, overlay
+from portlayer.substrates.linux import disks, mounts, overlay, trash
 from portlayer.substrates.linux.paths import Paths
-from portlayer.substrates.linux.trash import Trash, delete_content
 from portlayer.substrates.linux.unpack import Unpacker
 
 _THREADS = 4
@@ -42,7 +41,8 @@ class LinuxStorage:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self._threads = ThreadPoolExecutor(_THREADS, "storage")
-        self._trash = Trash(paths.trash, paths.leaving)
+        self._trash = trash.of_trees(paths.trash)
+        self._leaving = trash.of_mounts(paths.leaving)
         self._unmounting: dict[str, asyncio.Future[None]] = {}
 
     async def start(self) -> None:
@@ -63,10 +63,12 @@ class LinuxStorage:
                     if nobody_works_in_it:
                         self._trash.throw(path)
             await self._trash.start()
+            await self._leaving.start()
 
     async def close(self) -> None:
         """Let go of threads and descriptors; waits some seconds for the trash to be empty. Mounts stay."""
         await asyncio.gather(*self._unmounting.values())
+        await self._leaving.close()
         await self._trash.close()
         await asyncio.to_thread(self._threads.shutdown)
 
@@ -129,7 +131,7 @@ class LinuxStorage:
     async def remove_rootfs(self, container: str) -> None:
         with _host_errors("storage.removeRootfs", container):
             self._trash.throw(self._paths.container(container))
-            self._trash.throw_mounted(self._paths.rootfs(container).parent)
+            self._leaving.throw(self._paths.rootfs(container).parent)
 
     async def rootfs(self) -> list[str]:
         with _host_errors("storage.rootfs"):
@@ -172,7 +174,7 @@ class LinuxStorage:
         with _host_errors("storage.purge"):
             await asyncio.to_thread(self._unmount_all)
             for directory in (self._paths.staging, self._paths.trash):
-                await delete_content(directory)
+                await trash.delete_content(directory)
 
     async def let_go(self) -> None:
         """No process is left: mounts only wait to be needed again, and are made again then."""

@@ -8,9 +8,10 @@ Source: the kernel's Documentation/networking/ip-sysctl.rst.
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
+
+from portlayer.substrates.linux import files
 
 _NET = Path("/proc/sys/net")
 _LINKS6 = _NET / "ipv6/conf"
@@ -37,12 +38,12 @@ def new_links_have(ipv6: bool) -> None:
     """Whether links that are made from now on have IPv6. Where a network has none to offer, address detection would
     only delay and chatter; where it has, we give out addresses, and nobody is heard who says he is a router."""
     try:
-        _write(f"{_NEW_LINKS}/disable_ipv6", "0" if ipv6 else "1")
+        files.write(f"{_NEW_LINKS}/disable_ipv6", b"0" if ipv6 else b"1")
     except FileNotFoundError:
         return  # this kernel has no IPv6 at all
     if ipv6:
         for name in _SILENT:
-            _write(f"{_NEW_LINKS}/{name}", "0")
+            files.write(f"{_NEW_LINKS}/{name}", b"0")
 
 
 def open_bridge(name: str, ipv6: bool) -> None:
@@ -64,12 +65,3 @@ def forward(ipv6: bool) -> None:
             if link.name not in _NOT_LINKS and setting.read_text().strip() == _IF_NO_ROUTER:
                 setting.write_text(_ALWAYS)
     put("1", "ipv6/conf/all/forwarding")
-
-
-def _write(path: str, value: str) -> None:
-    """In as few calls as can be: this is done for every container."""
-    setting = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(setting, value.encode())
-    finally:
-        os.close(setting)

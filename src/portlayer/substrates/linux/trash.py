@@ -1,51 +1,56 @@
-"""Deletes trees and unmounts filesystems where nobody waits: a rename takes them away at once, the rest is done later.
+"""Deletes trees and unmounts filesystems where nobody waits: a rename takes them away at once, the rest is done later,
+in batches.
 
-Deleting what is large is left to another process because a thread would compete for the interpreter with everything
-that is urgent. An unmount waits for all processors (RCU), some milliseconds on a busy host: the loop must not.
+Deleting more than a few is left to another process, a nice `rm`, because a thread would compete for the interpreter
+with everything that is urgent. An unmount waits for all processors (RCU), some milliseconds on a busy host: the loop
+must not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import secrets
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from portlayer.substrates.linux import mounts
 
-_GATHER_SECONDS = 0.2
+_TREES_SECONDS = 1.0
 """How long to gather what is thrown away together: one process a batch, not one a container."""
+_MOUNTS_SECONDS = 0.2
+"""Shorter, for every start copies all mounts."""
 _CLOSE_SECONDS = 3.0
 _BATCH = 500
-_SMALL = 64
-"""Entries up to which a tree is deleted in a thread."""
+_FEW, _SMALL = 3, 64
+"""Trees, and entries of one, up to which they are deleted in a thread."""
 _log = logging.getLogger(__name__)
 
 
 class Trash:
-    """directory: of trees to be deleted. mounted: of directories with mounts in them, which go with these. Whatever is
-    there when it starts goes, too.
-    """
+    """A directory of what is to go; *empty* makes it go, some *seconds* after the first came. Whatever is in it when it
+    starts goes, too."""
 
-    def __init__(self, directory: Path, mounted: Path) -> None:
+    def __init__(self, directory: Path, seconds: float, empty: Callable[[Path], Awaitable[None]]) -> None:
         self._directory = directory
-        self._mounted = mounted
+        self._seconds = seconds
+        self._empty = empty
         self._filled = asyncio.Event()
         self._idle = asyncio.Event()
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to delete."""
-        for directory in (self._directory, self._mounted):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Begin to empty it."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._wake()
-        self._task = asyncio.create_task(self._run(), name="storage trash")
+        self._task = asyncio.create_task(self._run(), name=f"emptying {self._directory.name}")
 
     async def close(self) -> None:
-        """Wait a few seconds for the trash to be empty; what is left is deleted after the next start."""
+        """Wait a few seconds for it to be empty; what is left goes after the next start."""
         if self._task is None:
             return
         self._hurry.set()
@@ -57,17 +62,9 @@ class Trash:
         self._task = None
 
     def throw(self, path: Path) -> None:
-        """Take *path* away now and delete it later; none being there is fine."""
-        self._take(path, self._directory)
-
-    def throw_mounted(self, path: Path) -> None:
-        """Take *path*, a directory of mount points, away now, and unmount what is there later; before any tree that is
-        thrown away with it is deleted. None being there is fine."""
-        self._take(path, self._mounted)
-
-    def _take(self, path: Path, away: Path) -> None:
+        """Take *path* away now; none being there is fine."""
         with contextlib.suppress(FileNotFoundError):
-            path.rename(away / f"{path.name}.{secrets.token_hex(4)}")
+            path.rename(self._directory / f"{path.name}.{secrets.token_hex(4)}")
             self._wake()
 
     def _wake(self) -> None:
@@ -78,38 +75,58 @@ class Trash:
         while True:
             await self._filled.wait()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), _GATHER_SECONDS)
+                await asyncio.wait_for(self._hurry.wait(), self._seconds)
             self._filled.clear()
             try:
-                await asyncio.to_thread(_unmount_content, self._mounted)
-                await delete_content(self._directory)
+                await self._empty(self._directory)
             except OSError as error:
-                _log.warning("The trash could not be deleted: %s", error)
+                _log.warning("%s could not be emptied: %s", self._directory, error)
             if not self._filled.is_set():
                 self._idle.set()
 
 
-def _unmount_content(directory: Path) -> None:
-    """Unmount all that is mounted on the children of the directories in *directory*, and remove these."""
-    for place in directory.iterdir() if directory.exists() else ():
+def of_trees(directory: Path) -> Trash:
+    """What is thrown into it is deleted."""
+    return Trash(directory, _TREES_SECONDS, delete_content)
+
+
+def of_mounts(directory: Path) -> Trash:
+    """Directories are thrown into it; what is mounted on their children is unmounted, and they are removed."""
+    return Trash(directory, _MOUNTS_SECONDS, _unmount_content)
+
+
+async def _unmount_content(directory: Path) -> None:
+    places = [directory / name for name in _names(directory)]
+    targets = [place / name for place in places for name in _names(place)]
+    await asyncio.to_thread(_detach, targets)
+    for path in (*targets, *places):
         with contextlib.suppress(FileNotFoundError):  # another process of ours looks after it, too
-            for target in place.iterdir():
-                if mounts.is_mounted(target):
-                    mounts.detach(target)
-                target.rmdir()
-            place.rmdir()
+            path.rmdir()
+
+
+def _detach(targets: Iterable[Path]) -> None:
+    for target in targets:
+        try:
+            mounts.detach(target)
+        except OSError as error:
+            if error.errno not in {errno.EINVAL, errno.ENOENT}:  # no mount, or gone
+                raise
 
 
 async def delete_content(directory: Path) -> None:
     """Delete everything in *directory*, but never what is mounted in it."""
+    paths = [str(directory / name) for name in await asyncio.to_thread(_names, directory)]
+    if len(paths) <= _FEW:
+        paths = await asyncio.to_thread(lambda: [path for path in paths if not _delete_small(path)])
+    for start in range(0, len(paths), _BATCH):
+        await _remove(paths[start : start + _BATCH])
+
+
+def _names(directory: Path) -> list[str]:
     try:
-        names = await asyncio.to_thread(os.listdir, directory)
+        return os.listdir(directory)  # noqa: PTH208
     except FileNotFoundError:
-        return
-    paths = [str(directory / name) for name in names]
-    large = await asyncio.to_thread(lambda: [path for path in paths if not _delete_small(path)])
-    for start in range(0, len(large), _BATCH):
-        await _remove(large[start : start + _BATCH])
+        return []
 
 
 def _delete_small(path: str) -> bool:

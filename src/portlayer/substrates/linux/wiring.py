@@ -14,7 +14,7 @@ from typing import NamedTuple
 from portlayer.interfaces.substrate import Link as Wanted
 from portlayer.model.addresses import mac_of
 from portlayer.model.network import EndpointSpec, NetworkSpec, Subnet
-from portlayer.substrates.linux import links, sysctls
+from portlayer.substrates.linux import files, links, sysctls
 from portlayer.substrates.linux.announce import Announcer
 from portlayer.substrates.linux.firewall import Firewall
 from portlayer.substrates.linux.links import Interface, Link
@@ -314,8 +314,7 @@ def delete_links(names: Iterable[str]) -> None:
 
 def _pid(path: str) -> int:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - on the way of every start
-            return int(file.read())
+        return int(files.content(path))
     except (FileNotFoundError, ValueError):
         raise ProcessLookupError(errno.ESRCH, f"{path} names no process") from None
 
