@@ -7,6 +7,7 @@ done over on another connection, in a thread. Both see all that was committed be
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import sqlite3
 import time
@@ -48,6 +49,15 @@ CHANGES = f"""SELECT revision, position, key, value, created FROM records INDEXE
     ORDER BY revision, position LIMIT :limit"""  # noqa: S608
 PULSE = "SELECT revision, alive, (SELECT min(deadline) FROM records WHERE deadline IS NOT NULL) FROM state"
 NO_LIMIT = -1
+FEW = 20
+"""Keys up to which one statement reads them all."""
+
+
+@functools.cache
+def rows(keys: int) -> str:
+    """The statement that reads so many keys."""
+    marks = ", ".join("?" * keys)
+    return f"SELECT key, value, revision, created, deadline FROM records WHERE key IN ({marks})"  # noqa: S608
 
 
 class Pulse(NamedTuple):
@@ -77,6 +87,8 @@ class Reader:
     async def get_many(self, keys: Sequence[str]) -> list[Record | None]:
         for key in keys:
             require_text(key)
+        if len(keys) <= FEW:
+            return await self._read(lambda connection: self._few(connection, keys))
         return await self._read(_snapshot(lambda connection: [self._record(connection, key) for key in keys]))
 
     async def range(self, prefix: str, after: str, limit: int) -> list[Record]:
@@ -146,6 +158,16 @@ class Reader:
         if deadline is not None and deadline <= self._clock()[1]:
             return None
         return Record(key, value, revision, created)
+
+    def _few(self, connection: sqlite3.Connection, keys: Sequence[str]) -> list[Record | None]:
+        """In one statement, which sees one instant."""
+        now = self._clock()[1]
+        found = {
+            key: Record(key, value, revision, created)
+            for key, value, revision, created, deadline in connection.execute(rows(len(keys)), keys)
+            if deadline is None or deadline > now
+        }
+        return [found.get(key) for key in keys]
 
     def _span(self, prefix: str, after: str = "") -> dict[str, str | bytes | float]:
         lower, upper = bounds(prefix, after)

@@ -11,6 +11,7 @@ from pathlib import Path
 from portlayer.model.execution import ContainerSpec
 from portlayer.model.names import SHORT_ID
 from portlayer.model.network import EndpointSpec
+from portlayer.substrates.linux import files
 from portlayer.substrates.linux.names.records import Place
 
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -75,10 +76,17 @@ def places(container: ContainerSpec) -> tuple[Place, ...]:
 def host_resolv_conf(path: Path = RESOLV_CONF, upstream: Path = _UPSTREAM) -> str:
     """The host's resolv.conf; that which systemd-resolved itself asks, where the usual one only names loopback."""
     for candidate in (path, upstream):
-        text = candidate.read_text() if candidate.exists() else ""
+        text = _text(candidate)
         if any(_reachable(line.split()[1]) for line in text.splitlines() if line.startswith("nameserver ")):
             return text
-    return path.read_text() if path.exists() else ""
+    return _text(path)
+
+
+def _text(path: Path) -> str:
+    try:
+        return files.content(str(path)).decode()
+    except FileNotFoundError:
+        return ""
 
 
 def write_in_place(path: str, content: str) -> None:

@@ -1,4 +1,4 @@
-"""Starting processes quickly: from one thread, by posix_spawn(3), which does not copy our page tables.
+"""Starting processes quickly: from one thread, by posix_spawn(3), which does not copy our page tables (see `posix`).
 
 The thread has a working directory and a mount namespace of its own, in which everything that it starts lives. So a
 bind mount made for one start is nobody else's, and ends with us at the latest; and a cgroup2 mount beside v1 is not
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from portlayer.substrates.linux import kernel
+from portlayer.substrates.linux.posix import posix_spawn
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,16 +54,10 @@ def spawn(command: list[str], environment: Mapping[str, str], *, directory: str,
     directory: where it starts. errors, inherited: descriptors of ours that it has as its stderr and as 3.
     """
     os.chdir(directory)
-    return os.posix_spawn(
-        command[0],
+    return posix_spawn(
         command,
         environment,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
-            (os.POSIX_SPAWN_DUP2, 0, 1),
-            (os.POSIX_SPAWN_DUP2, errors, 2),
-            (os.POSIX_SPAWN_DUP2, inherited, 3),
-        ],
-        setsigmask=(),
-        setsigdef=_IGNORED_BY_PYTHON,
+        opened=((0, os.devnull, os.O_RDWR),),
+        copied=((0, 1), (errors, 2), (inherited, 3)),
+        defaults=_IGNORED_BY_PYTHON,
     )

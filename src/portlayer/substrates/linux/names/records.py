@@ -12,12 +12,14 @@ nor an exit has to write here, and an exit counts also while no server of ours i
 """
 
 # Paths are strings here: pathlib would double the name server's memory, and this is on the way of every start.
-# ruff: noqa: PTH104, PTH108, PTH118, PTH123
+# ruff: noqa: PTH104, PTH108
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
+
+from portlayer.substrates.linux import files
 
 NETWORKS, INCARNATIONS, SOCKET, LOG = "networks", "incarnations", "socket", "log"
 
@@ -88,26 +90,21 @@ def read_incarnation(text: str) -> Incarnation:
 
 def write(directory: str, kind: str, name: str, text: str) -> None:
     """The file *name* of *kind* says *text*, whole at once."""
-    fresh = os.path.join(directory, f"{kind}-{name}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)
-    os.rename(fresh, os.path.join(directory, kind, name))
+    fresh = f"{directory}/{kind}-{name}"
+    files.write(fresh, text.encode(), os.O_CREAT | os.O_TRUNC, 0o600)
+    os.rename(fresh, f"{directory}/{kind}/{name}")
 
 
 def remove(directory: str, kind: str, name: str) -> None:
     """Undo `write`."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(directory, kind, name))
+        os.unlink(f"{directory}/{kind}/{name}")
 
 
 def read(directory: str, kind: str, name: str) -> str | None:
     """What the file says; None where there is none."""
     try:
-        with open(os.path.join(directory, kind, name), "rb") as file:
-            return file.read().decode()
+        return files.content(f"{directory}/{kind}/{name}").decode()
     except FileNotFoundError:
         return None
 

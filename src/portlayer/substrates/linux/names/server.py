@@ -38,31 +38,20 @@ class Server:
         self._sockets: dict[str, list[Waiting]] = {}
         self._problems: dict[str, str] = {}
         self._forwarded: dict[str, int] = {}
-        self._changes = kernel.inotify_init()
-        self._watches = {
-            kernel.inotify_add_watch(
-                self._changes, os.path.join(directory, kind), kernel.IN_MOVED_TO | kernel.IN_DELETE
-            ): read
-            for kind, read in ((records.NETWORKS, self._read_network), (records.INCARNATIONS, self._read_incarnation))
-        }
-        self.loop.call(self._changes, self.refresh)  # a new network wants sockets though nobody asks it yet
+        self._networks = _follow(directory, records.NETWORKS)
+        self._incarnations = _follow(directory, records.INCARNATIONS)
+        self.loop.call(self._networks, self.refresh)  # a new network wants sockets though nobody asks it yet
         self._read_all()
 
     def refresh(self) -> None:
-        """Read what has changed since the last time."""
-        try:
-            events = os.read(self._changes, _LARGEST)
-        except BlockingIOError:
-            return
-        place = 0
-        while place < len(events):
-            watch, mask, _, length = _EVENT.unpack_from(events, place)
-            place += _EVENT.size + length
-            if mask & kernel.IN_Q_OVERFLOW:
+        """Read what has changed since the last time. Of incarnations the kernel remembers it until somebody asks, so
+        that a start and an end wake nobody here; where it has forgotten some, all are read."""
+        for changes, read in ((self._networks, self._read_network), (self._incarnations, self._read_incarnation)):
+            names, all_told = _changed(changes)
+            if not all_told:
                 self._read_all()
-            elif watch in self._watches:
-                self._watches[watch](events[place - length : place].rstrip(b"\0").decode())
-        self.refresh()
+            for name in names:
+                read(name)
 
     def problem(self, network: str) -> str:
         """Why *network* has no names; empty where it has. What failed before is tried again."""
@@ -177,6 +166,36 @@ class Server:
             answer(found)
 
         Forwarded(self.loop, message, question, resolvers, done, over_tcp=limit > wire.LARGEST_UDP)
+
+
+def _follow(directory: str, kind: str) -> int:
+    """A descriptor that tells of changes of *kind*."""
+    descriptor = kernel.inotify_init()
+    kernel.inotify_add_watch(descriptor, os.path.join(directory, kind), kernel.IN_MOVED_TO | kernel.IN_DELETE)
+    return descriptor
+
+
+def _changed(descriptor: int) -> tuple[dict[str, None], bool]:
+    """The names of what has changed, in order, and whether these are all."""
+    names: dict[str, None] = {}
+    all_told = True
+    while events := _read(descriptor):
+        place = 0
+        while place < len(events):
+            _, mask, _, length = _EVENT.unpack_from(events, place)
+            place += _EVENT.size + length
+            if mask & kernel.IN_Q_OVERFLOW:
+                all_told = False
+            else:
+                names[events[place - length : place].rstrip(b"\0").decode()] = None
+    return names, all_told
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, _LARGEST)
+    except BlockingIOError:
+        return b""
 
 
 class Control(Waiting):
