@@ -10,6 +10,7 @@ from pathlib import Path
 EXPLAINED = {
     "meta": "who this instance is, and its sealing keys",
     "vchs": "the tenant itself",
+    "hosts": "the host itself, with what it has",
     "subnets": "which network has which subnet: one record, empty",
     "receipts": "results of commits, for retries; they end after 48 hours",
     "events": "history for those who resume; it ends after 7 days",

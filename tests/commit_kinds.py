@@ -172,6 +172,25 @@ async def several(driver: Driver) -> Retry:
     return lambda: driver.pl.execution.commit(ME, e.Commit(handles=handles))
 
 
+async def application(driver: Driver) -> Retry:
+    """Twenty containers on three networks, each with a volume, half of them with the same one."""
+    tiers = ("front", "middle", "back")
+    for tier in tiers:
+        await driver.network(tier)
+    handles: list[str] = []
+    for index in range(20):
+        if index % 2:
+            await driver.pl.storage.create_volume(ME, s.CreateVolume(name=f"v{index}"))
+        volume = f"v{index}" if index % 2 else "jar"
+        handle = await driver.draft(network=tiers[index % 3], volume=volume, name=f"c{index}")
+        for tier in tiers[: index % 3]:
+            handle = (await driver.pl.network.join(ME, n.JoinNetwork(handle=handle, network=tier))).handle
+        handle = (await driver.pl.network.bind(ME, n.BindNetwork(handle=handle))).handle
+        handles.append(await driver.set_state(handle, "running"))
+    commit = e.Commit(handles=tuple(handles))
+    return lambda: driver.pl.execution.commit(ME, commit)
+
+
 async def dual(driver: Driver) -> Retry:
     await driver.network("dual", ipv6=True)
     handle = await driver.set_state(await driver.draft(network="dual", name="cookie"), "running")
@@ -297,6 +316,7 @@ KINDS: dict[str, Kind] = {
     "unbind both addresses": unbind_dual,
     "several": several,
     "compose under a key": compose_under_a_key,
+    "an application": application,
     "create and start on a disk": create_and_start_on_a_disk,
     "remove with its volume": remove_with_volume(),
     "remove with its disk": remove_with_volume(16 << 20),

@@ -90,6 +90,17 @@ async def all_win(scene: Scene) -> None:
     await scene.remove(one.id, force=True)
 
 
+async def once(scene: Scene) -> None:
+    """Composed and committed in one call, which is repeated under its key: one container, and one answer."""
+    steps, key = scene.container("sh", "-c", "exit 5").set_state("running"), scene.name("once")
+    first = await scene.sure(lambda: scene.pl.execution.commit(steps, idempotency_key=key))
+    scene.took(first)
+    same("exit code", await scene.ended(first.id), 5)
+    await scene.remove(first.id)
+    same("a retry", await scene.sure(lambda: scene.pl.execution.commit(steps, idempotency_key=key)), first)
+    await scene.refused(NotFound, lambda: scene.pl.execution.inspect_container(first.id))
+
+
 async def abandoned(scene: Scene) -> None:
     """A handle that is dropped or discarded has made nothing; its leases end."""
     steps = scene.container("true")
@@ -149,4 +160,4 @@ async def refusals(scene: Scene) -> None:
     await scene.remove(one.id)
 
 
-KINDS = (together, together_or_not, one_wins, all_win, abandoned, branched, refusals)
+KINDS = (together, together_or_not, one_wins, all_win, once, abandoned, branched, refusals)

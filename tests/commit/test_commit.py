@@ -130,6 +130,26 @@ async def test_fifty_callers_that_touch_different_things_all_succeed(harness: Ha
     assert len((await harness.inspect(created.id)).labels) == 50
 
 
+async def test_fifty_callers_that_join_different_networks_all_succeed(harness: Harness) -> None:
+    for state in ("created", "running"):
+        name = f"is-{state}"
+        await (harness.run(name=name) if state == "running" else harness.commit(await harness.draft(name=name)))
+        base = await harness.handle(name)
+        networks = [f"{state}-{index}" for index in range(50)]
+
+        async def join(network: str, base: str = base) -> None:
+            await harness.network(network)
+            joined = await harness.pl.network.join(ME, n.JoinNetwork(handle=base, network=network))
+            bound = await harness.pl.network.bind(ME, n.BindNetwork(handle=joined.handle))
+            await harness.commit(bound.handle)
+
+        await asyncio.gather(*map(join, networks))
+        found = await harness.inspect(name)
+        assert {endpoint.network for endpoint in found.endpoints if endpoint.state == "bound"} == set(networks)
+        (process,) = [one for one in harness.world.live() if one.spec.id == found.id]
+        assert len(process.links) == 50
+
+
 async def test_fifty_callers_that_rename_one_wins(harness: Harness) -> None:
     created = await harness.commit(await harness.draft())
     base = await harness.handle(created.id)

@@ -48,5 +48,5 @@ test_several_containers_in_one_commit = test_commit.test_several_containers_in_o
 
 
 @pytest.mark.parametrize("name", ["create and start", "several", "remove with its volume", "delete a network"])
-async def test_kill_anywhere(harness: Harness, name: str) -> None:
-    await test_kill.test_kill_anywhere(harness, name)
+async def test_kill_anywhere(harness: Harness, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    await test_kill.test_kill_anywhere(harness, caplog, name)

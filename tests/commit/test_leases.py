@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from harness import ME, Harness
 
 from portlayer.compose import Settings
 from portlayer.interfaces.store import Store
+from portlayer.model import execution as e
 from portlayer.model import network as n
 from portlayer.model.errors import Conflict, ResourceExhausted
 from portlayer.stores.sqlite import SqliteStore
@@ -98,6 +101,58 @@ async def test_a_commit_that_races_the_expiry_never_makes_two_owners(leasing: Ha
     clock.advance(10 * LEASE)
     with pytest.raises(ResourceExhausted):
         await leasing.draft(network="gibson_network")
+
+
+@pytest.mark.parametrize("head_start", [0, 1, 2, 3, 5, 8, 13, 21, 34])
+async def test_a_commit_at_the_very_end_of_its_lease_has_the_address_or_not(
+    leasing: Harness, clock: FakeClock, head_start: int
+) -> None:
+    """Another caller is after the same address: one of them owns it, whoever is first."""
+    late = await leasing.draft(network="gibson_network")
+    theirs = await leasing.draft()
+    clock.advance(LEASE - 1)
+
+    async def other() -> e.Committed:
+        join = n.JoinNetwork(handle=theirs, network="gibson_network")
+        joined = (await leasing.pl.network.join(ME, join)).handle
+        return await leasing.commit((await leasing.pl.network.bind(ME, n.BindNetwork(handle=joined))).handle)
+
+    async def commit() -> e.Committed:
+        return await leasing.commit(late)
+
+    first = asyncio.ensure_future(commit())
+    for _ in range(head_start):
+        await asyncio.sleep(0)
+    clock.advance(2)
+    answers = await asyncio.gather(first, other(), return_exceptions=True)
+    won = [answer for answer in answers if isinstance(answer, e.Committed)]
+    lost = [answer for answer in answers if isinstance(answer, Conflict | ResourceExhausted)]
+    assert (len(won), len(lost)) == (1, 1), answers
+    assert owns(won[0].endpoints[0])
+    clock.advance(10 * LEASE)
+    listed = (await leasing.pl.execution.list_containers(ME, e.ListContainers())).containers
+    assert [one.id for one in listed] == [won[0].id]
+    network = await leasing.pl.network.get_network(ME, n.NetworkRef(ref="gibson_network"))
+    assert (network.allocated_addresses, network.free_addresses) == (1, 0)
+
+
+@pytest.mark.parametrize("days", [-400, -1, 1, 400])
+async def test_setting_the_clock_of_the_host_does_nothing(
+    leasing: Harness, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    handle = await leasing.draft(network="gibson_network", name="cookie")
+    true_time = time.time
+    monkeypatch.setattr(time, "time", lambda: true_time() + days * 86400)
+    handle = await leasing.set_labels(handle, still="good")
+    with pytest.raises(ResourceExhausted):
+        await leasing.draft(network="gibson_network")
+    first = await leasing.commit(handle)
+    assert owns(first.endpoints[0])
+    monkeypatch.setattr(time, "time", true_time)
+    await leasing.crash()
+    assert await leasing.commit(handle) == first
+    clock.advance(LEASE + 1)
+    assert owns((await leasing.inspect("cookie")).endpoints[0])
 
 
 async def test_what_a_cut_off_commit_gave_back_expires_as_well(leasing: Harness, clock: FakeClock) -> None:

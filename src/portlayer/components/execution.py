@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 
 import msgspec
 
@@ -14,7 +13,7 @@ from portlayer.components.commit.engine import Engine
 from portlayer.components.commit.intents import Once
 from portlayer.components.creation import new_container
 from portlayer.components.drafts import Drafts
-from portlayer.components.handles import Draft
+from portlayer.components.handles import Draft, Stamp
 from portlayer.components.hosts import HostBook
 from portlayer.components.observer import Observer, internal_draft
 from portlayer.components.placing import Placing
@@ -108,7 +107,7 @@ class LocalExecution:
         spec = new_container(ident, caller.vch, request, image, host.substrate, host.name)
         change = c.CreateContainer(spec=spec)
         draft = Draft(
-            id=names.new_id(), issued=time.time(), vch=tenant.id, container=spec.id, base=0, changes=(change,)
+            id=names.new_id(), issued=Stamp.now(), vch=tenant.id, container=spec.id, base=0, changes=(change,)
         )
         return m.Created(handle=self._drafts.sealer.seal(draft), id=spec.id)
 
@@ -218,7 +217,7 @@ class LocalExecution:
     async def handle(self, caller: Caller, request: m.ContainerRef) -> m.ContainerHandle:
         record, _ = await self._records.find_container(caller.vch, request.ref)
         tenant, ident = await self._records.check_vch(caller.vch), record.spec.id
-        draft = Draft(id=names.new_id(), issued=time.time(), vch=tenant.id, container=ident, base=record.revision)
+        draft = Draft(id=names.new_id(), issued=Stamp.now(), vch=tenant.id, container=ident, base=record.revision)
         return m.ContainerHandle(handle=self._drafts.sealer.seal(draft), id=ident, revision=record.revision)
 
     async def delete_container(self, caller: Caller, request: m.DeleteContainer) -> None:

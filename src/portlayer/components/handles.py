@@ -29,12 +29,40 @@ from portlayer.model.changes import AnyChange
 from portlayer.model.errors import HandleInvalid, InvalidArgument, Unavailable
 from portlayer.model.execution import replace
 from portlayer.model.names import new_id
+from portlayer.stores.clock import boot_clock
 
 VERSION = b"\x01"
 KEY_ID_BYTES, NONCE_BYTES = 4, 12
 MAX_HANDLE_BYTES = 256 * 1024
 LIFETIME_SECONDS = 24 * 3600.0
+BOOT_DIGITS = 8
 ROTATE_SECONDS = 7 * 86400.0
+
+
+class Stamp(Value, array_like=True):
+    """When a handle was taken: epoch seconds, and the boot of the host with the seconds since it, which nobody can set.
+
+    The second tells the age of a handle of this boot, the first that of one from before it, or from another host.
+    """
+
+    epoch: float
+    boot: str
+    up: float
+
+    @classmethod
+    def now(cls) -> Stamp:
+        boot, up = boot_clock()
+        return cls(epoch=time.time(), boot=boot[:BOOT_DIGITS], up=up)
+
+    @property
+    def age(self) -> float:
+        """In seconds; negative where the clock was set back since, across a boot."""
+        now = Stamp.now()
+        return now.up - self.up if now.boot == self.boot else now.epoch - self.epoch
+
+
+NEVER = Stamp(epoch=0, boot="", up=0)
+"""Of drafts that are never sealed."""
 
 
 class Draft(Value):
@@ -43,7 +71,7 @@ class Draft(Value):
     """
 
     id: str
-    issued: float
+    issued: Stamp
     vch: str
     container: str
     base: int
@@ -58,7 +86,7 @@ class NetworkPin(Value):
     """What a network handle carries. vch: the VCH's id."""
 
     id: str
-    issued: float
+    issued: Stamp
     vch: str
     network: str
 
@@ -165,13 +193,16 @@ class Sealer:
 
     def open_network(self, vch: str, handle: str) -> NetworkPin:
         """What a network handle carries; raises as open_draft."""
-        pin = self._pins.decode(self._open(b"network", vch, handle))
+        try:
+            pin = self._pins.decode(self._open(b"network", vch, handle))
+        except msgspec.DecodeError:
+            raise HandleInvalid from None
         _check_age(pin.issued)
         return pin
 
 
-def _check_age(issued: float) -> None:
-    if not -60.0 < time.time() - issued < LIFETIME_SECONDS:
+def _check_age(issued: Stamp) -> None:
+    if not -60.0 < issued.age < LIFETIME_SECONDS:
         raise HandleInvalid
 
 

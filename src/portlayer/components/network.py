@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import time
 from collections.abc import Sequence
 
 from portlayer.components import keys
 from portlayer.components.addresses import Pool
 from portlayer.components.drafts import Drafts, Preview
-from portlayer.components.handles import NetworkPin
+from portlayer.components.handles import NetworkPin, Stamp
 from portlayer.components.hosts import HostBook
 from portlayer.components.ports import Ports
 from portlayer.components.quota import Quotas
@@ -274,7 +273,7 @@ class LocalNetwork:
     async def handle(self, caller: Caller, request: m.NetworkRef) -> m.NetworkHandle:
         spec = await self._find(caller, request.ref)
         tenant = await self._records.check_vch(caller.vch)
-        pin = NetworkPin(id=names.new_id(), issued=time.time(), vch=tenant.id, network=spec.id)
+        pin = NetworkPin(id=names.new_id(), issued=Stamp.now(), vch=tenant.id, network=spec.id)
         return m.NetworkHandle(handle=self._drafts.sealer.seal_network(pin), id=spec.id)
 
     async def network_endpoints(self, caller: Caller, request: m.ListEndpoints) -> m.Endpoints:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from portlayer.components import keys
 from portlayer.components.commit import outcome
 from portlayer.components.commit.engine import Engine
-from portlayer.components.handles import Draft
+from portlayer.components.handles import NEVER, Draft
 from portlayer.components.records import Records, decode, event_puts, own_volumes, put
 from portlayer.interfaces.store import CheckFailed, Compacted, Delete, Transaction
 from portlayer.model.base import now
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 def internal_draft(vch: str, record: ContainerRecord, *changes: ChangeState | RemoveContainer) -> Draft:
     """A draft of our own, on the present revision."""
-    return Draft(id=new_id(), issued=0, vch=vch, container=record.spec.id, base=record.revision, changes=changes)
+    return Draft(id=new_id(), issued=NEVER, vch=vch, container=record.spec.id, base=record.revision, changes=changes)
 
 
 class Observer:
