@@ -1,0 +1,120 @@
+"""Two hosts, each a network namespace with directories of its own: one etcd, and TLS between them."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import etcdlab
+import pytest
+from cli.conftest import COMMAND, Cli, serving, stop
+from linux.netlab import Machine, fresh_host, ip
+
+from portlayer.client import Steps, connect_sync
+
+WEST, EAST, PORT = "10.98.0.1", "10.98.0.2", 7443
+TOPOLOGY = f"""
+[processes.west]
+host = "west"
+components = ["storage", "network", "execution", "interaction"]
+address = "https://{WEST}:{PORT}"
+
+[processes.east]
+host = "east"
+components = ["execution", "interaction"]
+address = "https://{EAST}:{PORT}"
+listen = "https://0.0.0.0:{PORT}"
+"""
+
+
+@dataclass(frozen=True)
+class Host(Cli):
+    """The command on a host of its own. inside: what starts it there."""
+
+    store: str
+    inside: Sequence[str] = ()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**super().environment, "PORTLAYER_STORE": self.store}
+
+    def start(self, *args: str, environment: dict[str, str] | None = None, **streams: Any) -> subprocess.Popen[bytes]:
+        command = [*self.inside, COMMAND, *args]
+        return subprocess.Popen(command, env={**self.environment, **(environment or {})}, **streams)
+
+    def serve(self) -> subprocess.Popen[bytes]:
+        config = str(self.directory.parent / "topology.toml")
+        return serving(self, options=("--config", config, "--process", self.directory.name))
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
+    """West, which is where the test is, and east."""
+    (tmp_path / "topology.toml").write_text(TOPOLOGY)
+    with fresh_host(), contextlib.ExitStack() as closing:
+        machine = Machine()
+        closing.callback(machine.kill)
+        ip("link", "add", "east", "type", "veth", "peer", "name", "west", "netns", str(machine.pid))
+        ip("addr", "add", f"{WEST}/24", "dev", "east")
+        machine.ip("addr", "add", f"{EAST}/24", "dev", "west")
+        for run, link in ((ip, "east"), (machine.ip, "west"), (machine.ip, "lo")):
+            run("link", "set", link, "up")
+        (tmp_path / "etcd").mkdir()
+        etcd = etcdlab.Cluster(tmp_path / "etcd")
+        port = etcd.members[0].client
+        etcd.options = ("--listen-client-urls", f"http://127.0.0.1:{port},http://{WEST}:{port}")
+        closing.callback(etcd.kill)
+        etcd.start()
+        made = []
+        for name, inside in (("west", ()), ("east", ("nsenter", "-t", str(machine.pid), "-n"))):
+            (tmp_path / name).mkdir()
+            made.append(Host(tmp_path / name, f"etcd://{WEST}:{port}/two", inside))
+            closing.callback(made[-1].ok, "cleanup", "--apply")
+        yield made[0], made[1]
+
+
+def test_two_hosts_are_one_port_layer(hosts: tuple[Host, Host], archive: bytes) -> None:
+    west, east = hosts
+    running = [west.serve()]
+    strange = east("serve", "--config", str(east.directory.parent / "topology.toml"), "--process", "east")
+    assert strange.code == 1, "who has another host key does not get in"
+    assert "host key" in strange.err
+    shutil.copy(west.directory / "state" / "host.key", east.directory / "state" / "host.key")
+    running.append(east.serve())
+    told = {one["name"]: one for one in west.json("topology")}
+    assert {(one["host"], one["health"]) for one in told.values()} == {("west", "ready"), ("east", "ready")}
+
+    with connect_sync(host=f"unix://{west.directory}/run/west.sock") as pl:
+        pl.storage.import_image(archive)
+        pl.network.create_network("net")
+        steps = Steps().create("busybox", "cat", name="far", host="east").join_network("net").bind_network()
+        steps = steps.join_interaction(stdin=True).bind_interaction()
+        assert pl.execution.commit(steps.set_state("running")).endpoints[0].address
+        assert pl.execution.inspect_container("far").host == "east"
+        with pl.interaction.attach("far", stdin=True) as attached:
+            attached.write(b"x" * 300_000 + b"\n")
+            read = b""
+            for output in attached:
+                read += output.data
+                if len(read) > 300_000:
+                    break
+    with connect_sync(host=f"unix://{east.directory}/run/portlayer.sock") as pl:
+        assert sum(len(chunk.data) for chunk in pl.interaction.logs("far")) == 300_001
+        assert [network.name for network in pl.network.list()] == ["net"]
+
+    (east.directory / "ca.pem").write_text(west.ok("ca"))
+    out = west.ok("cert", "issue", "ursula", "--role", "user", "--vch", "default", "--out", str(east.directory))
+    proofs = dict(line.removeprefix("export ").split("=", 1) for line in out.splitlines())
+    proofs["PORTLAYER_HOST"] = f"https://{WEST}:{PORT}"
+    assert "far" in east.ok("ps", environment=proofs), "known at the other host by a certificate"
+    assert east("token", "ls", environment=proofs).code == 1
+    code, out_bytes, _ = east.raw("attach", "far", stdin=b"once more\n", environment=proofs)
+    assert (code, out_bytes) == (0, b"once more\n"), "there and back again"
+    nobody = {name: value for name, value in proofs.items() if name in ("PORTLAYER_HOST", "PORTLAYER_CA")}
+    assert "does not know you" in east("ps", environment=nobody).err
+    assert [stop(process) for process in running] == [0, 0]
