@@ -13,6 +13,7 @@ import pytest
 from cli.conftest import Cli, serving, stop
 
 from portlayer.client import Steps, SyncPortLayer, connect_sync
+from portlayer.model.errors import HandleInvalid
 
 
 @pytest.fixture
@@ -72,3 +73,26 @@ def test_who_uses_sqlite_does_not_load_what_etcd_needs() -> None:
         "import sys, portlayer.cli.serve; print([name for name in sys.modules if name in ('grpc', 'google.protobuf')])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_all_keys_are_forgotten_and_what_was_made_with_them_is_refused(fresh: Cli, archive: bytes) -> None:
+    file = fresh.directory / "state" / "host.key"
+    with served(fresh) as pl:
+        pl.service.put_kv("kept", b"value")
+        pl.service.create_token("vera", "viewer", vch="default")
+        pl.storage.import_image(archive)
+        handle, ca = pl.execution.create("busybox"), pl.service.authorities()
+        assert fresh("store", "rekey").code == 1, "not while it is served"
+    first = file.read_bytes()
+    file.write_bytes(bytes(32))
+    lost = fresh("serve")
+    assert (lost.code, "bring the host key" in lost.err) == (1, True)
+    assert "refused" in fresh.ok("store", "rekey")
+    assert not file.exists()
+    with served(fresh) as pl:
+        assert file.read_bytes() not in (first, bytes(32))
+        assert pl.service.get_kv("kept").value == b"value"
+        assert [token.subject for token in pl.service.list_tokens()] == ["vera"]
+        assert pl.service.authorities() != ca
+        with pytest.raises(HandleInvalid):
+            pl.execution.inspect(handle)

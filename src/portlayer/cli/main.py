@@ -39,7 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cert": ("certificates", "Certificates, which prove who calls over TLS: issue, ls, revoke."),
     "ca": ("ca", "Show the CA of this port layer, for PORTLAYER_CA; or let it sign with a new key."),
     "serve": ("serve", "Serve the REST API until stopped; containers run on."),
-    "store": ("store", "The store: backup, restore, migrate."),
+    "store": ("store", "The store: backup, restore, migrate, rekey."),
     "doctor": ("doctor", "Say what this host lacks, and how to get it."),
     "cleanup": ("cleanup", "List, and with --apply remove, all that this port layer has on the host."),
 }

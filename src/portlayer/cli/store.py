@@ -12,7 +12,7 @@ import typer
 
 from portlayer.cli.lock import holding
 from portlayer.compose import Settings, make_paths, read_settings
-from portlayer.compose.copies import back_up, migrate_store, restore
+from portlayer.compose.copies import back_up, migrate_store, rekey, restore
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 Config = Annotated[Path | None, typer.Option(help="The server's TOML file.")]
@@ -58,6 +58,19 @@ def migrate(
     with _alone(settings):
         count = asyncio.run(migrate_store(settings, to, replace=force))
     typer.echo(f"{count} records of {settings.store.where} are copied; now start the server with PORTLAYER_STORE={to}.")
+
+
+@app.command("rekey")
+def rekey_(config: Config = None) -> None:
+    """Forget the host's key and all that it opens. The server must be stopped, everywhere.
+
+    Handles and certificates of before are refused; tokens stay good. The next start makes a new key: give it to all
+    hosts.
+    """
+    settings = read_settings(os.environ, config)
+    with _alone(settings):
+        asyncio.run(rekey(settings))
+    typer.echo("The keys are forgotten; handles and certificates of before are refused.")
 
 
 def _alone(settings: Settings) -> AbstractContextManager[None]:

@@ -9,6 +9,12 @@ GAP = 1_000_000
 """How far the revision skips: beyond what was given between the backup and its restoring, where that cannot be told."""
 
 
+def rekeyed(snapshot: Snapshot, present: int) -> Snapshot:
+    """As `restored`, without the CA besides: nothing in it needs the host's key any more."""
+    held = restored(snapshot, present)
+    return Snapshot(held.revision, [row for row in held.rows if row.key != keys.CA])
+
+
 def restored(snapshot: Snapshot, present: int) -> Snapshot:
     """*snapshot*, taken at some time, as it shall be restored where the store was last at revision *present*.
 

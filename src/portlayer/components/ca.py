@@ -168,7 +168,7 @@ class Ca:
         except InvalidTag:
             raise Unavailable(
                 "The CA's key in the store does not open with this host's key; bring the host key that belongs to "
-                "this store."
+                "this store, or 'portlayer store rekey', after which certificates have to be issued anew."
             ) from None
         self._pair = x509.pair(newest.certificate, key)
         self._trusted = tuple(x509.known(each.certificate) for each in record.keys)

@@ -31,6 +31,8 @@ from portlayer.model.execution import replace
 from portlayer.model.names import new_id
 from portlayer.stores.clock import boot_clock
 
+HOST_KEY = "host.key"
+"""Its file, in the state directory."""
 VERSION = b"\x01"
 KEY_ID_BYTES, NONCE_BYTES = 4, 12
 MAX_HANDLE_BYTES = 256 * 1024
@@ -118,7 +120,7 @@ class Sealer:
             except InvalidTag:
                 raise Unavailable(
                     "The sealing keys in the store do not open with this host's key; bring the host key that belongs "
-                    "to this store, or remove /meta/keys to refuse all handles made before."
+                    "to this store, or 'portlayer store rekey', which refuses all handles made before."
                 ) from None
             self._newest = bytes.fromhex(key.id)
             self._ciphers[self._newest] = AESGCMSIV(plain)

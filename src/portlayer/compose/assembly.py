@@ -18,7 +18,7 @@ from portlayer.components.commit.figures import Figures
 from portlayer.components.departures import Departures
 from portlayer.components.drafts import Drafts
 from portlayer.components.execution import LocalExecution
-from portlayer.components.handles import Sealer, host_key
+from portlayer.components.handles import HOST_KEY, Sealer, host_key
 from portlayer.components.interaction import LocalInteraction
 from portlayer.components.layers import Layers
 from portlayer.components.membership import Clock, Membership, boot_seconds
@@ -96,8 +96,8 @@ async def assemble(
     store = MeasuredStore(store, metrics)
     records = Records(store)
     await ensure_vch(records, DEFAULT_VCH, now())
-    sealer = await Sealer.open(store, state / "host.key")
-    trust = Trust(store, host_key(state / "host.key"), part, settings)
+    sealer = await Sealer.open(store, state / HOST_KEY)
+    trust = Trust(store, host_key(state / HOST_KEY), part, settings)
     failpoints = failpoints or Failpoints.from_text(settings.failpoints)
     drafts = Drafts(records, sealer)
     quotas = Quotas(store, records.tenants)

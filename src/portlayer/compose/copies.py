@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from portlayer.components import backups
+from portlayer.components.handles import HOST_KEY
 from portlayer.compose.settings import Settings
 from portlayer.model.errors import InvalidArgument
 from portlayer.stores import choice, snapshot
@@ -32,6 +33,18 @@ async def restore(settings: Settings, file: Path, *, replace: bool) -> int:
     held = backups.restored(snapshot.read(file), present)
     await choice.load(settings.store, state, held, replace=replace)
     return len(held.rows)
+
+
+async def rekey(settings: Settings) -> None:
+    """Forget the host's key and all that it opens: the keys of handles, and the CA. No server may run.
+
+    Raises:
+        Unavailable: the store cannot be used.
+    """
+    state = Path(settings.state)
+    held = await choice.dump(settings.store, state)
+    await choice.load(settings.store, state, backups.rekeyed(held, held.revision), replace=True)
+    (state / HOST_KEY).unlink(missing_ok=True)
 
 
 async def migrate_store(settings: Settings, to: str, *, replace: bool) -> int:
