@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 import msgspec
 
 from portlayer.components import keys
-from portlayer.components.commit.locks import Locks
+from portlayer.components.locks import Locks
 from portlayer.components.tenants import Tenants
 from portlayer.interfaces.store import Check, Put, Store
 from portlayer.model.errors import InvalidArgument, ResourceExhausted

@@ -26,12 +26,12 @@ from portlayer.components.commit.claims import Claims, taken_of
 from portlayer.components.commit.figures import Figures
 from portlayer.components.commit.gathering import Found, gather, look
 from portlayer.components.commit.intents import Held, Intent, Once, Piece
-from portlayer.components.commit.locks import Locks
 from portlayer.components.commit.recovery import Recovery
 from portlayer.components.commit.room import Room
 from portlayer.components.commit.work import Answer, Work
 from portlayer.components.handles import Draft
 from portlayer.components.layers import Layers
+from portlayer.components.locks import Locks
 from portlayer.components.membership import Deposed, Membership
 from portlayer.components.quota import Quotas
 from portlayer.components.records import Records, decode

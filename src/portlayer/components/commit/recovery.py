@@ -11,8 +11,8 @@ import logging
 from portlayer.components import keys
 from portlayer.components.commit import outcome
 from portlayer.components.commit.intents import Held, Intent, Joined, read_intent
-from portlayer.components.commit.locks import Locks
 from portlayer.components.commit.work import Work
+from portlayer.components.locks import Locks
 from portlayer.components.membership import Deposed, Membership
 from portlayer.components.records import Records
 from portlayer.interfaces.substrate import ExecutionDriver
