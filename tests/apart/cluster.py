@@ -176,6 +176,19 @@ class Cluster:
         self.membership(name)._store = _Deaf()  # type: ignore[assignment]
         await self.stop(name)
 
+    def mute(self, name: str) -> None:
+        """The process does not say any more that it lives."""
+        refreshing = self.membership(name)._refreshing
+        assert refreshing is not None
+        refreshing.cancel()
+
+    async def unmute(self, name: str) -> None:
+        """It says so again, as one that was paused."""
+        membership = self.membership(name)
+        for _ in range(2):  # it finds that it has lost its lease, and begins to live again
+            await membership.refresh()
+        membership._refreshing = asyncio.create_task(membership._refresh_often())
+
     def membership(self, name: str) -> Membership:
         """Of a process with execution."""
         execution: Any = self._processes[name][1].here.execution
@@ -189,9 +202,7 @@ class Cluster:
 
     def driver(self, name: str) -> Driver:
         """Asks in the process called *name*."""
-        driver = Driver()
-        driver.pl = self._processes[name][1].components
-        return driver
+        return Driver(self._processes[name][1].components)
 
     async def stop(self, name: str) -> None:
         stack, _ = self._processes.pop(name)

@@ -53,7 +53,13 @@ def test_both_have_the_same_methods_with_the_same_arguments(asynchronous: type, 
         (
             service.Service,
             Service,
-            {"get_vch": "inspect_vch", "update_vch": "set_quota", "delete_vch": "remove_vch"},
+            {
+                "get_vch": "inspect_vch",
+                "update_vch": "set_quota",
+                "delete_vch": "remove_vch",
+                "delete_host": "remove_host",
+                "delete_certificate": "revoke_certificate",
+            },
         ),
         (
             storage.Storage,

@@ -30,6 +30,12 @@ OF_STORAGE = {
 """What their death leaves is swept when a process starts: storage has no intents."""
 
 
+LOOKING = {
+    *("execution.present", "storage.rootfs", "storage.layers", "storage.volumes", "storage.check_capacity"),
+    *("network.networks", "network.reserved_subnets", "network.has_ipv6"),
+}
+
+
 class Family:
     """Processes on one host, and the clock of their leases."""
 
@@ -76,11 +82,12 @@ async def family(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 
 def count(harness: Harness) -> Counter[str]:
-    """The calls that the host sees from now on."""
+    """The calls that the host sees from now on, but for those of sweeps, which only look."""
     calls: Counter[str] = Counter()
 
     def note(step: Step) -> None:
-        calls[step.name] += 1
+        if step.name not in LOOKING:
+            calls[step.name] += 1
 
     harness.world.after(note)
     return calls
@@ -107,8 +114,7 @@ async def test_a_survivor_finishes_or_undoes(family: Family, name: str) -> None:
         await clear(process)
         await check(process)
         survivor = await family.another()
-        driver = Driver()
-        driver.pl = process.pl
+        driver = Driver(process.pl)
         work = await kind(driver)
         before = await picture(process)
         await process.until_hit(point, work())

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
 from portlayer.cli.asking import ask
-from portlayer.cli.output import Columns, Json, Quiet, age, print_json, print_table, print_tree
+from portlayer.cli.output import Json, Quiet, age, print_json, print_table, print_tree
 from portlayer.cli.refs import SHOWN, Containers, container_id
 from portlayer.client import PortLayer
 from portlayer.client.execution import State
 from portlayer.model.errors import InvalidArgument
 from portlayer.model.execution import Container
 
+STATES = "created, running, paused, stopped or unknown"
 app = typer.Typer(rich_markup_mode=None)
 
 Filter = Annotated[list[str], typer.Option("--filter", "-f", help="state=, name= or label=KEY[=VALUE]; all must hold.")]
@@ -31,7 +33,7 @@ def ps(
     asked = _filters(filters)
     found = ask(lambda pl: pl.execution.list(**asked))
     if not every and "state" not in asked:
-        found = tuple(each for each in found if each.state in {"running", "paused"})
+        found = tuple(each for each in found if each.state in {"running", "paused", "unknown"})
     newest_first = sorted(found, key=lambda each: each.created_at, reverse=True)
     if json:
         print_json(newest_first)
@@ -39,7 +41,8 @@ def ps(
         for each in newest_first:
             typer.echo(each.id)
     else:
-        print_table(newest_first, _COLUMNS)
+        several = len({each.host for each in found}) > 1 or any(each.state == "unknown" for each in found)
+        print_table(newest_first, _COLUMNS | _HOST if several else _COLUMNS)
 
 
 @app.command()
@@ -70,7 +73,7 @@ def _filters(texts: list[str]) -> dict[str, Any]:
     try:
         msgspec.convert(filters.get("state"), State | None)
     except msgspec.ValidationError:
-        raise InvalidArgument(f"{filters['state']!r} is no state; use created, running, paused or stopped.") from None
+        raise InvalidArgument(f"{filters['state']!r} is no state; use {STATES}.") from None
     return filters
 
 
@@ -79,12 +82,12 @@ def _status(container: Container) -> str:
         return f"not started ({container.exit_code})"
     if container.state == "stopped":
         return f"stopped ({container.exit_code}) {age(container.finished_at)} ago"
-    if container.state == "created":
-        return "created"
+    if container.state in {"created", "unknown"}:
+        return container.state
     return f"{container.state} for {age(container.started_at)}"
 
 
-_COLUMNS: Columns[Container] = {
+_COLUMNS: dict[str, Callable[[Container], str]] = {
     "ID": lambda each: each.id[:SHOWN],
     "NAME": lambda each: each.name,
     "IMAGE": lambda each: each.image,
@@ -95,3 +98,4 @@ _COLUMNS: Columns[Container] = {
         address for endpoint in each.endpoints for address in (endpoint.address, endpoint.address6) if address
     ),
 }
+_HOST: dict[str, Callable[[Container], str]] = {"HOST": lambda each: each.host}

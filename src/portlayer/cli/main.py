@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "vch": ("vchs", "VCHs, the tenants: create, ls, inspect, set, rm."),
     "events": ("service", "Show what happens, as it happens."),
     "info": ("service", "Show what this port layer is made of."),
+    "host": ("hosts", "Hosts: ls, rm."),
     "topology": ("topology", "Show which process has which components, where, and how it is."),
     "version": ("service", "Show the versions of this command and of the server."),
     "token": ("tokens", "Tokens, which prove who calls: create, ls, rm."),

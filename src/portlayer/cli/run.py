@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import typer.core
@@ -25,10 +25,11 @@ from portlayer.cli.values import (
 )
 from portlayer.client import CreateOptions, PortLayer, Steps
 from portlayer.model.errors import AlreadyExists, InvalidArgument, NotFound, PortlayerError
-from portlayer.model.execution import Committed
+from portlayer.model.execution import Committed, Placement
 from portlayer.model.network import Port
 
 app = typer.Typer(rich_markup_mode=None)
+Strategy = Literal["spread", "pack"]
 _UsageError: Any = typer.BadParameter.__base__
 
 
@@ -97,6 +98,13 @@ def run(
     cap_add: Annotated[list[str], typer.Option(help="Add a capability.")] = [],  # noqa: B006
     cap_drop: Annotated[list[str], typer.Option(help="Drop a capability.")] = [],  # noqa: B006
     init: Annotated[bool, typer.Option("--init", help="Run a small init that reaps and forwards signals.")] = False,
+    host: Annotated[str | None, typer.Option(help="The host that it shall be on; without, any.")] = None,
+    placement: Annotated[
+        Strategy | None, typer.Option(help="Choose a host with room: the emptiest (spread), or the fullest (pack).")
+    ] = None,
+    host_labels: Annotated[
+        list[str], typer.Option("--host-label", help="KEY=VALUE that the chosen host must have.")
+    ] = [],  # noqa: B006
     detach_keys: Keys = None,
 ) -> None:
     """Run a command in a new container; the exit code is the container's.
@@ -122,6 +130,8 @@ def run(
         "stop_timeout_seconds": stop_timeout,
         "read_only_rootfs": read_only,
         "remove_on_exit": remove,
+        "host": host,
+        "placement": _placement(placement, host_labels),
     }
     options: Any = {key: value for key, value in asked.items() if value is not None}
     volumes = tuple(parse_volume(text) for text in volume)
@@ -132,6 +142,12 @@ def run(
         image, tuple(command or ()), options, tuple(networks), ports, volumes, interactive, tty, detach_keys
     )
     raise typer.Exit(ask(lambda pl: _detached(pl, wanted) if detach else _attached(pl, wanted)))
+
+
+def _placement(strategy: Strategy | None, labels: list[str]) -> Placement | None:
+    if strategy is None and not labels:
+        return None
+    return Placement(strategy=strategy or "spread", labels=parse_labels(labels))
 
 
 async def _detached(pl: PortLayer, wanted: _Wanted) -> int:

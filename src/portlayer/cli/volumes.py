@@ -26,11 +26,12 @@ def create(
     name: Annotated[str | None, typer.Argument(help="Without, the volume is anonymous.")] = None,
     labels: Annotated[list[str], typer.Option("--label", "-l", help="KEY=VALUE.")] = [],  # noqa: B006
     capacity: Annotated[str | None, typer.Option(help="What it may hold, such as 500m or 20g.")] = None,
+    host: Annotated[str | None, typer.Option(help="Where it lives; without, where it is used first.")] = None,
     json: Json = False,
 ) -> None:
     """Create an empty volume."""
     most = None if capacity is None else parse_bytes(capacity)
-    made = ask(lambda pl: pl.storage.create_volume(name, labels=parse_labels(labels), capacity_bytes=most))
+    made = ask(lambda pl: pl.storage.create_volume(name, labels=parse_labels(labels), capacity_bytes=most, host=host))
     if json:
         print_json(made)
     else:

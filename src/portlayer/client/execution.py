@@ -18,7 +18,7 @@ from portlayer.model.caller import Caller
 from portlayer.model.errors import InvalidArgument
 from portlayer.model.names import new_id
 
-State = Literal["created", "running", "paused", "stopped"]
+State = Literal["created", "running", "paused", "stopped", "unknown"]
 
 
 class Composed(Protocol):

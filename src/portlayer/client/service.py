@@ -20,6 +20,10 @@ class Service(Component):
         """Version, components and where they run, substrates, store."""
         return await self._components.service.info(self._caller, Nothing())
 
+    async def remove_host(self, name: str, *, force: bool = False) -> None:
+        """Forget a host that is away for good. force: with its containers and volumes. Raises InUse, InvalidState."""
+        await self._components.service.delete_host(self._caller, m.DeleteHost(ref=name, force=force))
+
     async def ready(self) -> m.Readiness:
         """Whether store and substrate answer."""
         return await self._components.service.ready(self._caller, Nothing())

@@ -92,10 +92,14 @@ class Storage(Component):
         store: str | None = None,
         labels: Mapping[str, str] | None = None,
         capacity_bytes: int | None = None,
+        host: str | None = None,
         idempotency_key: str | None = None,
     ) -> m.Volume:
-        """An empty volume, at once; without a name it is anonymous."""
-        request = m.CreateVolume(name=name, store=store, labels=dict(labels or {}), capacity_bytes=capacity_bytes)
+        """An empty volume, at once; without a name it is anonymous. host: where it lives; without, where it is used
+        first."""
+        request = m.CreateVolume(
+            name=name, store=store, labels=dict(labels or {}), capacity_bytes=capacity_bytes, host=host
+        )
         return await self._components.storage.create_volume(self._creating(idempotency_key), request)
 
     async def list_volumes(self, *, name: str | None = None, labels: Sequence[str] = ()) -> tuple[m.Volume, ...]:

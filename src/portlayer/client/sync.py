@@ -108,6 +108,7 @@ class SyncService(Sync[Service]):
     create_token = blocking(Service.create_token)
     list_tokens = blocking(Service.list_tokens)
     delete_token = blocking(Service.delete_token)
+    remove_host = blocking(Service.remove_host)
     create_certificate = blocking(Service.create_certificate)
     list_certificates = blocking(Service.list_certificates)
     revoke_certificate = blocking(Service.revoke_certificate)

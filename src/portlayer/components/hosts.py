@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
 RETURN_SECONDS = 5
 FACTS_SECONDS = 30.0
+FORGET_SECONDS = 5.0
 
 
 class HostRecord(Value):
@@ -98,6 +99,13 @@ class HostBook:
         if not self.has_process(name) or (record is not None and record.leaving):
             return "away"
         return "up" if record is None else record.state
+
+    async def forgotten(self, name: str) -> None:
+        """Return once a host that was removed is not known here any more."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FORGET_SECONDS):
+                while self.get(name) is not None:
+                    await asyncio.wait([self.bell.next()])
 
     def away(self, name: str) -> Unavailable:
         """The refusal of what only that host could do."""
@@ -215,9 +223,12 @@ class Presence:
         await self._write(up)
 
     async def _look(self, reconciled: Callable[[], Awaitable[None]]) -> None:
-        mine = self._book.get(self._host) if self._facts is not None else None
-        if mine is not None and mine.away_since is not None and not mine.leaving:
-            await self._come_up(reconciled)  # this process was paused, or cut off, and others took it for dead
+        if self._facts is not None and self._book.has_process(self._host):
+            mine = self._book.get(self._host)
+            if mine is None:
+                await self.arrive()  # it was taken for lost, and forgotten; it begins anew, with nothing
+            if mine is None or (mine.away_since is not None and not mine.leaving):
+                await self._come_up(reconciled)  # this process was paused, or cut off, and others took it for dead
         for record in self._book.all():
             own = self._facts is not None and record.name == self._host
             if not own and record.away_since is None and not self._book.has_process(record.name):

@@ -145,6 +145,10 @@ def port(host: str, protocol: str, number: int) -> str:
     return f"/ports/{host}/{protocol}/{number}"
 
 
+def ports(host: str) -> str:
+    return f"/ports/{host}/"
+
+
 def network_hosts(vch: str, network: str) -> str:
     return f"/v/{vch}/hosts/{network}/"
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, cast
 
+from portlayer.components import keys
 from portlayer.components.handles import Draft, Sealer
 from portlayer.components.records import Records
 from portlayer.interfaces.components import Components
 from portlayer.model.caller import Caller
 from portlayer.model.changes import CreateContainer, fold
-from portlayer.model.errors import InvalidArgument, Unavailable
+from portlayer.model.errors import InvalidArgument, NotFound, Unavailable
 from portlayer.tracing import Tracer
 
 Method = Callable[..., Awaitable[Any]]
@@ -63,6 +64,12 @@ class Hosts:
                 pointer="/handles",
             )
         return next(iter(found), None)
+
+    async def named(self, host: str) -> str:
+        """How an error names *host*. Raises NotFound for one that has been removed: nobody will answer for it."""
+        if await self._records.store.get(keys.host(host)) is None:
+            raise NotFound(f"Host {host} has been removed; create the container again.", kind="host", id=host)
+        return f" on host {host}"
 
     async def _of_draft(self, vch: str, draft: Draft) -> str | None:
         if any(isinstance(change, CreateContainer) for change in draft.changes):
@@ -116,7 +123,7 @@ class Routed:
             await self._directory.refresh()
             there = self._known(host)
         if there is None:
-            where = f" on host {host}" if host else ""
+            where = await self._hosts.named(host) if host else ""
             raise Unavailable(f"No process runs {self._component}{where} now.", retry_after_seconds=1, refused=True)
         return there
 

@@ -12,6 +12,7 @@ from portlayer.components import keys
 from portlayer.components.census import census
 from portlayer.components.events import History
 from portlayer.components.hosts import HostBook, HostRecord
+from portlayer.components.lost import LostHosts
 from portlayer.components.membership import Process
 from portlayer.components.placing import taken_of
 from portlayer.components.proofs import Proofs
@@ -68,6 +69,7 @@ class LocalService:
         self._stuck = stuck
         self._metrics = metrics
         self._book = book
+        self._lost = LostHosts(records)
         self._others = others
 
     async def info(self, caller: Caller, request: Nothing) -> m.Info:  # noqa: ARG002
@@ -128,6 +130,10 @@ class LocalService:
         having = [part for part in parts if component in part.components]
         places = ["local" if part.name == self._part.name else f"{part.name} on {part.host}" for part in having]
         return m.ComponentInfo(name=component, where=", ".join(places) or "nowhere")
+
+    async def delete_host(self, caller: Caller, request: m.DeleteHost) -> None:  # noqa: ARG002
+        await self._lost.remove(request.ref, force=request.force)
+        await self._book.forgotten(request.ref)
 
     async def ready(self, caller: Caller, request: Nothing) -> m.Readiness:  # noqa: ARG002
         checks = {}

@@ -16,6 +16,10 @@ class Service(Protocol):
     async def info(self, caller: Caller, request: Nothing) -> m.Info:
         """Version, components and where they run, substrates, store."""
 
+    async def delete_host(self, caller: Caller, request: m.DeleteHost) -> None:
+        """A host that is away does not come back: what it had is let go. Raises NotFound, InvalidState while it lives,
+        InUse while it has containers or volumes, unless forced."""
+
     async def ready(self, caller: Caller, request: Nothing) -> m.Readiness:
         """Whether store and substrate answer."""
 

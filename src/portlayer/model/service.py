@@ -87,6 +87,13 @@ class Info(Value):
     processes: tuple[ProcessInfo, ...] = ()
 
 
+class DeleteHost(Value):
+    """force: with its containers and volumes."""
+
+    ref: str
+    force: bool = False
+
+
 class Quota(Value):
     """The most that a tenant may have; None is no limit.
 

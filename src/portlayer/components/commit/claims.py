@@ -78,7 +78,7 @@ class Claims:
         """Gather what *piece* takes and gives back. known_networks: those that this host is recorded to have."""
         old, new = piece.old, piece.new
         if piece.removal:
-            self._remove(new)
+            self.remove(new)
             for step in piece.plan.after:
                 if isinstance(step, RemoveVolume):
                     self._remove_volume(step)
@@ -140,7 +140,8 @@ class Claims:
         self.checks += claim.checks
         self.takes += [Op(key=put.key, value=put.value) for put in claim.puts]
 
-    def _remove(self, spec: ContainerSpec) -> None:
+    def remove(self, spec: ContainerSpec) -> None:
+        """Gather what a container gives back when it goes."""
         self.frees.append(Op(key=keys.name(self.vch, "containers", spec.name)))
         self.finally_free.append(Op(key=keys.use(self.vch, "images", spec.image.id, spec.id)))
         self.finally_free.append(Op(key=keys.place(self._host, self.vch, spec.id)))

@@ -25,6 +25,8 @@ INFO = _table.get("info", f"{V1}/info", Nothing, m.Info, needs="viewer")
 
 PROCESSES = _table.get("list-processes", f"{V1}/processes", Nothing, m.Processes)
 
+DELETE_HOST = _table.delete("delete-host", f"{V1}/hosts/{{ref}}", m.DeleteHost)
+
 OPENAPI = _table.get(
     "openapi",
     f"{V1}/openapi.json",

@@ -27,6 +27,9 @@ class RestService:
     async def info(self, caller: Caller, request: Nothing) -> m.Info:
         return await self._connection.call(calls.INFO, caller, request)
 
+    async def delete_host(self, caller: Caller, request: m.DeleteHost) -> None:
+        await self._connection.call(calls.DELETE_HOST, caller, request)
+
     async def ready(self, caller: Caller, request: Nothing) -> m.Readiness:
         return await self._connection.call(calls.READY, caller, request)
 
