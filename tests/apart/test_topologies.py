@@ -13,6 +13,7 @@ import pytest
 from apart.cluster import TOPOLOGIES, Cluster, opened
 
 from portlayer.client import ContainerHandle, PortLayer, Steps
+from portlayer.interfaces.store import Delete, Transaction
 from portlayer.model.errors import Conflict, HandleInvalid, NotFound, Unavailable
 from portlayer.model.topology import Part, Topology
 from portlayer.stores.memory import MemoryStore
@@ -180,3 +181,17 @@ async def test_handles_from_before_storage_moved_commit_after_it(tmp_path: Path)
             done = await pl.execution.commit(handle)
             assert done.endpoints[0].address
             assert (await pl.execution.wait("moved", timeout_seconds=20)).exit_code == 0
+
+
+async def test_who_cannot_say_that_it_lives_is_asked_all_the_same(tmp_path: Path) -> None:
+    """As in a store that is full: leases end, and reads go on."""
+    async with opened("each apart", tmp_path) as cluster, cluster.at() as pl:
+        await furnish(pl)
+        store = cluster._store
+        for row in await store.range("/processes/"):
+            await store.apply(Transaction(ops=[Delete(row.key)]))
+        assert (await pl.storage.inspect_image("busybox")).names
+        await cluster.stop("storage")
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="storage"):
+                await pl.storage.inspect_image("busybox")

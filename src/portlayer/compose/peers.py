@@ -28,7 +28,9 @@ class Peers:
 
     contexts: for those at https addresses, the certificates by which processes know each other.
 
-    What was last known stays known while the store is away: a process that has gone answers nothing, which says so.
+    What was last known stays known while the store is away: a process that has gone answers nothing, which says so. So
+    is one asked whose lease has ended, where no other has the component, until it cannot be reached: it may live, and
+    not be able to say so, as in a store that is full.
     """
 
     def __init__(self, store: Store, me: Part, passport: Passport, contexts: Contexts | None = None) -> None:
@@ -37,6 +39,7 @@ class Peers:
         self._passport = passport
         self._contexts = contexts
         self._known: dict[str, Process] = {}
+        self._lost: dict[tuple[str, str], Part] = {}
         self._clients: dict[str, RestClient] = {}
         self._following: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -58,17 +61,16 @@ class Peers:
 
     def find(self, component: str, host: str | None = None) -> Components | None:
         """Some process with *component*, on *host* where that is given; one on this machine rather than another."""
-        having = [
-            process
-            for process in self._known.values()
-            if component in process.part.components
-            and process.part.name != self._me.name
-            and host in (None, process.part.host)
-        ]
-        if not having:
-            return None
-        chosen = min(having, key=lambda process: (process.part.host != self._me.host, process.part.name))
-        return self._client(chosen.part, component).components
+        for parts in ([process.part for process in self._known.values()], self._lost.values()):
+            having = [
+                part
+                for part in parts
+                if component in part.components and part.name != self._me.name and host in (None, part.host)
+            ]
+            if having:
+                chosen = min(having, key=lambda part: (part.host != self._me.host, part.name))
+                return self._client(chosen, component).components
+        return None
 
     def service(self, part: Part) -> Service:
         """The service of the process that is *part*."""
@@ -80,6 +82,7 @@ class Peers:
             self._looking = asyncio.create_task(self._read())
         with contextlib.suppress(PortlayerError):
             await asyncio.shield(self._looking)
+        self._lost.clear()
 
     def _client(self, part: Part, component: str) -> RestClient:
         client = self._clients.get(part.address)
@@ -93,10 +96,11 @@ class Peers:
         while True:
             try:
                 async for change in changes:
-                    if change.record is None:
-                        self._known.pop(change.key, None)
-                    else:
-                        self._known[change.key] = decode(Process, change.record.value)
+                    known = dict(self._known)
+                    known.pop(change.key, None)
+                    if change.record is not None:
+                        known[change.key] = decode(Process, change.record.value)
+                    self._learn(known)
             except Compacted:
                 log.info("other processes are looked for anew")
             except PortlayerError as error:
@@ -109,7 +113,14 @@ class Peers:
                 await self._read()
 
     async def _read(self) -> None:
-        self._known = {row.key: decode(Process, row.value) for row in await self._store.range(keys.PROCESSES)}
+        self._learn({row.key: decode(Process, row.value) for row in await self._store.range(keys.PROCESSES)})
+
+    def _learn(self, known: dict[str, Process]) -> None:
+        """All that live are *known*."""
+        self._lost |= {(process.part.host, process.part.name): process.part for process in self._known.values()}
+        for process in known.values():
+            self._lost.pop((process.part.host, process.part.name), None)
+        self._known = known
 
     def parts(self) -> Iterable[Part]:
         """All that live, this one too."""
