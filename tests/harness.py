@@ -9,26 +9,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from driver import ME, Driver
 
 from portlayer.components.commit.engine import Engine
+from portlayer.components.drafts import Drafts
 from portlayer.compose import Settings, assemble
 from portlayer.failpoints import Failpoints
-from portlayer.interfaces.store import Store
+from portlayer.interfaces.store import Store, Transaction
 from portlayer.model.errors import Unavailable
 from portlayer.model.topology import LOCAL_HOST, Part
 from portlayer.stores.clock import Clock, boot_clock
 from portlayer.substrates.memory.substrate import MemorySubstrate
 from portlayer.substrates.memory.world import World
 
-__all__ = ["ME", "Harness"]
+__all__ = ["ME", "Harness", "until_hit"]
 
 
-def _is_of_process(task: asyncio.Task[Any]) -> bool:
+def is_of_process(task: asyncio.Task[Any]) -> bool:
     code = getattr(task.get_coro(), "cr_code", None)
     return code is not None and not any(part in code.co_filename for part in ("substrates/memory", "portlayer/stores"))
 
@@ -61,6 +62,35 @@ class Mortal:
             return result
 
         return call
+
+
+class Answers:
+    """The way to a store, which may lose the answer to a transaction, or the transaction too."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._left: int | None = None
+        self._landed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    @contextlib.contextmanager
+    def losing(self, number: int, *, landed: bool) -> Iterator[None]:
+        """The answer to the transaction with *number* from now on is lost. landed: it alone."""
+        self._left, self._landed = number, landed
+        try:
+            yield
+        finally:
+            self._left = None
+
+    async def apply(self, transaction: Transaction) -> int:
+        left, self._left = self._left, None if self._left is None else self._left - 1
+        if left != 0:
+            return int(await self._store.apply(transaction))
+        if self._landed:
+            await self._store.apply(transaction)
+        raise Unavailable("The answer was lost.", retry_after_seconds=1)
 
 
 class Harness(Driver):
@@ -99,7 +129,8 @@ class Harness(Driver):
         death = self._death = Death()
         for name in ("storage", "execution", "network", "interaction"):
             setattr(substrate, name, Mortal(getattr(substrate, name), death))
-        store: Any = Mortal(self.store, death)
+        self._answers = Answers(self.store)
+        store: Any = Mortal(self._answers, death)
         assembled = await self._stack.enter_async_context(
             assemble(
                 *(store, substrate, features, self._state, "test", self._settings, self.failpoints),
@@ -120,6 +151,14 @@ class Harness(Driver):
         )
         await other.start()
         return other
+
+    def losing(self, number: int, *, landed: bool) -> contextlib.AbstractContextManager[None]:
+        """See Answers."""
+        return self._answers.losing(number, landed=landed)
+
+    @property
+    def drafts(self) -> Drafts:
+        return self.pl.execution._drafts  # type: ignore[attr-defined,no-any-return]
 
     @property
     def engine(self) -> Engine:
@@ -143,13 +182,17 @@ class Harness(Driver):
     async def stop(self) -> None:
         await self._stack.aclose()
 
-    async def crash(self) -> None:
+    async def refresh(self) -> None:
+        """The process says that it lives, as it does when time is real."""
+        await self.engine.membership.refresh()
+
+    async def crash(self, _number: int | None = None) -> None:
         """The process is gone; what it was doing stays as it is. Start anew.
 
         Its tasks are cancelled, which runs no undo of ours; the world's programs and the store live on.
         """
         self._dead.append(self._stack)
-        doomed = [task for task in asyncio.all_tasks() - {asyncio.current_task()} if _is_of_process(task)]
+        doomed = [task for task in asyncio.all_tasks() - {asyncio.current_task()} if is_of_process(task)]
         for task in doomed:
             task.cancel()
         if doomed:
@@ -177,15 +220,20 @@ class Harness(Driver):
 
     async def until_hit(self, name: str, work: Awaitable[Any]) -> asyncio.Task[Any]:
         """Start *work* and return once it hangs at failpoint *name* (or is done)."""
-        reached = asyncio.Event()
+        return await until_hit(self.failpoints, name, work)
 
-        async def hang(_: str) -> None:
-            reached.set()
-            await asyncio.Event().wait()
 
-        self.failpoints.arm(name, hang)
-        task = asyncio.ensure_future(work)
-        waiting = asyncio.ensure_future(reached.wait())
-        await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        return task
+async def until_hit(failpoints: Failpoints, name: str, work: Awaitable[Any]) -> asyncio.Task[Any]:
+    """Start *work* and return once it hangs at failpoint *name* (or is done)."""
+    reached = asyncio.Event()
+
+    async def hang(_: str) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    failpoints.arm(name, hang)
+    task = asyncio.ensure_future(work)
+    waiting = asyncio.ensure_future(reached.wait())
+    await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    return task

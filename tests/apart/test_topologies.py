@@ -187,7 +187,7 @@ async def test_who_cannot_say_that_it_lives_is_asked_all_the_same(tmp_path: Path
     """As in a store that is full: leases end, and reads go on."""
     async with opened("each apart", tmp_path) as cluster, cluster.at() as pl:
         await furnish(pl)
-        store = cluster._store
+        store = cluster.store
         for row in await store.range("/processes/"):
             await store.apply(Transaction(ops=[Delete(row.key)]))
         assert (await pl.storage.inspect_image("busybox")).names

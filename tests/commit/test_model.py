@@ -3,7 +3,9 @@
 The model is what successful commits have said: labels, name, bound networks, state. A commit that a crash cut off may
 have happened or not; nothing in between. The seed that pytest prints replays a failure; for a longer run:
 
-    PORTLAYER_MODEL_EXAMPLES=5000 python -m pytest tests/commit/test_model.py
+    PORTLAYER_MODEL_EXAMPLES=5000 python -m pytest tests/commit/test_model.py tests/apart/test_model.py
+
+Here it is one process; in tests/apart each component has its own, and the store is etcd.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,15 +26,16 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from portlayer.components.membership import LEASE_SECONDS
 from portlayer.compose import Settings
 from portlayer.model import execution as e
 from portlayer.model import network as n
-from portlayer.model.errors import AlreadyExists, Conflict, InvalidState, NotFound, PortlayerError
+from portlayer.model.errors import AlreadyExists, Conflict, InvalidState, NotFound, PortlayerError, Unavailable
 from portlayer.model.service import VchRef
 from portlayer.stores.memory import MemoryStore
 from portlayer.stores.sqlite import SqliteStore
 
-EXAMPLES = int(os.environ.get("PORTLAYER_MODEL_EXAMPLES", "120"))
+EXAMPLES = int(os.environ.get("PORTLAYER_MODEL_EXAMPLES", "60"))
 STEP = 10
 NETWORKS = ("n0", "n1")
 POINTS = (
@@ -96,6 +100,8 @@ class PortLayerMachine(RuleBasedStateMachine):
     """
 
     sqlite = False
+    look_after_each = True
+    """Whether the laws are looked at after each step, or only after those that may have committed something."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,8 +112,13 @@ class PortLayerMachine(RuleBasedStateMachine):
         self.done: dict[str, Any] = {}
         self.shapes: dict[str, Shape] = {}
         self.counter = 0
-        self.harness = Harness(self._open, Path(self.directory.name), Settings(), clock=self.clock)
+        self.moved = True
         self.stores: list[Any] = []
+        self.harness = self.make()
+
+    def make(self) -> Any:
+        """The port layer."""
+        return Harness(self._open, Path(self.directory.name), Settings(), clock=self.clock)
 
     async def _open(self) -> Any:
         if self.sqlite or not self.stores:
@@ -146,7 +157,7 @@ class PortLayerMachine(RuleBasedStateMachine):
     def create(self) -> None:
         self.counter += 1
         name = f"c{self.counter}"
-        handle = self.run(self.harness.draft("sleep", "1000", name=name))
+        handle = self.run(self.patiently(lambda: self.harness.draft("sleep", "1000", name=name)))
         self.keep(Draft(handle, name, new=True))
 
     @rule(index=st.integers(0, 99))
@@ -154,7 +165,8 @@ class PortLayerMachine(RuleBasedStateMachine):
         if not self.shapes:
             return
         ident = list(self.shapes)[index % len(self.shapes)]
-        self.keep(Draft(self.run(self.harness.handle(ident)), ident, new=False))
+        handle = self.run(self.patiently(lambda: self.harness.handle(ident)))
+        self.keep(Draft(handle, ident, new=False))
 
     @rule(index=st.integers(0, 99), what=st.sampled_from(["label", "rename", "state", "pids"]), value=st.integers(0, 2))
     def change(self, index: int, what: str, value: int) -> None:
@@ -182,7 +194,7 @@ class PortLayerMachine(RuleBasedStateMachine):
                     handle = (await harness.pl.execution.set_resources(ME, request)).handle
             self.keep(draft.then(handle, change))
 
-        self.expect(work(), NotFound, AlreadyExists, Conflict)
+        self.expect(work, NotFound, AlreadyExists, Conflict)
 
     @rule(index=st.integers(0, 99), network=st.sampled_from(NETWORKS), leave=st.booleans())
     def connect(self, index: int, network: str, *, leave: bool) -> None:
@@ -200,23 +212,33 @@ class PortLayerMachine(RuleBasedStateMachine):
             handle = (await api.bind(ME, n.BindNetwork(handle=handle, network=network))).handle
             self.keep(draft.then(handle, ("bind", network)))
 
-        self.expect(work(), NotFound, AlreadyExists, Conflict)
+        self.expect(work, NotFound, AlreadyExists, Conflict)
 
     @rule(index=st.integers(0, 99))
     def commit(self, index: int) -> None:
+        self.moved = True
         if not self.drafts:
             return
         draft = self.pick(index)
 
-        async def work() -> None:
-            answer = await self.harness.commit(draft.handle)
-            if draft.handle in self.done:
-                assert answer == self.done[draft.handle]
-                return
-            self.done[draft.handle] = answer
-            self.shapes[answer.id] = self.after(draft, answer.id)
+        self.expect(lambda: self.commit_now(draft), NotFound, AlreadyExists, Conflict, InvalidState)
 
-        self.expect(work(), NotFound, AlreadyExists, Conflict, InvalidState)
+    async def commit_now(self, draft: Draft) -> None:
+        answer = await self.harness.commit(draft.handle)
+        if draft.handle in self.done:
+            assert answer == self.done[draft.handle]
+            return
+        self.done[draft.handle] = answer
+        self.shapes[answer.id] = self.after(draft, answer.id)
+
+    async def patiently(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        """*work*, again where it may be that it cannot be done just now."""
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    return await work()
+                except Unavailable:
+                    await asyncio.sleep(0.05)
 
     def after(self, draft: Draft, ident: str) -> Shape:
         shape = Shape(name=draft.container) if draft.new else self.shapes[ident]
@@ -226,26 +248,30 @@ class PortLayerMachine(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, 99))
     def remove(self, index: int) -> None:
+        self.moved = True
         if not self.shapes:
             return
         ident = list(self.shapes)[index % len(self.shapes)]
-        self.run(self.harness.remove(ident, force=True))
+        self.run(self.patiently(lambda: self.harness.remove(ident, force=True)))
         del self.shapes[ident]
 
     @rule(index=st.integers(0, 99))
     def discard(self, index: int) -> None:
         if not self.drafts:
             return
-        self.run(self.harness.pl.execution.discard(ME, e.Discard(handle=self.pick(index).handle)))
+        request = e.Discard(handle=self.pick(index).handle)
+        self.run(self.patiently(lambda: self.harness.pl.execution.discard(ME, request)))
 
     # the world
 
-    @rule()
-    def restart(self) -> None:
-        self.run(self.harness.crash())
+    @rule(process=st.integers(0, 9))
+    def restart(self, process: int) -> None:
+        self.moved = True
+        self.run(self.harness.crash(process))
 
     @rule(index=st.integers(0, 99), point=st.sampled_from(POINTS))
     def crash_while_committing(self, index: int, point: str) -> None:
+        self.moved = True
         if not self.drafts:
             return
         draft = self.pick(index)
@@ -256,24 +282,24 @@ class PortLayerMachine(RuleBasedStateMachine):
             task = await self.harness.until_hit(point, self.harness.commit(draft.handle))
             failed = task.done() and task.exception() is not None
             await self.harness.crash()
+            await asyncio.wait({task}, timeout=20)
             if failed:
                 assert isinstance(task.exception(), PortlayerError)
                 return
             receipt = await self.harness.store.get(f"/v/default/receipts/{await self.ident(draft)}")
             if receipt is not None:
-                answer = await self.harness.commit(draft.handle)
-                self.done[draft.handle] = answer
-                self.shapes[answer.id] = self.after(draft, answer.id)
+                await self.patiently(lambda: self.commit_now(draft))
 
         self.run(work())
 
     async def ident(self, draft: Draft) -> str:
-        sealer = self.harness.pl.execution._drafts.sealer  # type: ignore[attr-defined]
+        sealer = self.harness.drafts.sealer
         vch = (await self.harness.pl.service.get_vch(ME, VchRef(ref="default"))).id
         return str(sealer.open_draft(vch, draft.handle).id)
 
     @rule()
     def kill_behind_our_back(self) -> None:
+        self.moved = True
         ident = next((key for key, shape in self.shapes.items() if shape.running), None)
         if ident is None:
             return
@@ -290,20 +316,42 @@ class PortLayerMachine(RuleBasedStateMachine):
     @rule(seconds=st.integers(1, 200))
     def time_passes(self, seconds: int) -> None:
         """The process says that it lives as often as it does when time is real."""
+        self.moved = True
         for _ in range(0, seconds, STEP):
             self.clock.advance(min(seconds, STEP))
-            self.run(self.harness.engine.membership.refresh())
+            self.run(self.harness.refresh())
 
-    def expect(self, work: Any, *errors: type[Exception]) -> None:
+    @rule()
+    def silence(self) -> None:
+        """No process says that it lives for longer than its lease: all were paused, or cut off."""
+        self.moved = True
+        self.clock.advance(LEASE_SECONDS * 1.5)
+
+    @rule(index=st.integers(0, 99), number=st.integers(0, 5), landed=st.booleans())
+    def commit_whose_answers_are_lost(self, index: int, number: int, landed: bool) -> None:
+        """The store does not answer one of the transactions; whether it happened, nobody knows."""
+        self.moved = True
+        if not self.drafts:
+            return
+        draft = self.pick(index)
+
+        async def work() -> None:
+            with self.harness.losing(number, landed=landed), contextlib.suppress(Unavailable):
+                await self.harness.commit(draft.handle)
+            await self.patiently(lambda: self.commit_now(draft))
+
+        self.expect(work, NotFound, AlreadyExists, Conflict, InvalidState)
+
+    def expect(self, work: Callable[[], Awaitable[Any]], *errors: type[Exception]) -> None:
         with contextlib.suppress(errors):
-            self.run(work)
+            self.run(self.patiently(work))
 
     # the laws
 
     @invariant()
     def what_was_committed_is_what_is_seen(self) -> None:
         async def work() -> None:
-            await check(self.harness)
+            await self.patiently(lambda: check(self.harness))
             listed = (await self.harness.pl.execution.list_containers(ME, e.ListContainers(limit=1000))).containers
             seen = {
                 one.id: Shape(
@@ -317,14 +365,19 @@ class PortLayerMachine(RuleBasedStateMachine):
             }
             assert seen == self.shapes
 
-        if self.harness.world is not None and hasattr(self.harness, "pl"):
+        if hasattr(self.harness, "pl") and (self.moved or self.look_after_each):
             self.run(work())
+            self.moved = False
+
+    async def clean(self) -> None:
+        """Nothing is left."""
 
     def teardown(self) -> None:
         if hasattr(self.harness, "pl"):
             self.run(self.harness.close())
             for store in self.stores:
                 self.run(store.close())
+            self.run(self.clean())
         self.runner.close()
         self.directory.cleanup()
 

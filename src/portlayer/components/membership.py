@@ -125,7 +125,7 @@ class Membership:
             self._lose()
             await self._enter([])
         except (PortlayerError, TimeoutError) as error:
-            log.warning("this process could not say that it lives: %s", error)
+            log.warning("this process could not say that it lives: %s", error or "the store did not answer in time")
             if self._clock() > self._until:
                 self._lose()
 

@@ -92,6 +92,9 @@ class Observer:
                 await self._engine.recovery.recover_all()
             except PortlayerError:
                 log.exception("commits that are left could not be looked at")
+            else:
+                if not self._engine.work.stuck.is_set():
+                    backoff = FIRST_BACKOFF_SECONDS
 
     async def close(self) -> None:
         """Stop following; containers run on."""

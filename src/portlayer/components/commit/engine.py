@@ -143,8 +143,8 @@ class Engine:
         self._running.discard(task)
         place.leave()
         error = Deposed() if task.cancelled() else task.exception()
-        if isinstance(error, Deposed):
-            self.work.stuck.set()
+        if isinstance(error, Deposed | Unavailable):
+            self.work.stuck.set()  # it may have left an intent
         if answer.done():
             if error is not None and not isinstance(error, Deposed):
                 log.error("a commit failed after its answer", exc_info=error)

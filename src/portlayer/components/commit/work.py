@@ -225,7 +225,12 @@ class Work:
             ops += outcome.late_failure_ops(intent, late, results)
         if answer is not None and not answer.done() and not late and not intent.finally_free:
             answer.set_result(list(results.values()))
-        await self._unlock(held, ops, durable=bool(late))
+        try:
+            await self._unlock(held, ops, durable=bool(late))
+        except Unavailable as error:
+            log.warning("the end of commit %s cannot be written yet; it will be: %s", intent.id, error)
+            self.stuck.set()
+            return results
         await self._failpoints.hit("commit.end")
         for container, incarnation in outcome.released(intent):
             if container not in late:
