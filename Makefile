@@ -9,7 +9,7 @@ WORKERS := auto
 PYTEST := $(PYTHON) -m pytest -n $(WORKERS) --dist worksteal
 APT_BENCH := docker.io podman containerd netavark iptables
 
-.PHONY: demo test test-kill test-model soak lint bench install system system-test system-bench lock clean
+.PHONY: demo test test-kill test-model test-partitions soak lint bench install system system-test system-bench lock clean
 
 demo: install
 	$(PYTHON) demo/demo.py
@@ -22,8 +22,12 @@ test-kill: install system-test
 	PORTLAYER_FULL=1 $(PYTEST) tests/e2e/test_kill.py
 
 # The model-based test for longer.
-test-model: install
-	PORTLAYER_MODEL_EXAMPLES=2000 $(PYTHON) -m pytest --timeout=3600 tests/commit/test_model.py
+test-model: install system-test
+	PORTLAYER_MODEL_EXAMPLES=2000 $(PYTEST) --timeout=10800 tests/commit/test_model.py tests/apart/test_model.py
+
+# All cuts between hosts that are network namespaces: minutes.
+test-partitions: install system-test
+	PORTLAYER_FULL=1 $(PYTHON) -m pytest tests/partitions
 
 # Mixed work against a server that is killed again and again; SOAK_CYCLES, SOAK_KILLS, SOAK_SEED.
 soak: install

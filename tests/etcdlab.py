@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,30 +34,43 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass
 class Member:
-    """One etcd: its ports, its directory, and its process while it runs."""
+    """One etcd: its ports, its directory, and its process while it runs. inside: what starts a command on *host*."""
 
     name: str
     client: int
     peer: int
     directory: Path
     process: subprocess.Popen[bytes] | None = None
+    host: str = "127.0.0.1"
+    inside: Sequence[str] = ()
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.client}"
+        return f"{self.host}:{self.client}"
+
+    @property
+    def peer_url(self) -> str:
+        return f"http://{self.host}:{self.peer}"
 
 
 @dataclass
 class Cluster:
-    """Members of one etcd cluster. options: for all of them; scheme: https where the options say so."""
+    """Members of one etcd cluster. options: for all of them; scheme: https where the options say so. hosts: where they
+    are, by address, with the command that starts something there; none: all on loopback."""
 
     directory: Path
     size: int = 1
     options: Sequence[str] = ()
     scheme: str = "http"
+    hosts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     members: list[Member] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if self.hosts:
+            for number, (host, inside) in enumerate(self.hosts.items()):
+                name = f"m{number}"
+                self.members.append(Member(name, 2379, 2380, self.directory / name, host=host, inside=inside))
+            return
         ports = free_ports(2 * self.size)
         for number in range(self.size):
             name = f"m{number}"
@@ -81,9 +94,18 @@ class Cluster:
 
     def _launch(self, member: Member) -> None:
         assert member.process is None
-        peers = ",".join(f"{one.name}=http://127.0.0.1:{one.peer}" for one in self.members)
-        client, peer = f"{self.scheme}://{member.address}", f"http://127.0.0.1:{member.peer}"
-        command = ["etcd", "--name", member.name, "--data-dir", str(member.directory), "--log-level", "error"]
+        peers = ",".join(f"{one.name}={one.peer_url}" for one in self.members)
+        client, peer = f"{self.scheme}://{member.address}", member.peer_url
+        command = [
+            *member.inside,
+            "etcd",
+            "--name",
+            member.name,
+            "--data-dir",
+            str(member.directory),
+            "--log-level",
+            "error",
+        ]
         command += ["--listen-client-urls", client, "--advertise-client-urls", client]
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
         command += ["--initial-cluster", peers, "--initial-cluster-token", str(self.directory)]
@@ -96,7 +118,7 @@ class Cluster:
         while time.monotonic() < until:
             assert member.process is not None
             assert member.process.poll() is None, self.log(member)
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", member.client), timeout=1):
+            with contextlib.suppress(OSError), socket.create_connection((member.host, member.client), timeout=1):
                 return
             time.sleep(LOOK_AGAIN_SECONDS)
         raise AssertionError(f"{member.name} does not take connections: {self.log(member)}")
@@ -152,10 +174,12 @@ async def leads(member: Member) -> bool:
 
 
 @contextlib.contextmanager
-def cluster(size: int = 1, options: Sequence[str] = (), scheme: str = "http") -> Iterator[Cluster]:
+def cluster(
+    size: int = 1, options: Sequence[str] = (), scheme: str = "http", hosts: Mapping[str, Sequence[str]] | None = None
+) -> Iterator[Cluster]:
     """A cluster that runs; nothing of it is left behind."""
     directory = Path(tempfile.mkdtemp(prefix="portlayer-etcd-"))
-    made = Cluster(directory, size, options, scheme)
+    made = Cluster(directory, size, options, scheme, hosts or {})
     try:
         made.start()
         yield made

@@ -5,6 +5,7 @@ Each is `portlayer serve` all the same, in a process of its own that can be kill
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import sys
@@ -14,14 +15,18 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 _MODULES = ["portlayer.cli.main", "portlayer.cli.serve", "portlayer.cli.cleanup"]
+_CLONE_NEWNET = 0x40000000
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(_MODULES)
 
 
-def start(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> tuple[ForkServerProcess, Connection]:
-    """`portlayer` with *arguments*, its errors in *log*; the process, and where its output can be read."""
+def start(
+    arguments: Sequence[str], environment: Mapping[str, str], log: Path, network: str = ""
+) -> tuple[ForkServerProcess, Connection]:
+    """`portlayer` with *arguments*, its errors in *log*; the process, and where its output can be read. network: the
+    file of the network namespace that it is in."""
     reading, writing = _context.Pipe(duplex=False)
-    process = _context.Process(target=_portlayer, args=(arguments, dict(environment), str(log), writing))
+    process = _context.Process(target=_portlayer, args=(arguments, dict(environment), str(log), writing, network))
     process.start()
     writing.close()
     return process, reading
@@ -39,7 +44,12 @@ def output(reading: Connection, *, until: bytes = b"") -> bytes:
     return said
 
 
-def _portlayer(arguments: Sequence[str], environment: dict[str, str], log: str, writing: Connection) -> None:
+def _portlayer(
+    arguments: Sequence[str], environment: dict[str, str], log: str, writing: Connection, network: str
+) -> None:
+    if network:
+        descriptor = os.open(network, os.O_RDONLY | os.O_CLOEXEC)
+        assert ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
     os.environ.update(environment)
     os.dup2(writing.fileno(), 1)
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)

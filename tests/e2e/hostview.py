@@ -94,7 +94,7 @@ class HostView:
 
     def _first(self, incarnation: str) -> int:
         for group in self._files(f"{incarnation}/cgroup.procs"):
-            pids = sorted(int(pid) for pid in group.read_text().split())
+            pids = sorted(int(pid) for pid in _text(group).split())
             if pids and pids[0]:
                 return pids[0]
         return 0
@@ -111,7 +111,7 @@ class HostView:
 
 
 def _read(*files: Iterator[Path]) -> set[str]:
-    return {path.read_text().strip() for several in files for path in several}
+    return {_text(path) for several in files for path in several}
 
 
 def _text(path: Path) -> str:
