@@ -44,6 +44,15 @@ def output(reading: Connection, *, until: bytes = b"") -> bytes:
     return said
 
 
+def ended(process: ForkServerProcess, seconds: float) -> int:
+    """How *process* ends within *seconds*: as `exitcode` has it."""
+    process.join(seconds)
+    code = process.exitcode
+    assert code is not None, f"it has not ended within {seconds} seconds"
+    process.close()
+    return code
+
+
 def _portlayer(
     arguments: Sequence[str], environment: dict[str, str], log: str, writing: Connection, network: str
 ) -> None:

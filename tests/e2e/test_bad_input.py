@@ -343,4 +343,4 @@ async def test_a_runtime_that_works_no_more(stopped: Served, archive: bytes, how
         (stopped.directory / "bad").unlink()
         assert (await call.ok("POST", "execution/commit", {"handle": handle}))["state"] == "running"
         await call.ok("DELETE", f"execution/containers/{(await newest(call))['id']}?force=true")
-    assert stopped.end(signal.SIGTERM) == 0
+    assert stopped.end(signal.SIGTERM) == 0, (stopped.directory / "log").read_text()

@@ -31,7 +31,7 @@ from portlayer.model.errors import (
     Unsupported,
 )
 from portlayer.model.execution import replace
-from portlayer.substrates.linux import disks, mounts
+from portlayer.substrates.linux import disks, mounts, trash
 from portlayer.substrates.linux.host import checks
 from portlayer.substrates.linux.live import make_directories
 from portlayer.substrates.linux.paths import Paths
@@ -490,3 +490,20 @@ async def test_a_disk_is_on_one_loop_device_however_often_it_is_mounted(storage:
     async with asyncio.timeout(20):
         while any(path.startswith(str(paths.state)) for path in hoststate.disks()):
             await asyncio.sleep(0.01)
+
+
+def test_what_another_has_unmounted_meanwhile_goes_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "container" / "rootfs"
+    target.mkdir(parents=True)
+    mounts.mount("portlayer-test", target, "tmpfs", "")
+    detach = mounts.detach
+
+    def too_late(target: Path) -> None:
+        detach(target)
+        detach(target)
+
+    monkeypatch.setattr(mounts, "detach", too_late)
+    trash._unmount_content(tmp_path)
+    assert list(tmp_path.iterdir()) == []
