@@ -63,18 +63,24 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"ca of {directory.name}")])
         self._write("ca", self._sign(self._name, self._key, x509.BasicConstraints(ca=True, path_length=0)), self._key)
 
-    def issue(self, name: str, address: str = "127.0.0.1", days: float = 1) -> None:
-        """<name>.pem and <name>.key, for *address*."""
+    def issue(self, name: str, address: str = "127.0.0.1", days: float = 1, serial: int = 0, process: str = "") -> None:
+        """<name>.pem and <name>.key, for *address*. process: the name of one of ours that it pretends to be of."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
-        self._write(name, self._sign(subject, key, names, days), key)
+        also = [x509.UniformResourceIdentifier(f"portlayer:process:{process}")] if process else []
+        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address)), *also])
+        self._write(name, self._sign(subject, key, names, days, serial), key)
 
     def _sign(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType, days: float = 1
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        extension: x509.ExtensionType,
+        days: float = 1,
+        serial: int = 0,
     ) -> bytes:
         now = dt.datetime.now(dt.UTC)
-        builder = x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number())
+        builder = x509.CertificateBuilder(self._name, subject, key.public_key(), serial or x509.random_serial_number())
         builder = builder.not_valid_before(now - dt.timedelta(days=2))
         builder = builder.not_valid_after(now + dt.timedelta(days=days)).add_extension(extension, critical=False)
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)

@@ -229,10 +229,11 @@ class Cluster:
         return connect(host=self.address(name or self.topology.parts[0].name), retries=retries)
 
 
-def opened(topology: str, directory: Path, store: Store | None = None) -> Cluster:
-    """The port layer of one of TOPOLOGIES, or of REMOTE, to be entered."""
+def opened(topology: str, directory: Path, store: Store | None = None, **fields: Any) -> Cluster:
+    """The port layer of one of TOPOLOGIES, or of REMOTE, to be entered. fields: of its settings."""
     made = _APART if topology == REMOTE else TOPOLOGIES[topology]
-    return Cluster(made, store or MemoryStore(), directory, moves=topology == MOVING, remote=topology == REMOTE)
+    how = {"moves": topology == MOVING, "remote": topology == REMOTE}
+    return Cluster(made, store or MemoryStore(), directory, **how, **fields)
 
 
 def replace_components(components: Components, others: dict[str, Any]) -> Components:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import tlslab
 from apart.cluster import REMOTE, Cluster, opened
 from apart.test_topologies import furnish
 
@@ -17,6 +18,7 @@ from portlayer.client import PortLayer, Steps, connect
 from portlayer.components import keys
 from portlayer.components.membership import Process
 from portlayer.components.records import put
+from portlayer.compose.tls import TlsChoice
 from portlayer.interfaces.store import Transaction
 from portlayer.model import errors as e
 from portlayer.model.access import Role
@@ -120,10 +122,11 @@ async def test_streams_and_calls_go_on_while_processes_renew_their_certificates(
 @pytest.mark.parametrize("forget", [False, True])
 async def test_the_ca_may_be_rotated_while_processes_work(forget: bool, cluster: Cluster) -> None:
     async with cluster.at() as pl, pl.interaction.attach("echo", stdin=True) as attached:
+        assert [chunk async for chunk in pl.interaction.logs("echo")] == [], "its connection is kept"
         await pl.service.rotate_ca(forget=forget)
         await cluster.process(AT).certificates.refresh()  # type: ignore[union-attr]
         if forget:  # the others have not seen it yet: they are told to come again, and never that they are nobody
-            with pytest.raises(e.Unavailable) as refused:
+            with pytest.raises(e.Unavailable, match="does not take this process's word") as refused:
                 await pl.interaction.resize("echo", 80, 24)
             assert refused.value.facts["retry_after_seconds"] == 1
         for name in cluster.addresses:
@@ -134,6 +137,20 @@ async def test_the_ca_may_be_rotated_while_processes_work(forget: bool, cluster:
             break
         assert b"".join([chunk.data async for chunk in pl.interaction.logs("echo")]) == b"still\n"
         await pl.network.create_network("after")
+
+
+async def test_processes_know_each_other_whatever_callers_are_shown(tmp_path: Path) -> None:
+    """Each shows callers a certificate that is given: of a CA that the others do not trust, for another address."""
+    (tmp_path / "theirs").mkdir()
+    tlslab.Authority(tmp_path / "theirs").issue("server", address="203.0.113.7")
+    cert, key = (str(tmp_path / "theirs" / f"server.{kind}") for kind in ("pem", "key"))
+    given = TlsChoice(cert=cert, key=key)
+    async with opened(REMOTE, tmp_path, tls=given) as cluster:
+        async with cluster.at() as pl:
+            await pl.network.create_network("net")
+        with pytest.raises(e.Unavailable, match="for another name"):
+            async with connect(host=cluster.addresses[DOOR], ca=tmp_path / "theirs" / "ca.pem") as pl:
+                await pl.network.list()
 
 
 async def test_who_is_not_of_this_port_layer_is_no_process_of_it(cluster: Cluster, tmp_path: Path) -> None:

@@ -293,3 +293,30 @@ async def test_keys_are_in_no_store_log_list_or_audit(rig: Rig, caplog: pytest.L
     for secret in secrets:
         middle = secret.splitlines()[1].decode() if secret.startswith(b"-----") else secret.hex()
         assert not any(middle in text or repr(secret)[2:-1] in text for text in told)
+
+
+async def test_what_is_secret_is_told_its_owner_alone(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """Variables, values and tokens, of which there are some in each answer's reach: no log, event, error or list."""
+    caplog.set_level(logging.DEBUG)
+    handle = await furnish(rig)
+    people = await sessions(rig, "token")
+    secrets = [session.headers["Authorization"] for session in people.values() if session.headers]
+    async with people["user"].get(EVENTS, params={"since": "0"}) as stream:
+        events = await stream.content.readuntil(b"container.created")
+    told = [events.decode()]
+    for path in ("execution/containers/thing", "execution/containers", "storage/images", "kv/thing"):
+        told.append(str(await ask(people["viewer"], "GET", f"/v1/vchs/default/{path}")))
+        told.append(str(await ask(people["stranger"], "GET", f"/v1/vchs/default/{path}")))
+    paths = ("/v1/tokens", "/v1/certificates", "/v1/info", "/v1/processes", "/v1/vchs", "/metrics")
+    told += [str(await ask(people["operator"], "GET", path)) for path in paths]
+    body = {"handle": handle, "state": CANARY}
+    async with people["stranger"].post("/v1/vchs/default/execution/set-state", json=body) as response:
+        told.append(await response.text())
+    async with people["user"].post("/v1/vchs/default/execution/commit", json={"handle": handle[:-2]}) as response:
+        told.append(await response.text())
+    told += [handle, rig.audit, *(str(vars(record)) for record in caplog.records)]
+    for secret in (CANARY, *(each.removeprefix("Bearer ")[-43:] for each in secrets)):
+        assert not [text for text in told if secret in text]
+    assert CANARY in str(await ask(people["user"], "GET", "/v1/vchs/default/execution/containers/thing"))
+    for session in people.values():
+        await session.close()

@@ -22,8 +22,10 @@ from portlayer.compose import read_settings
 from portlayer.compose.tls import TlsChoice
 from portlayer.model import errors as e
 from portlayer.model.access import Identity
+from portlayer.model.caller import Caller
 from portlayer.model.topology import place, read_topology
 from portlayer.rest import tls
+from portlayer.rest.passport import HEADER as PASSPORT
 from portlayer.rest.server import Server, listening
 from portlayer.rest.server.listening import bound
 from portlayer.rest.tls import Chain
@@ -245,6 +247,8 @@ async def test_clients_of_a_given_ca_are_who_the_configuration_says(tmp_path: Pa
             await rig.status("/v1/info", theirs(tmp_path, "over"))
         ours = await rig.issue("olga", "operator")
         assert await rig.status("/v1/tokens", ours.chain) == 200
+        authority.issue("mallory", serial=int(ours.grant.id, 16))
+        assert await rig.status("/v1/tokens", theirs(tmp_path, "mallory")) == 401, "a serial number is no proof"
         await rig.pl.service.revoke_certificate(ours.grant.id)
         assert await rig.status("/v1/tokens", ours.chain) == 401, "whatever else its subject is"
         assert '"how":"certificate:' in rig.audit
@@ -253,6 +257,21 @@ async def test_clients_of_a_given_ca_are_who_the_configuration_says(tmp_path: Pa
 def theirs(directory: Path, name: str) -> Chain:
     files = directory / "theirs" / f"{name}.pem", directory / "theirs" / f"{name}.key"
     return Chain(certificates=files[0].read_bytes(), key=files[1].read_bytes())
+
+
+async def test_a_given_ca_makes_no_processes(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    tlslab.Authority(tmp_path / "theirs").issue("vera", process="door")
+    clients = {"CN=vera": Identity(subject="vera", role="viewer", vch="default")}
+    choice = TlsChoice(client_ca=str(tmp_path / "theirs" / "ca.pem"), clients=clients, names=("127.0.0.1",))
+    async with running(tmp_path, choice) as rig:
+        caller = Caller(subject="root", role="operator")
+        signed = {PASSPORT: rig.harness.passport.sign(caller, "GET", "/v1/tokens")}
+        async with (
+            await rig.session(theirs(tmp_path, "vera")) as session,
+            session.get("/v1/tokens", headers=signed) as response,
+        ):
+            assert response.status == 401
 
 
 async def test_a_stream_ends_with_a_given_certificate(tmp_path: Path) -> None:
