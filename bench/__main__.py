@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench import host, measure, report, targets
+from bench.apart import figures as apart
+from bench.apart.run import run as run_apart
 from bench.peers import Engine, Peer, PeerUnavailable
 from bench.peers.containerd import Containerd
 from bench.peers.docker import Docker
@@ -97,6 +99,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--lives", type=int, default=48, help="containers in a batch (default: 48)")
     parser.add_argument("--warm-up", type=int, default=3, help="rounds that do not count (default: 3)")
     parser.add_argument("--quick", action="store_true", help="5 rounds and one batch of 16, to see that it works")
+    parser.add_argument("--only", choices=("comparison", "apart"), help="one of the two tables")
     parser.add_argument("--peers", default="", help="only these, separated by commas")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -104,24 +107,35 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-async def cancellable(options: argparse.Namespace, directory: Path, console: Console) -> Results:
-    """As run, ended in order by SIGTERM too."""
+async def cancellable(
+    options: argparse.Namespace, directory: Path, console: Console
+) -> tuple[Results | None, apart.Samples | None]:
+    """As measured, ended in order by SIGTERM too."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await run(options, directory, console)
+    return await measured(options, directory, console)
 
 
-def main() -> int:
+async def measured(
+    options: argparse.Namespace, directory: Path, console: Console
+) -> tuple[Results | None, apart.Samples | None]:
+    """The comparison, and what it costs to be apart; None for what is not asked for."""
+    compared = await run(options, directory, console) if options.only != "apart" else None
+    split = await run_apart(directory, console, options.rounds) if options.only != "comparison" else None
+    return compared, split
+
+
+def main(arguments: Sequence[str]) -> int:
     """0: everything ran. 1: we did not, or something was left behind."""
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     if os.geteuid() != 0:
         console.print("The benchmark starts container engines: run it as root.")
         return 1
-    options = parse(sys.argv[1:])
+    options = parse(arguments)
     directory = Path(tempfile.mkdtemp(prefix="portlayer-bench-"))
     try:
-        results = asyncio.run(cancellable(options, directory, console))
+        compared, split = asyncio.run(cancellable(options, directory, console))
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("[yellow]stopped before its end[/yellow]")
         return 130
@@ -130,14 +144,24 @@ def main() -> int:
         shutil.rmtree(directory, ignore_errors=True)
         for line in left:
             console.print(f"[red]left behind:[/red] {escape(line)}", highlight=False)
+    missing = write_comparison(compared, console) if compared else []
+    if split:
+        apart.show(split, console)
+        path = RESULTS / f"{split.started_at.replace(':', '')}-apart.json"
+        apart.write_json(split, path)
+        console.print(f"written: {os.path.relpath(path)}")
+    return 1 if left or missing else 0
+
+
+def write_comparison(results: Results, console: Console) -> list[str]:
+    """Print it, write its files; those of ours that could not take part."""
     report.show(results, console)
     path = RESULTS / f"{results.started_at.replace(':', '')}.json"
     report.write_json(results, path)
     report.write_plot(results, path.with_suffix(".png"))
     console.print(f"written: {os.path.relpath(path)}")
-    ours_missing = [name for name in results.skipped if name.startswith(targets.US)]
-    return 1 if left or ours_missing else 0
+    return [name for name in results.skipped if name.startswith(targets.US)]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -56,13 +56,23 @@ class Jail:
                 raise PeerUnavailable(f"no answer in {seconds:.0f} s ({reason}): {self.last_words()}")
             await asyncio.sleep(0.05)
 
+    async def ended(self, seconds: float) -> None:
+        """Wait for its end. Raises PeerUnavailable with its last words where it fails, or takes too long."""
+        assert self._process is not None
+        try:
+            status = await asyncio.wait_for(self._process.wait(), seconds)
+        except TimeoutError:
+            raise PeerUnavailable(f"it took more than {seconds:.0f} s: {self.last_words()}") from None
+        if status:
+            raise PeerUnavailable(f"it ended with {status}: {self.last_words()}")
+
     def last_words(self) -> str:
         """The last lines that it logged."""
         return " | ".join(self.log.read_text(errors="replace").splitlines()[-3:]) or "(it logged nothing)"
 
     def processes(self) -> frozenset[int]:
         """All that it holds but for what the benchmark itself put there, containers' processes included."""
-        inside = {int(line) for path in cgroups(self.group) for line in _read(path / "cgroup.procs").split()}
+        inside = {int(line) for path in cgroups(self.group) for line in read(path / "cgroup.procs").split()}
         return frozenset(pid for pid in inside if not _is_ours(_command(pid)))
 
     async def kill(self) -> None:
@@ -106,15 +116,15 @@ def _is_ours(command: Sequence[str]) -> bool:
 
 
 def _command(pid: int) -> list[str]:
-    return _read(Path(f"/proc/{pid}/cmdline")).split("\0")[:-1]
+    return read(Path(f"/proc/{pid}/cmdline")).split("\0")[:-1]
 
 
 def _pss(pid: int) -> int:
-    lines = _read(Path(f"/proc/{pid}/smaps_rollup")).splitlines()
+    lines = read(Path(f"/proc/{pid}/smaps_rollup")).splitlines()
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
     """Its text; empty where the process or the group is gone by now."""
     try:
         return path.read_text(errors="replace")

@@ -24,18 +24,18 @@ class Portlayer:
     def __init__(self, directory: Path, name: str = "portlayer", runtime: str = "") -> None:
         self.name = name
         self._runtime = runtime
-        self._directory = directory
+        self.directory = directory
         self._jail = Jail(directory)
         self.http = Client(directory / "run" / "portlayer.sock")
 
     async def open(self) -> str:
-        environment = {"PORTLAYER_STATE": f"{self._directory}/state", "PORTLAYER_RUN": f"{self._directory}/run"}
+        environment = {"PORTLAYER_STATE": f"{self.directory}/state", "PORTLAYER_RUN": f"{self.directory}/run"}
         if self._runtime:
             environment["PORTLAYER_RUNTIME"] = self._runtime
         command = Path(sys.executable).with_name("portlayer")
         if not command.exists():
             raise PeerUnavailable(f"{command} is not installed")
-        await self._jail.start((str(command), "serve"), environment=environment)
+        await self._jail.start(self._serving(str(command)), environment=environment)
         await self._jail.until(self._ready)
         archive = image.archive(image.layer())
         await self.http.send("POST", f"{VCH}/storage/images/import?name=busybox", archive, "application/x-tar")
@@ -43,6 +43,9 @@ class Portlayer:
         await self.http.call("POST", f"{VCH}/network/networks", {"name": NETWORK, "type": "bridge", "subnets": subnets})
         info = await self.http.call("GET", "/v1/info")
         return str(info["version"])
+
+    def _serving(self, command: str) -> tuple[str, ...]:
+        return (command, "serve")
 
     async def life(self, *, bridge: bool) -> Life:
         began = time.perf_counter()
@@ -80,8 +83,13 @@ class Portlayer:
         await self._jail.kill()
 
     async def _ready(self) -> None:
+        await self.ready_at(self.http)
+
+    @staticmethod
+    async def ready_at(http: Client) -> None:
+        """Raises OSError until the server behind *http* is ready."""
         try:
-            await self.http.call("GET", "/readyz")
+            await http.call("GET", "/readyz")
         except HttpError as error:
             raise OSError(str(error)) from error
 

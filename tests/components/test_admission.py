@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from portlayer.components import admission
 from portlayer.components.admission import Gate, Held, Place, tell_of
 from portlayer.metrics import Metrics
 from portlayer.model.bounds import Bounds
@@ -240,3 +241,41 @@ async def test_metrics_tell_of_each_vch() -> None:
     lines = metrics.text().splitlines()
     assert 'portlayer_queue_admitted_total{kind="commits",vch="a"} 3' in lines
     assert 'portlayer_queue_waiting{kind="commits",vch="a"} 0' in lines
+
+
+async def test_where_others_are_about_one_has_fewer_places() -> None:
+    crowd = Crowd(gate(at_once=8, at_once_per_vch=4, at_once_shared=1))
+    await crowd.come("noisy", 10)
+    assert crowd.order == ["noisy"] * 4, "alone it has what it may"
+    await crowd.come("quiet")
+    assert crowd.order[4:] == ["quiet"], "who comes waits for nobody"
+    for _ in range(3):
+        await crowd.leave()
+    assert len(crowd.order) == 5, "what was begun ends, and nothing follows"
+    await crowd.leave()
+    assert crowd.order[5:] == ["noisy"]
+
+
+async def test_who_is_alone_again_has_all_its_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "ABOUT_SECONDS", 0.05)
+    crowd = Crowd(gate(at_once=8, at_once_per_vch=4, at_once_shared=1))
+    await crowd.come("quiet")
+    await crowd.leave()
+    await crowd.come("noisy", 6)
+    assert crowd.order[1:] == ["noisy"]
+    async with asyncio.timeout(5):
+        while len(crowd.places) < 4:
+            await asyncio.sleep(0.01)
+    assert crowd.order[1:] == ["noisy"] * 4
+    await crowd.all_leave()
+    assert crowd.order[1:] == ["noisy"] * 6
+
+
+async def test_who_still_works_is_still_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "ABOUT_SECONDS", 0.01)
+    crowd = Crowd(gate(at_once=8, at_once_per_vch=4, at_once_shared=1))
+    await crowd.come("quiet")
+    await asyncio.sleep(0.03)
+    await crowd.come("noisy", 3)
+    assert crowd.order == ["quiet", "noisy"]
+    await crowd.all_leave()

@@ -26,6 +26,8 @@ T = TypeVar("T")
 Waiter = asyncio.Future[None]
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1, 30
 LAST_SECONDS = 2.0
+ABOUT_SECONDS = 5.0
+"""How long after it last asked for something a VCH is taken to be about."""
 MOST_VCHS = 100
 """VCHs that have figures of their own, by when they came first; those of all others are added up."""
 _SMOOTHING = 0.1
@@ -73,6 +75,8 @@ class Gate:
         self.lines: dict[str, Line] = {}
         self._turns: dict[str, Line] = {}
         self._running = 0
+        self._about: dict[str, float] = {}
+        self._looking_again: asyncio.TimerHandle | None = None
         self._mean_seconds = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -87,6 +91,7 @@ class Gate:
         line = self.lines.get(vch)
         if line is None:
             line = self.lines[vch] = Line()
+        self._is_about(vch)
         if not patient and (line.parked or not self._has_room(line)):
             self._check_queue(line)
         place = Place(self, vch, line)
@@ -145,11 +150,45 @@ class Gate:
             self._mean_seconds += (seconds - self._mean_seconds) * _SMOOTHING
         line.running -= 1
         self._running -= 1
+        self._serve_all()
+
+    def _serve_all(self) -> None:
+        """Give all places away that there are."""
         while self._running < self.bounds.at_once and self._turns:
-            able = [vch for vch, line in self._turns.items() if line.running < self.bounds.at_once_per_vch]
+            most = self._most()
+            able = [vch for vch, line in self._turns.items() if line.running < most]
             if not able:
                 return
             self._serve(min(able, key=lambda vch: self._turns[vch].running))  # the first of those with the fewest
+
+    def _most(self) -> int:
+        """How many places a VCH may have now: fewer where another one is about, whose work shall not find the machine
+        full of what was begun before it came."""
+        now = asyncio.get_running_loop().time()
+        while len(self._about) > 1 and now - next(iter(self._about.values())) > ABOUT_SECONDS:
+            gone = next(iter(self._about))
+            del self._about[gone]
+            if self.lines[gone].running:
+                self._is_about(gone)
+                break
+        if len(self._about) <= 1 or not self.bounds.at_once_shared:
+            return self.bounds.at_once_per_vch
+        self._look_again()
+        return min(self.bounds.at_once_shared, self.bounds.at_once_per_vch)
+
+    def _is_about(self, vch: str) -> None:
+        self._about.pop(vch, None)
+        self._about[vch] = asyncio.get_running_loop().time()
+
+    def _look_again(self) -> None:
+        """When it may be that one VCH is about alone, and others of it may go on."""
+
+        def look() -> None:
+            self._looking_again = None
+            self._serve_all()
+
+        if self._looking_again is None and self._turns:
+            self._looking_again = asyncio.get_running_loop().call_later(ABOUT_SECONDS, look)
 
     def _serve(self, vch: str) -> None:
         line = self._turns.pop(vch)
@@ -165,7 +204,7 @@ class Gate:
                     return
 
     def _has_room(self, line: Line) -> bool:
-        return self._running < self.bounds.at_once and line.running < self.bounds.at_once_per_vch
+        return self._running < self.bounds.at_once and line.running < self._most()
 
     def _start(self, line: Line) -> None:
         line.running += 1

@@ -10,7 +10,8 @@ MOST_DRAIN_SECONDS = 3600
 
 
 class Bounds(Value):
-    """at_once, at_once_per_vch: how many run. queued, queued_per_vch: how many may wait; 0: none, who finds no room is
+    """at_once, at_once_per_vch: how many run. at_once_shared: how many of a VCH while another one is about, or has been
+    lately; 0: as many as alone. queued, queued_per_vch: how many may wait; 0: none, who finds no room is
     refused at once. wait_seconds: how long one waits before it is refused."""
 
     at_once: int
@@ -18,6 +19,7 @@ class Bounds(Value):
     queued: int
     queued_per_vch: int
     wait_seconds: float = 30.0
+    at_once_shared: int = 0
 
 
 class HttpBounds(Value):
@@ -41,7 +43,9 @@ class Limits(Value):
     imports: long uploads. streams: attachments, outputs, logs, which go on for as long as they like."""
 
     commits: Bounds | None = None
-    imports: Bounds = Bounds(at_once=4, at_once_per_vch=3, queued=64, queued_per_vch=32, wait_seconds=120.0)
+    imports: Bounds = Bounds(
+        at_once=4, at_once_per_vch=3, queued=64, queued_per_vch=32, wait_seconds=120.0, at_once_shared=1
+    )
     streams: Bounds = Bounds(at_once=1000, at_once_per_vch=500, queued=0, queued_per_vch=0)
     http: HttpBounds = HttpBounds()
 
@@ -50,7 +54,13 @@ def commits_on(cores: int) -> Bounds:
     """Some more than a machine with that many *cores* has work for: who waits for the kernel keeps none busy. A VCH
     leaves a quarter to the others, also where its own commits hang."""
     at_once = max(8, 6 * cores)
-    return Bounds(at_once=at_once, at_once_per_vch=at_once * 3 // 4, queued=1000, queued_per_vch=250)
+    return Bounds(
+        at_once=at_once,
+        at_once_per_vch=at_once * 3 // 4,
+        queued=1000,
+        queued_per_vch=250,
+        at_once_shared=max(1, cores // 2),
+    )
 
 
 def check_drain(drain: Drain) -> Drain:
@@ -66,7 +76,7 @@ def check_limits(limits: Limits) -> Limits:
     for kind in ("commits", "imports", "streams", "http"):
         bounds = getattr(limits, kind)
         for name in bounds.__struct_fields__ if bounds is not None else ():
-            least = 0 if name.startswith("queued") else 1
+            least = 0 if name.startswith("queued") or name == "at_once_shared" else 1
             if not least <= getattr(bounds, name) <= MOST:
                 raise InvalidArgument(f"limits.{kind}: {name} must be between {least} and {MOST}.")
     if limits.http.connections <= limits.http.requests:
