@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import images
 import pytest
 from commit_kinds import KINDS, check, clear, picture, points, setting
 from conformance.store_tools import FakeClock
@@ -18,17 +19,11 @@ from portlayer.components.membership import LEASE_SECONDS
 from portlayer.compose import Settings
 from portlayer.interfaces.store import Store
 from portlayer.model import execution as e
-from portlayer.model.errors import PortlayerError, Unavailable
+from portlayer.model import storage as s
+from portlayer.model.errors import PortlayerError, SubstrateFailed, Unavailable
 from portlayer.stores.memory import MemoryStore
 from portlayer.stores.sqlite import SqliteStore
 from portlayer.substrates.memory.world import Step
-
-OF_STORAGE = {
-    *("import an image", "import an image under a quota", "import an image in another form"),
-    *("delete an image", "delete a volume", "delete a VCH"),
-}
-"""What their death leaves is swept when a process starts: storage has no intents."""
-
 
 LOOKING = {
     *("execution.present", "storage.rootfs", "storage.layers", "storage.volumes", "storage.check_capacity"),
@@ -105,7 +100,13 @@ async def _hold(harness: Harness, point: str) -> tuple[asyncio.Event, asyncio.Ev
     return reached, go
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if name not in OF_STORAGE])
+async def look_after(survivor: Harness) -> None:
+    """What it does by itself, every few seconds."""
+    await survivor.engine.recovery.recover_all()
+    await survivor.pl.storage.sweep()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", KINDS)
 async def test_a_survivor_finishes_or_undoes(family: Family, name: str) -> None:
     kind, process = KINDS[name], family.first
     await setting(process)
@@ -122,13 +123,13 @@ async def test_a_survivor_finishes_or_undoes(family: Family, name: str) -> None:
         await family.outlast(survivor)
         driver.pl = survivor.pl
         if number % 2:  # else it is the retry that finds what the other has left
-            await survivor.engine.recovery.recover_all()
+            await look_after(survivor)
             await check(survivor)
             assert await picture(survivor) in (before, wanted), point
         first = await work()
         assert await picture(survivor) == wanted, point
         assert await work() == first, point
-        await survivor.engine.recovery.recover_all()
+        await look_after(survivor)
         await check(survivor)
         process = survivor
     await clear(process)
@@ -301,3 +302,44 @@ async def test_an_exit_is_recorded_once(family: Family) -> None:
     assert (await one.wait("cookie")).exit_code == 137
     events = await one.store.range("/v/default/events/")
     assert sum(b'"container.exited"' in row.value for row in events) == 1
+
+
+async def test_what_another_process_is_importing_stays(family: Family) -> None:
+    """Its layers are on the disk, and no record tells of them yet."""
+    one, other = family.first, await family.another()
+    tar = images.tar([images.file("motd", b"another")])
+    reached, go = await _hold(one, "import.kept")
+    importing = asyncio.ensure_future(one.image("another", tar))
+    await reached.wait()
+    layers, blobs = set(one.world.layers), one.blobs()
+    assert len(layers) == 2
+    await other.pl.storage.sweep()  # type: ignore[attr-defined]
+    await one.pl.storage.sweep()  # type: ignore[attr-defined]
+    assert (set(one.world.layers), one.blobs()) == (layers, blobs)
+    go.set()
+    assert (await importing).names == ("another:latest",)
+    await check(one)
+
+
+@pytest.mark.parametrize("point", ["import.read", "import.unpacked", "import.kept"])
+async def test_what_a_dead_process_was_importing_goes(family: Family, point: str, tmp_path: Path) -> None:
+    one, other = family.first, await family.another()
+    await one.until_hit(point, one.image("another", images.tar([images.file("motd", b"another")])))
+    one.die()
+    await family.outlast(other)
+    assert list((tmp_path / "uploads").iterdir())
+    await other.pl.storage.sweep()  # type: ignore[attr-defined]
+    assert not list((tmp_path / "uploads").iterdir())
+    await check(other)
+
+
+async def test_what_could_not_be_removed_is_removed_later(family: Family) -> None:
+    """Nobody has died: the host said no."""
+    one = family.first
+    await one.image("another", images.tar([images.file("motd", b"another")]))
+    one.world.fail("storage.remove_layer", SubstrateFailed("not now"))
+    with pytest.raises(SubstrateFailed):
+        await one.pl.storage.delete_image(ME, s.DeleteImage(ref="another"))
+    assert len(one.world.layers) == 2
+    await one.pl.storage.sweep()  # type: ignore[attr-defined]
+    await check(one)

@@ -10,6 +10,7 @@ import asyncio
 import collections
 import errno
 import hashlib
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
@@ -58,6 +59,7 @@ class Importer:
         self._staging = staging
         self._blobs = blobs
         self._failpoints = failpoints
+        self._reading: set[str] = set()
         self._pinned: collections.Counter[str] = collections.Counter()
         self._pruning = asyncio.Lock()
 
@@ -66,7 +68,19 @@ class Importer:
         await asyncio.to_thread(shutil.rmtree, self._staging, ignore_errors=True)
         await asyncio.to_thread(self._staging.mkdir, mode=0o700, parents=True)
         await self._blobs.start()
-        await self.prune(await self._driver.layers(), await self._blobs.digests())
+        await self.sweep()
+
+    async def sweep(self) -> None:
+        """Remove what imports and deletions that died, or could not reach the store, have left; no other process
+        imports. The disk is read before the records, and each that seems to have no user is looked at once more."""
+        for name in set(await asyncio.to_thread(os.listdir, self._staging)) - self._reading:
+            await asyncio.to_thread(shutil.rmtree, self._staging / name, ignore_errors=True)
+        layers, blobs = await self._driver.layers(), await self._blobs.digests()
+        having = [row.key.split("/") for rows in await self._store.ranges([keys.LAYERS, keys.BLOBS]) for row in rows]
+        used = {(kind, digest) for _, kind, digest, *_ in having}
+        await self.prune(
+            [one for one in layers if ("layers", one) not in used], [one for one in blobs if ("blobs", one) not in used]
+        )
 
     async def run(self, caller: Caller, request: m.ImportImage, body: AsyncIterator[bytes], report: Report) -> m.Images:
         """The images of the archive, recorded; or those of the first time, where the caller's key was used before. On
@@ -82,6 +96,7 @@ class Importer:
                 pass
             return known.answer_to(digest_of(_KIND, request, digest.digest()), m.Images)
         staging = self._staging / new_id()
+        self._reading.add(staging.name)
         layers: list[ArchivedLayer] = []
         pins: list[str] = []
         replaced: set[str] = set()
@@ -116,6 +131,7 @@ class Importer:
 
     async def _clean(self, staging: Path, layers: list[ArchivedLayer], replaced: set[str]) -> None:
         await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
+        self._reading.discard(staging.name)
         await self.prune([layer.diff_id for layer in layers], {*(layer.digest for layer in layers), *replaced})
 
     async def _unpack(self, image: ArchivedImage, room: Room, report: Report) -> None:

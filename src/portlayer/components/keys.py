@@ -45,6 +45,7 @@ PROCESSES = "/processes/"
 HOSTS = "/hosts/"
 VCHS = "/vchs/"
 LAYERS = "/layers/"
+BLOBS = "/blobs/"
 
 
 def vch(name: str) -> str:

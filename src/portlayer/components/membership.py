@@ -110,6 +110,12 @@ class Membership:
         """The ids of all processes that live."""
         return frozenset(keys.last(row.key) for row in await self._store.range(keys.PROCESSES))
 
+    async def others(self, component: str) -> bool:
+        """Whether another process of this host that has *component* lives."""
+        rows = [row for row in await self._store.range(keys.PROCESSES) if keys.last(row.key) != self.id]
+        parts = [decode(Process, row.value).part for row in rows]
+        return any(part.host == self.host and component in part.components for part in parts)
+
     async def refresh(self) -> None:
         """Prolong the lease, or, where it has been lost, begin to live again."""
         began = self._clock()

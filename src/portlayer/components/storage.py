@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import posixpath
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from portlayer.components.admission import Gate, Held, Place
 from portlayer.components.blobs import Blobs
 from portlayer.components.drafts import Drafts, Preview
 from portlayer.components.imports import Importer, layer_keys
+from portlayer.components.membership import Membership
 from portlayer.components.placing import Placing
 from portlayer.components.quota import Quotas
 from portlayer.components.records import cut, decode, event, event_puts, label_filter, put
@@ -32,12 +35,14 @@ from portlayer.model.errors import (
     InvalidArgument,
     InvalidState,
     NotFound,
+    PortlayerError,
     SubstrateFailed,
     Unavailable,
 )
 from portlayer.model.execution import replace
 from portlayer.model.limits import check_capacity, check_path, check_subpath
 
+log = logging.getLogger(__name__)
 STORE = m.StoreInfo(name="default", driver="directory")
 GONE_SECONDS = 20.0
 RESERVED = ("/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
@@ -65,7 +70,8 @@ class LocalStorage:
         imports: Gate,
         streams: Gate,
         placing: Placing,
-        host: str,
+        membership: Membership,
+        period_seconds: float,
     ) -> None:
         self._drafts = drafts
         self._records = drafts.records
@@ -77,7 +83,10 @@ class LocalStorage:
         self._imports = imports
         self._streams = streams
         self._placing = placing
-        self._host = host
+        self._host = membership.host
+        self._membership = membership
+        self._period = period_seconds
+        self._sweeping: asyncio.Task[None] | None = None
         self._blobs = Blobs(state / "blobs")
         self._importer = Importer(
             drafts.records.store, quotas, replays, driver, state / "uploads", self._blobs, failpoints
@@ -88,10 +97,29 @@ class LocalStorage:
         if alone:
             await self._importer.start()
             await remove_unknown_volumes(self._store, self._driver)
+        self._sweeping = asyncio.create_task(self._sweep_often())
 
     async def close(self) -> None:
         """Finish what was begun."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.gather(self._sweeping, return_exceptions=True)
         await self._imports.drain()
+
+    async def sweep(self) -> None:
+        """Remove what no record explains. While another process that has storage lives, it may be about to import with
+        just that: then everything stays. Who has died is known once its lease is over."""
+        if not await self._membership.others("storage"):
+            await self._importer.sweep()
+            await remove_unknown_volumes(self._store, self._driver)
+
+    async def _sweep_often(self) -> None:
+        while True:
+            await asyncio.sleep(self._period)
+            try:
+                await self.sweep()
+            except (PortlayerError, OSError):
+                log.exception("what died calls have left could not be removed; it will be tried again")
 
     # mutations
 

@@ -127,7 +127,9 @@ async def assemble(
     reconciler.tell(metrics)
     execution = LocalExecution(drafts, pool, engine, observer, reconciler, landscape.book, landscape.placing)
     storage = LocalStorage(
-        *(drafts, quotas, replays, substrate.storage, state, failpoints, imports, streams, landscape.placing, part.host)
+        *(drafts, quotas, replays, substrate.storage, state, failpoints, imports, streams, landscape.placing),
+        membership,
+        settings.reconcile_seconds,
     )
     network = LocalNetwork(
         *(drafts, pool, quotas, Ports(store), replays, substrate.network, failpoints, landscape.book)
