@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Host(Cli):
 
     store: str
     inside: Sequence[str] = ()
+    served: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -49,7 +50,16 @@ class Host(Cli):
 
     def serve(self) -> subprocess.Popen[bytes]:
         config = str(self.directory.parent / "topology.toml")
-        return serving(self, options=("--config", config, "--process", self.directory.name))
+        self.served.append(serving(self, options=("--config", config, "--process", self.directory.name)))
+        return self.served[-1]
+
+    def end(self) -> None:
+        """Nothing of it stays on the host."""
+        for process in self.served:
+            process.kill()
+            with process:
+                process.wait()
+        self.ok("cleanup", "--apply")
 
 
 @pytest.fixture
@@ -74,7 +84,7 @@ def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
         for name, inside in (("west", ()), ("east", ("nsenter", "-t", str(machine.pid), "-n"))):
             (tmp_path / name).mkdir()
             made.append(Host(tmp_path / name, f"etcd://{WEST}:{port}/two", inside))
-            closing.callback(made[-1].ok, "cleanup", "--apply")
+            closing.callback(made[-1].end)
         yield made[0], made[1]
 
 
@@ -113,6 +123,13 @@ def test_two_hosts_are_one_port_layer(hosts: tuple[Host, Host], archive: bytes) 
     proofs["PORTLAYER_HOST"] = f"https://{WEST}:{PORT}"
     assert "far" in east.ok("ps", environment=proofs), "known at the other host by a certificate"
     assert east("token", "ls", environment=proofs).code == 1
+    files = {name.lower(): proofs[f"PORTLAYER_{name}"] for name in ("CA", "CERT", "KEY")}
+    with (
+        connect_sync(host=f"https://{EAST}:{PORT}", **files) as pl,
+        pl.interaction.attach("far", stdin=True) as attached,
+    ):
+        attached.write(b"hello\n")
+        assert next(iter(attached)).data == b"hello\n"
     code, out_bytes, _ = east.raw("attach", "far", stdin=b"once more\n", environment=proofs)
     assert (code, out_bytes) == (0, b"once more\n"), "there and back again"
     nobody = {name: value for name, value in proofs.items() if name in ("PORTLAYER_HOST", "PORTLAYER_CA")}

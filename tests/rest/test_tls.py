@@ -18,6 +18,7 @@ from rest.standins import World
 from rest.tlsrig import Rig, running
 
 from portlayer.client import connect
+from portlayer.components.handles import host_key
 from portlayer.compose import read_settings
 from portlayer.compose.tls import TlsChoice
 from portlayer.model import errors as e
@@ -414,3 +415,16 @@ def test_tls_settings(tmp_path: Path) -> None:
 def test_a_key_with_a_password_is_refused_without_a_question() -> None:
     with pytest.raises(e.InvalidArgument, match="has a password"):
         tls.client_side(None, Chain(certificates=tlslab.process().certificates, key=tlslab.encrypted_key()))
+
+
+def test_a_host_key_is_one_and_root_s_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "state" / "host.key"
+    secret = host_key(file)
+    assert (file.stat().st_mode & 0o777, host_key(file)) == (0o600, secret)
+    assert not caplog.text
+    file.chmod(0o644)
+    assert host_key(file) == secret
+    assert "set its mode to 0600" in caplog.text
+    file.write_bytes(b"short")
+    with pytest.raises(e.Unavailable, match="is no host key"):
+        host_key(file)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import logging
 import os
 import time
 from pathlib import Path
@@ -33,12 +34,14 @@ from portlayer.stores.clock import boot_clock
 
 HOST_KEY = "host.key"
 """Its file, in the state directory."""
+HOST_KEY_BYTES = 32
 VERSION = b"\x01"
 KEY_ID_BYTES, NONCE_BYTES = 4, 12
 MAX_HANDLE_BYTES = 256 * 1024
 LIFETIME_SECONDS = 24 * 3600.0
 BOOT_DIGITS = 8
 ROTATE_SECONDS = 7 * 86400.0
+log = logging.getLogger(__name__)
 
 
 class Stamp(Value, array_like=True):
@@ -209,21 +212,31 @@ def _check_age(issued: Stamp) -> None:
 
 
 def host_key(file: Path) -> bytes:
-    """The secret that all processes of one port layer have in *file*; made, with mode 0600, where it is not there."""
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        pass
+    """The secret that all processes of one port layer have in *file*; made, with mode 0600, where it is not there.
+
+    Raises:
+        Unavailable: the file is no such key.
+    """
+    if not file.exists():
+        _make_host_key(file)
+    secret = file.read_bytes()
+    if len(secret) != HOST_KEY_BYTES:
+        raise Unavailable(f"{file} is no host key, which has {HOST_KEY_BYTES} bytes; bring the one of this port layer.")
+    if file.stat().st_mode & 0o077:
+        log.warning("%s can be read by others than root, who may pose as this port layer; set its mode to 0600", file)
+    return secret
+
+
+def _make_host_key(file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_suffix(f".{os.getpid()}")
     with os.fdopen(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "wb") as stream:
-        stream.write(os.urandom(32))
+        stream.write(os.urandom(HOST_KEY_BYTES))
         stream.flush()
         os.fsync(stream.fileno())
     with contextlib.suppress(FileExistsError):
         os.link(fresh, file)  # whoever links first wins; all read the winner's key
     fresh.unlink()
-    return file.read_bytes()
 
 
 def _new_key(host_key: bytes) -> SealingKey:
