@@ -56,6 +56,11 @@ class Reads:
         assert [record and record.key for record in found] == ["c", None, "a", "a"]
         assert await store.get_many([]) == []
 
+    async def test_what_is_synced_is_there(self, store: Store) -> None:
+        await store.apply(Transaction(ops=[Put("a", b"")], durable=False))
+        await store.sync()
+        assert await store.get("a")
+
     async def test_range_is_by_key_and_pages(self, store: Store) -> None:
         keys = [f"c/{number:03}" for number in range(25)]
         await put(store, *reversed(keys), "b/1", "d/1")

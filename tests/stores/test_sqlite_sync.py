@@ -88,6 +88,15 @@ async def test_a_sync_that_began_before_is_none_and_one_serves_all_that_wait(sto
     assert disk.synced[0] < disk.synced[1]
 
 
+async def test_sync_waits_for_what_was_applied_before(store: SqliteStore, disk: Disk) -> None:
+    await begin(store, "plain", durable=False)
+    synced = asyncio.ensure_future(store.sync())
+    await syncs(disk, 1)
+    assert not synced.done()
+    disk.go_on()
+    await synced
+
+
 async def test_a_caller_that_goes_away_while_it_is_synced(store: SqliteStore, disk: Disk) -> None:
     gone, stays = begin(store, "gone"), begin(store, "stays")
     await syncs(disk, 1)

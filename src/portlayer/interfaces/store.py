@@ -145,6 +145,12 @@ class Store(Protocol):
             Unavailable: the store cannot be reached or is full; whether it happened can be read back.
         """
 
+    async def sync(self) -> None:
+        """Return once all that was applied until now survives a power failure, durable or not.
+
+        Raises Unavailable where that cannot be.
+        """
+
     def watch(self, prefix: str, revision: int | None = None) -> Watch:
         """Changes under *prefix* after *revision* (None: from the call on), in order, until the iterator is closed.
 

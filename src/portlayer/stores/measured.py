@@ -24,6 +24,7 @@ class MeasuredStore:
         took = metrics.histogram("store_seconds", "Calls of the store.", "call")
         self._get, self._range, self._count = took.of("get"), took.of("range"), took.of("count")
         self._since, self._revision = took.of("since"), took.of("revision")
+        self._sync = took.of("sync")
         self._apply, self._apply_volatile = took.of("apply"), took.of("apply, not durable")
         self._errors = metrics.counter("store_errors_total", "Calls of the store that failed.", ("call", "error"))
         self._watches = 0
@@ -70,6 +71,9 @@ class MeasuredStore:
         if transaction.durable:
             return self._timed("apply", self._apply, work)
         return self._timed("apply, not durable", self._apply_volatile, work)
+
+    def sync(self) -> Coroutine[Any, Any, None]:
+        return self._timed("sync", self._sync, self._store.sync())
 
     def watch(self, prefix: str, revision: int | None = None) -> Watch:
         watch = self._store.watch(prefix, revision)

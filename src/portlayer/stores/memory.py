@@ -95,6 +95,10 @@ class MemoryStore:
         self._land(transaction.ops)
         return self._revision
 
+    async def sync(self) -> None:
+        await asyncio.sleep(0)
+        self._ready()
+
     def watch(self, prefix: str, revision: int | None = None) -> Watch:
         self._ready()
         return self._hub.watch(require_text(prefix), revision, self._revision)

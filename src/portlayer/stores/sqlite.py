@@ -101,6 +101,10 @@ class SqliteStore:
         self._reader.check()
         return await self._writer.submit(transaction)
 
+    async def sync(self) -> None:
+        self._reader.check()
+        await self._writer.synced()
+
     def watch(self, prefix: str, revision: int | None = None) -> Watch:
         return self._hub.watch(require_text(prefix), revision, self._present())
 

@@ -87,6 +87,10 @@ class Writer:
             self._queue.put(Job(transaction, answer))
         return answer
 
+    def synced(self) -> asyncio.Future[None]:
+        """Done once all that has been answered until now is on the disk."""
+        return self._syncer.synced()
+
     def _at_once(self, job: Job) -> bool:
         """Commit here, while the thread has nothing to do; False where another process is at the file.
 

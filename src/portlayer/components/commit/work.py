@@ -131,10 +131,13 @@ class Work:
             ops += held.puts(committed)
         elif locked:
             ops += held.deletes()
+        # While a process is let go the disk is waited for: what a power failure takes of that is the process, too.
+        overlapping = bool(after) and isinstance(after[0], p.Release)
         once = [Check(intent.once.key, 0)] if locked and intent.once is not None else []
         try:
             with self._figures.phase("transaction 2"):
-                held.revision = await self._store.apply(Transaction((*checks, *once, *held.checks), ops))
+                demands = (*checks, *once, *held.checks)
+                held.revision = await self._store.apply(Transaction(demands, ops, durable=not overlapping))
         except CheckFailed as failure:
             if once and failure.keys == {once[0].key}:
                 await self.undo(held, steps)  # another commit under the same key was faster
@@ -156,8 +159,11 @@ class Work:
         failed = set(steps.failures)
         if after:
             held.intent = committed
+            synced = self._syncing() if overlapping else None
             with self._figures.phase("after"):
-                results = await self.after(held, steps, observed, results, answer)
+                results = await self.after(held, steps, observed, results, answer, synced=synced)
+            if synced is not None:
+                await synced
         for piece in intent.pieces:
             if not piece.removal and (piece.container in failed or outcome.stop_of(piece)):
                 self.ended(intent.vch, piece.container)
@@ -192,12 +198,13 @@ class Work:
         results: dict[str, Committed],
         answer: Answer | None = None,
         *,
+        synced: asyncio.Future[None] | None = None,
         again: bool = False,
     ) -> dict[str, Committed]:
         """Roll forward. A step that fails is tried again by the observer: the commit has succeeded.
 
-        Where transaction 3 lets nothing go that others may wait for, *answer* is given before it. again: some of it may
-        have been done before.
+        Where transaction 3 lets nothing go that others may wait for, *answer* is given before it. synced: what has to be
+        waited for before an answer, and before anything but a release. again: some of it may have been done before.
         """
         intent = held.intent
         late: dict[str, Observed] = {}
@@ -207,6 +214,8 @@ class Work:
                 await self._failpoints.hit(f"commit.before.{name}")
                 self._membership.check(intent.owner)
                 if not isinstance(step, p.Release):
+                    if synced is not None:
+                        await synced
                     with self._figures.step(name, step.container):
                         await steps.do(step)
                 elif (failure := await self._release(steps, step, again=again)) is not None:
@@ -224,6 +233,8 @@ class Work:
             results = outcome.results(intent, {**observed, **late})
             ops += outcome.late_failure_ops(intent, late, results)
         if answer is not None and not answer.done() and not late and not intent.finally_free:
+            if synced is not None:
+                await synced
             answer.set_result(list(results.values()))
         try:
             await self._unlock(held, ops, durable=bool(late))
@@ -240,6 +251,12 @@ class Work:
                 await self._substrate.execution.remove(container, incarnation)
             self.ended(intent.vch, container)
         return results
+
+    def _syncing(self) -> asyncio.Future[None]:
+        """Transaction 2 on its way to the disk."""
+        synced = asyncio.ensure_future(self._store.sync())
+        synced.add_done_callback(lambda done: done.cancelled() or done.exception())  # who waits for it may be cut off
+        return synced
 
     async def _release(self, steps: Steps, step: p.Release, *, again: bool) -> StartFailure | None:
         """Let the process go; why it does not run, where it cannot.
