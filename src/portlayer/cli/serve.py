@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import typer
 
 from portlayer import __version__
+from portlayer.cli import memory
 from portlayer.cli.lock import holding
 from portlayer.cli.logs import Form, set_up_logging
 from portlayer.cli.manager import feed_watchdog, inherited_sockets, notify
@@ -38,6 +39,7 @@ def serve(
 
     PORTLAYER_STATE and PORTLAYER_RUN say where its directories are.
     """
+    memory.keep_little()
     set_up_logging(log_level, log_format)
     asyncio.run(_serve(read_settings(os.environ, config), process))
 
@@ -106,6 +108,7 @@ def _collect_rarely() -> None:
     looking at every 700th object, as Python does, costs a tenth of the server's time for nothing."""
     gc.collect()
     gc.freeze()
+    memory.give_back()
     gc.set_threshold(20_000, 20, 20)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from datetime import UTC, datetime
 from typing import Any, dataclass_transform
@@ -34,7 +35,13 @@ class Value(
 def rfc3339(nanoseconds: int) -> str:
     """Wall clock *nanoseconds* since the epoch as RFC 3339 in UTC, with nine decimals."""
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+    return f"{_whole(seconds)}.{rest:09d}Z"
+
+
+@functools.lru_cache(maxsize=16)
+def _whole(seconds: int) -> str:
+    """Nearly always the same as the last one."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def now() -> str:

@@ -203,8 +203,8 @@ class Work:
     ) -> dict[str, Committed]:
         """Roll forward. A step that fails is tried again by the observer: the commit has succeeded.
 
-        Where transaction 3 lets nothing go that others may wait for, *answer* is given before it. synced: what has to be
-        waited for before an answer, and before anything but a release. again: some of it may have been done before.
+        Where transaction 3 lets nothing go that others may wait for, *answer* is given before it. synced: what has to
+        be waited for before an answer, and before anything but a release. again: some may have been done before.
         """
         intent = held.intent
         late: dict[str, Observed] = {}

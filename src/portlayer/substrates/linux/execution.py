@@ -50,6 +50,7 @@ class LinuxExecution:
         self._launcher = Launcher(paths, self._cgroups)
         self._remover = Remover(self._cgroups, exit_watch)
         self._waker = Waker(cgroups.ROOT)
+        self._making = 0
         self._wanted = runtime
         self._runtime_seconds = runtime_seconds
         self._runtime: Runtime | None = None
@@ -112,7 +113,8 @@ class LinuxExecution:
             await self.remove("", name)
 
     def expect(self) -> None:
-        self._waker.wake()
+        if not self._making:  # what is under way wakes the kernel itself
+            self._waker.wake()
 
     async def prepare(
         self, container: ContainerSpec, incarnation: str, networks: Mapping[str, NetworkSpec]
@@ -126,6 +128,7 @@ class LinuxExecution:
             await self.remove(container.id, incarnation)
         if not container.process.args or not container.process.args[0]:
             return StartFailure(exit_code=NOT_FOUND, reason="There is no program to run: its name is empty.")
+        self._making += 1
         try:
             failure = await self._create(container, place)
         except BaseException as error:
@@ -133,6 +136,8 @@ class LinuxExecution:
             if isinstance(error, OSError):
                 raise _failed("prepare", f"the host refused: {error}.", incarnation) from error
             raise
+        finally:
+            self._making -= 1
         if failure is not None:
             await self.remove(container.id, incarnation)
         return failure
