@@ -1,17 +1,38 @@
-"""The units for systemd, as systemd itself judges them."""
+"""The units for systemd, as systemd itself judges them; and a process within the bounds of the confined one."""
 
 from __future__ import annotations
 
+import configparser
+import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cli.conftest import COMMAND, Cli, serving, stop
+
+from portlayer.client import connect_sync
 
 UNITS = Path(__file__).parents[2] / "systemd"
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="this host has no systemd")
+TOPOLOGY = """
+[processes.confined]
+components = ["storage"]
+
+[processes.free]
+components = ["execution", "network", "interaction"]
+"""
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="this host has no systemd")
+def service(name: str) -> configparser.SectionProxy:
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(UNITS / name)
+    return parser["Service"]
+
+
+@needs_systemd
 def test_systemd_finds_nothing_to_say_about_the_units(tmp_path: Path) -> None:
     for unit in UNITS.iterdir():
         text = unit.read_text().replace("/usr/bin/portlayer", "/bin/true")  # where it is installed is the host's matter
@@ -21,8 +42,80 @@ def test_systemd_finds_nothing_to_say_about_the_units(tmp_path: Path) -> None:
     assert (said.returncode, said.stderr) == (0, "")
 
 
+@needs_systemd
+def test_the_confined_one_is_exposed_little(tmp_path: Path) -> None:
+    unit = tmp_path / "portlayer-confined@rest.service"
+    unit.write_text((UNITS / "portlayer-confined@.service").read_text().replace("/usr/bin/portlayer", "/bin/true"))
+    said = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", said.stdout)
+    assert found is not None, said.stdout
+    assert float(found[1]) < 5
+
+
 def test_containers_outlive_the_service() -> None:
+    for name in ("portlayer.service", "portlayer@.service"):
+        section = service(name)
+        assert section["KillMode"] == "process"
+        inherited = ("Protect", "Private", "Restrict", "SystemCall", "Capability", "NoNew", "Lock", "MemoryDeny")
+        assert not [key for key in section if key.startswith(inherited)]
+
+
+def test_every_service_is_watched_and_has_time_to_end() -> None:
     for unit in UNITS.glob("*.service"):
-        lines = unit.read_text().splitlines()
-        assert "KillMode=process" in lines
-        assert not [line for line in lines if line.startswith(("Protect", "Private", "Restrict", "SystemCall"))]
+        section = service(unit.name)
+        assert (section["Type"], section["Restart"]) == ("notify", "always")
+        assert int(section["WatchdogSec"]) >= 10
+        assert int(section["TimeoutStopSec"]) > 30 + 10, "longer than a drain"
+
+
+@pytest.fixture
+def confined(tmp_path: Path) -> Iterator[Cli]:
+    """A port layer whose storage is in a process with the capabilities, and the writable directories, that
+    the unit gives; systemd itself is not needed for that."""
+    cli = Cli(tmp_path)
+    (tmp_path / "topology.toml").write_text(TOPOLOGY)
+    options = ("--config", str(tmp_path / "topology.toml"), "--process")
+    for name in ("state", "run"):
+        (tmp_path / name).mkdir()
+    capabilities = service("portlayer-confined@.service")["CapabilityBoundingSet"].lower().split()
+    bounding = ",".join(["-all", *(f"+{name.removeprefix('cap_')}" for name in capabilities)])
+    script = f"""
+        for each in {tmp_path}/state {tmp_path}/run; do mount --bind $each $each; done
+        mount --bind {tmp_path} {tmp_path}
+        for each in state run; do mount --rbind {tmp_path}/$each {tmp_path}/$each; done
+        mount -o remount,bind,ro {tmp_path}
+        ! touch {tmp_path}/written 2>/dev/null || exit 9
+        exec setpriv --no-new-privs --bounding-set={bounding} --inh-caps=-all "$@"
+    """
+    inside = ["unshare", "--mount", "--propagation", "slave", "sh", "-euc", script, "sh", COMMAND]
+    free = serving(cli, options=(*options, "free"))
+    with (tmp_path / "confined.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*inside, "serve", *options, "confined"], env=cli.environment, stdout=subprocess.PIPE, stderr=log
+        )
+    try:
+        assert process.stdout is not None
+        assert b"serves unix://" in process.stdout.readline(), (tmp_path / "confined.log").read_text()
+        yield cli
+    finally:
+        codes = stop(process), stop(free)
+        cli.ok("cleanup", "--apply")
+    assert codes == (0, 0)
+
+
+def test_storage_works_within_the_bounds_of_the_confined_unit(confined: Cli, archive: bytes) -> None:
+    with connect_sync(host=f"unix://{confined.directory}/run/confined.sock") as pl:
+        pl.storage.import_image(archive)
+        pl.storage.create_volume("jar")
+        pl.storage.create_volume("cask", capacity_bytes=16 << 20)
+    command = ("sh", "-c", "echo kept >/jar/it; cat /jar/it")
+    mounts = ("-v", "jar:/jar", "-v", "cask:/cask")
+    assert confined.ok("run", "--rm", *mounts, "busybox", *command) == "kept\n"
+    with connect_sync(host=f"unix://{confined.directory}/run/confined.sock") as pl:
+        pl.storage.remove_volume("cask")
+        pl.storage.remove_image("busybox")
