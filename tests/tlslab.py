@@ -95,10 +95,11 @@ class Authority:
 
 
 def request(wrong: str) -> str:
-    """A signing request that is none: nothing, *nonsense*, of a weak key, or *unsigned* by its key."""
+    """A signing request that is none: nothing, *nonsense*, of a *weak* or *short* key, or *unsigned* by its key."""
     if wrong in ("", "nonsense"):
         return wrong
-    key = rsa.generate_private_key(65537, 1024) if wrong == "weak" else ec.generate_private_key(ec.SECP256R1())
+    curve = ec.SECP224R1() if wrong == "short" else ec.SECP256R1()
+    key = rsa.generate_private_key(65537, 1024) if wrong == "weak" else ec.generate_private_key(curve)
     made = x509.CertificateSigningRequestBuilder(x509.Name([])).sign(key, hashes.SHA256())
     text = made.public_bytes(serialization.Encoding.DER)
     if wrong == "unsigned":

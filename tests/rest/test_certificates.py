@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import json
 import logging
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from yarl import URL
 from portlayer.client import Steps
 from portlayer.components import x509
 from portlayer.components.ca import Ca
-from portlayer.interfaces.store import Put, Transaction
+from portlayer.interfaces.store import Put, Record, Transaction
 from portlayer.model import errors as e
 from portlayer.model import service as m
 from portlayer.model.access import Identity, Role, decide
@@ -31,6 +32,7 @@ from portlayer.rest.client import RestClient
 from portlayer.rest.passport import HEADER as PASSPORT
 from portlayer.rest.passport import Passport
 from portlayer.rest.tls import Chain
+from portlayer.stores.memory import MemoryStore
 
 INSIDE = "/v1/vchs/default/network/networks"
 EVENTS = "/v1/vchs/default/events"
@@ -239,7 +241,7 @@ async def test_a_client_cannot_pose_as_a_server(rig: Rig) -> None:
         await other.close()
 
 
-@pytest.mark.parametrize("wrong", ["", "nonsense", "weak", "unsigned"])
+@pytest.mark.parametrize("wrong", ["", "nonsense", "weak", "short", "unsigned"])
 async def test_requests_that_make_no_sense_are_refused(wrong: str, rig: Rig) -> None:
     with pytest.raises(e.InvalidArgument) as refused:
         await rig.pl.service.create_certificate("vera", "viewer", tlslab.request(wrong), vch="default")
@@ -320,3 +322,27 @@ async def test_what_is_secret_is_told_its_owner_alone(rig: Rig, caplog: pytest.L
     assert CANARY in str(await ask(people["user"], "GET", "/v1/vchs/default/execution/containers/thing"))
     for session in people.values():
         await session.close()
+
+
+class Shared(MemoryStore):
+    """One that others use, too, while an answer is on its way."""
+
+    async def get(self, key: str) -> Record | None:
+        row = await super().get(key)
+        await asyncio.sleep(0)
+        return row
+
+
+async def test_processes_that_find_no_ca_or_an_old_one_make_one_new_key(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = rig.certificates._ca._host_key
+    store = Shared()
+    found = [Ca(store, secret) for _ in range(5)]
+    await asyncio.gather(*(ca.load() for ca in found))
+    assert {ca.pem.count("BEGIN") for ca in found} == {1}
+    later = time.time() + 6 * 365 * 86400
+    monkeypatch.setattr("portlayer.components.ca.time.time", lambda: later)
+    await asyncio.gather(*(ca.load() for ca in found))
+    assert len({ca.pem for ca in found}) == 1
+    assert found[0].pem.count("BEGIN") == 2

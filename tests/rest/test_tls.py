@@ -367,6 +367,7 @@ async def test_a_server_that_does_not_take_a_certificate_is_told_of(rig: Rig, tm
         ("https://me@10.0.0.2:7443", None),
         ("http://10.0.0.2:7443", None),
         ("10.0.0.2:7443", None),
+        ("https://b\u00fcchse.example:7443", None),
     ],
 )
 def test_addresses(address: str, expected: tuple[str, int] | None) -> None:

@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidTag
 from portlayer.components import keys
 from portlayer.components.handles import unwrap, wrap
 from portlayer.components.records import decode, put
-from portlayer.interfaces.store import Check, CheckFailed, Store, Transaction
+from portlayer.interfaces.store import Check, CheckFailed, Record, Store, Transaction
 from portlayer.model.base import Value
 from portlayer.model.errors import Unavailable
 from portlayer.model.grants import Grant
@@ -74,28 +74,33 @@ class Ca:
 
     async def load(self) -> None:
         """Read it as it is now. Raises Unavailable where the store's does not open with this host's key."""
-        row = await self._store.get(keys.CA)
-        if row is None or time.time() - decode(CaRecord, row.value).keys[-1].created > ROTATE_SECONDS:
-            await self.rotate()
-        elif row.revision != self._revision:
+        while True:
+            row = await self._store.get(keys.CA)
+            if row is not None and time.time() - decode(CaRecord, row.value).keys[-1].created < ROTATE_SECONDS:
+                break
+            if await self._add(row, forget=False):
+                return
+        if row.revision != self._revision:
             self._take(decode(CaRecord, row.value), row.revision)
 
     async def rotate(self, *, forget: bool = False) -> None:
         """Sign with a new key from now on. forget: trust no older one; else the last ones stay trusted."""
-        while True:
-            row = await self._store.get(keys.CA)
-            if row is not None:
-                self._take(decode(CaRecord, row.value), row.revision)
-            held = decode(CaRecord, row.value).keys if row and not forget else ()
-            record = CaRecord(keys=(*held, self._fresh(bool(held)))[-KEPT:])
-            try:
-                check = Check(keys.CA, row.revision if row else 0)
-                done = await self._store.apply(Transaction((check,), (put(keys.CA, record),)))
-            except CheckFailed:
-                if row is None:
-                    return await self.load()  # another process has made it
-                continue
-            return self._take(record, done)
+        while not await self._add(await self._store.get(keys.CA), forget=forget):
+            pass
+
+    async def _add(self, row: Record | None, *, forget: bool) -> bool:
+        """Whether there is a new key; not where another process has changed what *row* says."""
+        if row is not None:
+            self._take(decode(CaRecord, row.value), row.revision)
+        held = decode(CaRecord, row.value).keys if row is not None and not forget else ()
+        record = CaRecord(keys=(*held, self._fresh(bool(held)))[-KEPT:])
+        check = Check(keys.CA, row.revision if row is not None else 0)
+        try:
+            revision = await self._store.apply(Transaction((check,), (put(keys.CA, record),)))
+        except CheckFailed:
+            return False
+        self._take(record, revision)
+        return True
 
     @property
     def revision(self) -> int:

@@ -32,6 +32,7 @@ _PROCESS, _CLIENT = "portlayer:process:", "portlayer:client:"
 _CA_DEPTH = 4
 _MAX_NAME = 64
 _RSA_BITS = 2048, 8192
+_CURVE_BITS = 256
 
 
 @dataclass(frozen=True)
@@ -88,16 +89,23 @@ def requested(request: bytes) -> PublicKey:
         public, shown = read.public_key(), read.is_signature_valid
     except (ValueError, UnsupportedAlgorithm):
         raise InvalidArgument("This is no certificate signing request in PEM.", pointer="/request") from None
-    strong = isinstance(public, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey) or (
-        isinstance(public, rsa.RSAPublicKey) and _RSA_BITS[0] <= public.key_size <= _RSA_BITS[1]
-    )
-    if not strong or not shown:
+    if not _is_strong(public) or not shown:
         raise InvalidArgument(
-            "The request's key has to be RSA of 2048 to 8192 bits, of an elliptic curve, or Ed25519, and to have "
-            "signed the request.",
+            "The request's key has to be RSA of 2048 to 8192 bits, of an elliptic curve of 256 or more, or Ed25519, "
+            "and to have signed the request.",
             pointer="/request",
         )
     return public
+
+
+def _is_strong(key: PublicKey) -> bool:
+    match key:
+        case rsa.RSAPublicKey():
+            return _RSA_BITS[0] <= key.key_size <= _RSA_BITS[1]
+        case ec.EllipticCurvePublicKey():
+            return key.curve.key_size >= _CURVE_BITS
+        case _:
+            return isinstance(key, ed25519.Ed25519PublicKey)
 
 
 def issue_client(ca: Pair, grant: Grant, public: PublicKey, lifetime: dt.timedelta) -> x509.Certificate:

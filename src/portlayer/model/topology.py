@@ -91,7 +91,7 @@ class Topology(Value):
 
 def place(address: str) -> tuple[str, int] | None:
     """Host and port of `https://host:port`; None where it is no such thing."""
-    if not address.startswith(HTTPS):
+    if not address.startswith(HTTPS) or not address.isascii():
         return None
     try:
         parts = urlsplit(address)
