@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from bench import image
@@ -31,7 +34,7 @@ async def flood(run: f.Samples, layout: Together, rounds: int) -> None:
     await starts(layout.http, 2)
     for _ in range(rounds):
         run.add(f.FLOOD, f.ALONE, *await starts(layout.http, STARTS))
-        async with flooding(layout.http):
+        async with flooding(layout.directory / "run" / "portlayer.sock"):
             run.add(f.FLOOD, f.FLOODED, *await starts(layout.http, STARTS))
 
 
@@ -49,17 +52,35 @@ async def starts(http: Client, count: int) -> list[float]:
 
 
 @asynccontextmanager
-async def flooding(http: Client) -> AsyncIterator[None]:
-    """The noisy VCH does all it can: lives of containers, imports, calls of handles."""
-    work = [*[_lives] * LIVES, *[_imports] * IMPORTS, *[_mutations] * MUTATIONS]
-    enough = asyncio.Event()
-    tasks = [asyncio.ensure_future(one(http, enough)) for one in work]
-    await asyncio.sleep(1)  # until it has come up to its height
+async def flooding(socket: Path) -> AsyncIterator[None]:
+    """The noisy VCH does all it can, from a process of its own."""
+    command = ("setpriv", "--pdeathsig", "KILL", sys.executable, "-m", __name__, str(socket))
+    process = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
+        await process.stdout.readline()
         yield
+        process.stdin.close()
+        if await process.wait():
+            raise RuntimeError("the flood broke off")
     finally:
-        enough.set()
-        await asyncio.gather(*tasks)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def main(socket: Path) -> None:
+    """Flood until stdin ends; a line tells when the flood has come up to its height."""
+    http, enough = Client(socket), asyncio.Event()
+    work = [*[_lives] * LIVES, *[_imports] * IMPORTS, *[_mutations] * MUTATIONS]
+    tasks = [asyncio.ensure_future(one(http, enough)) for one in work]
+    await asyncio.sleep(1)
+    print(flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    enough.set()
+    await asyncio.gather(*tasks)
+    http.close()
 
 
 async def _lives(http: Client, enough: asyncio.Event) -> None:
@@ -91,3 +112,7 @@ async def _compose(http: Client, vch: str, *steps: dict[str, Any]) -> str:
     """The id of the container that *steps* and a commit have made or changed."""
     body = {"steps": [*steps, {"call": "execution/commit"}]}
     return str((await http.call("POST", f"{vch}/execution/compose", body))["answers"][-1]["id"])
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1])))

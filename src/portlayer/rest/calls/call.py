@@ -112,6 +112,12 @@ class Call(Generic[Q, A]):
         return "viewer" if self.verb == "GET" else "user"
 
     @cached_property
+    def short(self) -> bool:
+        """Whether it is of one VCH, and takes a moment of the processor and nothing else."""
+        long = self.acts or self.streams or self.consumes not in {None, JSON} or self.method == "wait"
+        return "vch" in self.parameters and not long
+
+    @cached_property
     def audited(self) -> bool:
         """Whether the audit log is told: of what changes something, or may write to a container."""
         return self.acts or (self.verb == "POST" and not self.mutation) or (self.streams and self.role != "viewer")

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import msgspec
@@ -163,6 +163,18 @@ class Dispatcher:
         if call in VITAL:
             return await self._answer(http, call, parameters, asked)
         with self.load.answering(vch):
+            return await self._in_turn(http, call, parameters, asked)
+
+    async def _in_turn(
+        self, http: web.BaseRequest, call: Call[Any, Any], parameters: dict[str, str], asked: _Asked
+    ) -> web.StreamResponse:
+        """The answer; fair between VCHs in what is short, while others are at work."""
+        turns, vch = self.shared.turns, asked[1].vch
+        if call.short:
+            async with turns.turn(vch):
+                with turns.work(vch):
+                    return await self._answer(http, call, parameters, asked)
+        with turns.work(vch) if call.acts and "vch" in call.parameters else nullcontext():
             return await self._answer(http, call, parameters, asked)
 
     async def _answer(

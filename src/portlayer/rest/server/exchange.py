@@ -13,17 +13,19 @@ from portlayer.interfaces.components import Components
 from portlayer.model.caller import Caller
 from portlayer.rest.calls import Call
 from portlayer.rest.server.content import pieces
+from portlayer.rest.server.turns import Turns
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What outlives a request: what a drain has to know of. leaving: nobody should be sent here any more; draining:
-    whoever comes is refused."""
+    """What outlives a request. turns: of short calls. For a drain: leaving: nobody should be sent here any more;
+    draining: whoever comes is refused; and what it waits for, or cuts."""
 
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     acting: set[asyncio.Task[web.StreamResponse]] = field(default_factory=set)
     cut_at_drain: set[asyncio.Transport] = field(default_factory=set)
+    turns: Turns = field(default_factory=Turns)
 
 
 @dataclass(frozen=True)

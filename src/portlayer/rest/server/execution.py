@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
@@ -57,6 +58,7 @@ class _Composition:
     def __init__(self, exchange: Exchange, steps: Sequence[msgspec.Struct]) -> None:
         self._components = exchange.components
         self._caller = exchange.caller
+        self._turns = exchange.shared.turns
         self._steps = steps
         self._handle: str | None = None
         self._leased = False
@@ -95,8 +97,9 @@ class _Composition:
             fields["handle"] = self._handle
         if self._fingerprint and call is execution.COMMIT:
             fields["fingerprint"] = self._fingerprint
-        component = getattr(self._components, call.component)
-        return await getattr(component, call.method)(self._caller, call.request(**fields))
+        method = getattr(getattr(self._components, call.component), call.method)
+        async with self._turns.turn(self._caller.vch) if call.short else nullcontext():
+            return await method(self._caller, call.request(**fields))
 
     async def _give_back(self, first: str | None) -> None:
         """Give the leases back that this compose made, since nobody else has a handle that carries them."""
