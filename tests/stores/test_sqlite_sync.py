@@ -15,6 +15,7 @@ from conformance.store_tools import keys_of
 from portlayer.interfaces.store import Put, Transaction
 from portlayer.model.errors import Unavailable
 from portlayer.stores.sqlite import SqliteStore
+from portlayer.stores.sqlite_sync import Syncer
 
 
 class Disk:
@@ -131,3 +132,13 @@ async def test_closing_waits_for_what_is_to_be_durable(tmp_path: Path, disk: Dis
     disk.go_on()
     await closing
     assert await durable == 1
+
+
+@pytest.mark.timeout(20)
+async def test_closing_while_a_sync_is_done_and_has_not_been_told_of(tmp_path: Path) -> None:
+    syncer = Syncer(tmp_path / "store.db", lambda _: None, lambda _: None)
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    done.add_done_callback(lambda running: syncer._end(running, []))
+    syncer._running = done
+    done.set_result(None)
+    await syncer.close()

@@ -92,6 +92,7 @@ class Syncer:
         while self._running is not None:
             with suppress(OSError):
                 await asyncio.shield(self._running)
+            await asyncio.sleep(0)  # what is done already is no wait, and `_end` needs the loop
         await asyncio.to_thread(self._executor.shutdown)
         if self._descriptor >= 0:
             os.close(self._descriptor)
