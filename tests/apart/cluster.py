@@ -147,6 +147,7 @@ class Cluster:
         """The state directory of *host*: each has its own, with the one secret that all share."""
         directory = self.directory / host
         directory.mkdir(exist_ok=True)
+        (directory / "host.key").touch(mode=0o600)
         (directory / "host.key").write_bytes(self._secret)
         return directory
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from portlayer.model import service as m
 from portlayer.model import storage as s
 from portlayer.model.errors import ResourceExhausted, SubstrateFailed, Unavailable
 from portlayer.stores.memory import MemoryStore
+from portlayer.substrates.memory.world import Step
 
 ROOTFS = images.tar([images.directory("bin"), images.file("bin/busybox", images.BUSYBOX.read_bytes(), mode=0o755)])
 TOP = images.tar([images.symlink(f"bin/{name}", "busybox") for name in ("sh", "sleep")])
@@ -205,3 +206,28 @@ async def test_a_sweep_leaves_what_commits_are_about_to_use(cluster: Cluster) ->
     await asyncio.gather(*(cycle(number) for number in range(4)))
     stop.set()
     await sweeping
+
+
+async def test_a_layer_that_is_just_being_removed_is_fetched_anew(cluster: Cluster) -> None:
+    driver = cluster.driver("east")
+    await driver.remove((await driver.commit(await driver.draft(host="east"))).id)
+    await driver.pl.storage.delete_image(ME, s.DeleteImage(ref="busybox"))
+    reached, go = asyncio.Event(), asyncio.Event()
+
+    def hold(step: Step) -> Awaitable[object] | None:
+        if step.name != "storage.remove_layer":
+            return None
+        reached.set()
+        return go.wait()
+
+    cluster.worlds["east"].before(hold)
+    sweeping = asyncio.ensure_future(cluster.sweep("east"))
+    await reached.wait()
+    await driver.archive(archive())
+    committing = asyncio.ensure_future(driver.commit(await driver.draft(host="east")))
+    done, _ = await asyncio.wait([committing], timeout=0.2)
+    assert not done
+    go.set()
+    await sweeping
+    assert (await committing).state == "created"
+    assert len(cluster.worlds["east"].layers) == 3

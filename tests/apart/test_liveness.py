@@ -9,7 +9,7 @@ from pathlib import Path
 
 import etcdlab
 import pytest
-from apart.cluster import EXECUTION, INTERACTION, NETWORK, STORAGE, Cluster
+from apart.cluster import EXECUTION, HOSTS, INTERACTION, NETWORK, STORAGE, TOPOLOGIES, Cluster
 from conformance.store_tools import FakeClock
 from driver import ME, Driver
 
@@ -231,6 +231,18 @@ async def test_its_addresses_and_names_are_nobody_elses(pair: Pair) -> None:
         await pair.west.pl.network.delete_network(ME, n.NetworkRef(ref="small"))
     await pair.back()
     assert (await pair.west.inspect("cookie")).endpoints[0].address == had
+
+
+async def test_what_needs_the_store_alone_another_process_answers(tmp_path: Path) -> None:
+    """Also while nobody knows yet that the nearest one is dead."""
+    async with Cluster(TOPOLOGIES[HOSTS], MemoryStore(), tmp_path) as cluster:
+        driver = cluster.driver("door")
+        await driver.image()
+        await driver.run("sleep", "1000", name="runs", host="east")
+        handle = await driver.handle("runs")
+        await cluster.lose("west")
+        assert (await driver.inspect("runs")).state == "running"
+        assert (await driver.commit(await driver.set_labels(handle, a="b"))).state == "running"
 
 
 async def test_a_network_is_deleted_while_a_host_that_has_it_is_away(pair: Pair) -> None:

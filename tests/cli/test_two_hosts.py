@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import etcdlab
 import pytest
-from cli.conftest import COMMAND, Cli, serving, stop
+from cli.conftest import COMMAND, SECONDS, Cli, serving, stop
 from linux.netlab import Machine, fresh_host, ip
 
 from portlayer.client import Steps, connect_sync
 
 WEST, EAST, PORT = "10.98.0.1", "10.98.0.2", 7443
 TOPOLOGY = f"""
+processSeconds = 6
+
+[hosts.east]
+labels = {{ zone = "b" }}
+
 [processes.west]
 host = "west"
 components = ["storage", "network", "execution", "interaction"]
@@ -135,3 +142,73 @@ def test_two_hosts_are_one_port_layer(hosts: tuple[Host, Host], archive: bytes) 
     nobody = {name: value for name, value in proofs.items() if name in ("PORTLAYER_HOST", "PORTLAYER_CA")}
     assert "does not know you" in east("ps", environment=nobody).err
     assert [stop(process) for process in running] == [0, 0]
+
+
+def test_a_host_dies_and_comes_back(hosts: tuple[Host, Host], archive: bytes) -> None:
+    west, east = hosts
+    west.serve()
+    (east.directory / "state").mkdir()
+    shutil.copy(west.directory / "state" / "host.key", east.directory / "state" / "host.key")
+    running = east.serve()
+    (west.directory / "archive").write_bytes(archive)
+    west.ok("image", "import", str(west.directory / "archive"))
+    assert not list((east.directory / "state" / "layers").iterdir())
+    west.ok("network", "create", "net")
+    west.ok("volume", "create", "jar")
+    _place(west, east)
+    _die_and_come_back(west, east, running)
+
+
+def _place(west: Host, east: Host) -> None:
+    forever = ("busybox", "sh", "-c", "echo kept >/jar/it; sleep 1000")
+    placed = ("--host-label", "zone=b", "--cpus", "0.1", "-v", "jar:/jar")
+    west.ok("run", "-d", "--name", "far", *placed, "--network", "net", *forever)
+    assert len(list((east.directory / "state" / "layers").iterdir())) == 1
+    there = ("run", "--rm", "-v", "jar:/jar", "busybox", "sh", "-c")
+    assert west.ok(*there, "until cat /jar/it 2>/dev/null; do :; done") == "kept\n", "it goes to its volume"
+    assert "lives on host east" in west("run", "--rm", "--host", "west", "-v", "jar:/jar", "busybox", "true").err
+    many = str(10 * (os.cpu_count() or 1))
+    assert "ask for less" in west("run", "--rm", "--placement", "pack", "--cpus", many, "busybox", "true").err
+    shown = {host["name"]: host for host in west.json("host", "ls")}
+    assert (shown["east"]["state"], shown["east"]["containers"], shown["east"]["committedCpus"]) == ("up", 1, 0.1)
+
+
+def _die_and_come_back(west: Host, east: Host, running: subprocess.Popen[bytes]) -> None:
+    with connect_sync(host=f"unix://{west.directory}/run/west.sock") as pl:
+        address = pl.execution.inspect_container("far").endpoints[0].address
+        with running as process:
+            process.kill()
+        wait_for(lambda: pl.execution.inspect_container("far").state == "unknown")
+        told = west.ok("ps")
+        assert "unknown" in told
+        assert "east" in told
+        assert {host["name"]: host["state"] for host in west.json("host", "ls")} == {"east": "away", "west": "up"}
+        refused = west("stop", "far")
+        assert refused.code == 1
+        assert "east" in refused.err
+        near = west.ok("run", "-d", "--network", "net", "busybox", "sleep", "1000").strip()
+        assert pl.execution.inspect_container(near).endpoints[0].address != address
+        found = subprocess.run(["pgrep", "-f", "sleep 1000"], capture_output=True, text=True, check=True).stdout.split()
+        assert len(found) >= 2, "what runs on a host that is away runs on"
+
+        running = east.serve()
+        wait_for(lambda: pl.execution.inspect_container("far").state == "running")
+        west.ok("stop", "-t", "0", "far")
+        assert pl.execution.inspect_container("far").exit_code == 137
+        assert stop(running) == 0
+        wait_for(lambda: "away" in west.ok("host", "ls"))
+        assert "force" in west("host", "rm", "east").err
+        assert west.ok("host", "rm", "--force", "east") == "east\n"
+        assert [host["name"] for host in west.json("host", "ls")] == ["west"]
+        assert "far" not in west.ok("ps", "-a")
+        assert west.json("volume", "ls") == []
+        running = east.serve()
+        state = east.directory / "state"
+        wait_for(lambda: not [*(state / "containers").iterdir(), *(state / "volumes").iterdir()])
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + SECONDS
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.05)

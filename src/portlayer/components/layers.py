@@ -8,13 +8,11 @@ whatever is cut short leaves nothing but a file that the next start removes. Who
 from __future__ import annotations
 
 import asyncio
-import collections
-import contextlib
 import errno
 import hashlib
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from io import FileIO
 from pathlib import Path
@@ -60,7 +58,6 @@ class Layers:
         self._book = book
         self._host = host
         self._failpoints = failpoints
-        self._pinned: collections.Counter[str] = collections.Counter()
         self._removing = asyncio.Lock()
         self._places = asyncio.Semaphore(AT_ONCE)
         self._fetching: dict[str, asyncio.Task[None]] = {}
@@ -78,28 +75,23 @@ class Layers:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    @contextlib.asynccontextmanager
-    async def held(
+    async def bring(
         self, container: ContainerSpec, waiting: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
-    ) -> AsyncIterator[None]:
-        """All layers of *container* are here, and stay. waiting: within it they are fetched.
+    ) -> None:
+        """All layers of *container* are here, and stay for as long as its image has a use. waiting: within it they are
+        fetched.
 
         Raises:
             Unavailable: storage is away. SubstrateFailed: what came is not the layer. ResourceExhausted: the disk is
             full. Nothing of it is kept then.
         """
-        wanted = container.image.layers
-        async with self._removing:
-            self._pinned.update(wanted)
-        try:
-            lacking = [layer for layer in dict.fromkeys(wanted) if not await self._driver.has_layer(layer)]
-            if lacking:
-                async with waiting():
-                    await self._supply(container, lacking)
-            yield
-        finally:
-            self._pinned.subtract(wanted)
-            self._pinned += collections.Counter()
+        async with self._removing:  # what is found here is not just being removed
+            lacking = [
+                layer for layer in dict.fromkeys(container.image.layers) if not await self._driver.has_layer(layer)
+            ]
+        if lacking:
+            async with waiting():
+                await self._supply(container, lacking)
 
     async def _supply(self, container: ContainerSpec, lacking: Sequence[str]) -> None:
         row = await self._store.get(keys.entity(container.vch, "images", container.image.id))
@@ -160,7 +152,7 @@ class Layers:
             )
 
     async def sweep(self) -> int:
-        """Remove layers that no image has any more and no commit is about to use; how many. On the host of storage
+        """Remove layers that no image has any more, so that no commit can want them; how many. On the host of storage
         that is for storage to do, which knows what is being imported."""
         if self._book.has_process(self._host, "storage"):
             return 0
@@ -169,7 +161,7 @@ class Layers:
         removed = 0
         for layer in (layer for layer in here if layer not in used):
             async with self._removing:
-                if not self._pinned[layer] and not await self._store.count(keys.layer_users(layer)):
+                if not await self._store.count(keys.layer_users(layer)):
                     await self._driver.remove_layer(layer)
                     removed += 1
         return removed

@@ -33,8 +33,9 @@ STREAMING_IN = frozenset({"import_image", "write_stdin"})
 class Directory(Protocol):
     """Who else runs which component."""
 
-    def find(self, component: str, host: str | None = None) -> Components | None:
-        """Some process that has *component*, on *host* where that is given; None where none is known now."""
+    def find(self, component: str, host: str | None = None, besides: object = None) -> Components | None:
+        """Some process that has *component*, on *host* where that is given, but not the one that *besides* leads to;
+        None where none is known now."""
 
     async def refresh(self) -> None:
         """Look again who there is: what is known comes by itself, and may be a moment old."""
@@ -104,10 +105,18 @@ class Routed:
             except Unavailable as error:
                 moved = error.facts.get("refused") and method not in STREAMING_IN and await self._moved(host, there)
                 if not moved:
+                    await self._name_host(host, error)
                     raise
             return await self._ask(moved, method, caller, request, *more)
 
         return routed
+
+    async def _name_host(self, host: str | None, error: Unavailable) -> None:
+        """Raise *error* anew, telling where the container is, if that is another host that nobody answers for; or
+        NotFound for one that has been removed."""
+        if host is not None and host != self._host and error.facts.get("refused"):
+            where = await self._hosts.named(host)
+            raise Unavailable(f"{error.detail} The container is{where}.", **error.facts) from error
 
     async def _ask(self, there: object, method: str, *what: Any) -> Any:
         ask = getattr(there, method)
@@ -128,17 +137,17 @@ class Routed:
         return there
 
     async def _moved(self, host: str | None, before: object) -> object | None:
-        """Who answers now that *before* has refused; None where nobody else does."""
+        """Who answers now that *before* has refused; None where nobody else does. It may be dead, and still have its
+        lease: what needs the store alone another one answers."""
         if before is self._local:
             return None
         await self._directory.refresh()
-        there = self._known(host)
-        return None if there is before else there
+        return self._known(host, besides=before)
 
-    def _known(self, host: str | None) -> object | None:
+    def _known(self, host: str | None, besides: object = None) -> object | None:
         if self._local is not None and host in (None, self._host):
             return self._local
-        there = self._directory.find(self._component, host)
+        there = self._directory.find(self._component, host, besides)
         return None if there is None else getattr(there, self._component)
 
 

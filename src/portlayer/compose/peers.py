@@ -59,17 +59,20 @@ class Peers:
             await asyncio.gather(task, return_exceptions=True)
         await asyncio.gather(*(client.close() for client in self._clients.values()))
 
-    def find(self, component: str, host: str | None = None) -> Components | None:
-        """Some process with *component*, on *host* where that is given; one on this machine rather than another."""
+    def find(self, component: str, host: str | None = None, besides: object = None) -> Components | None:
+        """Some process with *component*, on *host* where that is given, that is not reached by *besides*; one on this
+        machine rather than another."""
         for parts in ([process.part for process in self._known.values()], self._lost.values()):
             having = [
                 part
                 for part in parts
                 if component in part.components and part.name != self._me.name and host in (None, part.host)
             ]
-            if having:
-                chosen = min(having, key=lambda part: (part.host != self._me.host, part.name))
-                return self._client(chosen, component).components
+            having.sort(key=lambda part: (part.host != self._me.host, part.name))
+            for part in having:
+                way = self._client(part, component).components
+                if getattr(way, component) is not besides:
+                    return way
         return None
 
     def service(self, part: Part) -> Service:

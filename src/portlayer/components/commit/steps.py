@@ -50,8 +50,8 @@ class Steps:
             case p.MakeNetwork(network=network):
                 await self._on.network.make_network(self._networks[network])
             case p.MakeRootfs():
-                async with self._layers.held(new, self._waiting):
-                    await self._on.storage.make_rootfs(new)
+                await self._layers.bring(new, self._waiting)
+                await self._on.storage.make_rootfs(new)
             case p.MakeVolume(volume=volume, capacity_bytes=capacity_bytes):
                 await self._on.storage.make_volume(volume, capacity_bytes)
             case p.Prepare(incarnation=incarnation):
