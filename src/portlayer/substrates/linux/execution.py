@@ -17,7 +17,18 @@ from portlayer.model.errors import PortlayerError, SubstrateFailed, Unavailable
 from portlayer.model.execution import ContainerSpec, Resources
 from portlayer.model.interaction import STDERR
 from portlayer.model.network import NetworkSpec
-from portlayer.substrates.linux import capabilities, cgroups, conmon, conmonlog, lookup, probe, process, stdio, users
+from portlayer.substrates.linux import (
+    capabilities,
+    cgroups,
+    conmon,
+    conmonlog,
+    lookup,
+    probe,
+    process,
+    stdio,
+    timers,
+    users,
+)
 from portlayer.substrates.linux.exits import Exits
 from portlayer.substrates.linux.incarnation import Incarnation, Record
 from portlayer.substrates.linux.launch import Launched, Launcher
@@ -28,6 +39,7 @@ from portlayer.substrates.linux.spawn import Spawner
 from portlayer.substrates.linux.waker import Waker
 
 _POLL_SECONDS = 0.001
+_FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.0003, 0.002
 _END_SECONDS = 5.0
 _FAILED_START = 1
 RUNTIME_SECONDS = 60.0
@@ -229,13 +241,18 @@ class LinuxExecution:
 
     async def _executed(self, place: Incarnation, record: Record) -> StartFailure | None:
         """Wait until the program runs, or its end is known: a runtime that cannot run it says so and exits with 1."""
+        pause = _FIRST_POLL_SECONDS
         while (now := process.executable(record.init.pid)) == record.waiting:
             if not process.is_alive(record.init):
                 break  # another process has its pid
-            await asyncio.sleep(_POLL_SECONDS)
+            await timers.pause(pause)
+            pause = min(2 * pause, _LAST_POLL_SECONDS)
         if now is not None and process.is_alive(record.init):
             return None
         await self._exits.wait(place.id)
+        end = place.exit()
+        if end is not None and end[0] != _FAILED_START and place.start_failure() is None:
+            return None
         return await asyncio.to_thread(self._failed_start, place, record)
 
     def _failed_start(self, place: Incarnation, record: Record) -> StartFailure | None:

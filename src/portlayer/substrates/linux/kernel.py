@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+import time
 
 CLONE_FS = 0x0000_0200
 CLONE_NEWNS = 0x0002_0000
@@ -33,6 +34,14 @@ def _checked(result: int, what: str | None = None) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), what)
     return result
+
+
+def timer(seconds: float) -> int:
+    """A descriptor that does not block, and can be read once *seconds* have passed. Source: timerfd_create(2)."""
+    descriptor = _checked(_libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC))
+    whole, rest = divmod(max(1, round(seconds * 1e9)), 1_000_000_000)
+    _checked(_libc.timerfd_settime(descriptor, 0, struct.pack("@llll", 0, 0, whole, rest), None))
+    return descriptor
 
 
 def unshare(flags: int) -> None:
