@@ -5,6 +5,7 @@ Every step asserts what it claims; the demo fails where one does not hold.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import sys
@@ -25,20 +26,18 @@ SERVE = "mkdir /www; echo me want cookie > /www/index.html; echo ready; exec htt
 EAT = 'while read cookie; do echo "om nom nom: $cookie"; done; echo no more cookies >&2; exit 3'
 
 
-async def main() -> None:
+async def main(topology: str) -> None:
     story = Story()
-    async with server.temporary() as portlayer:
+    async with server.temporary(topology) as portlayer:
         story.chapter("A port layer on its embedded defaults: SQLite, Linux, a unix socket")
         with story.step("portlayer serve"):
             line = await portlayer.start()
         story.show(line)
         async with connect(host=portlayer.host) as pl:
-            await prepare(story, pl)
-            await add_container_to_network(story, pl)
-            await talk_over_the_network(story, pl)
-            await stream(story, pl)
-            await handles(story, pl)
-            await remove_all(story, pl)
+            for chapter in (prepare, add_container_to_network, talk_over_the_network, stream, handles, remove_all):
+                await chapter(story, pl)
+                if topology == "moving" and chapter is not remove_all:
+                    await move(story, pl, portlayer)
         await leave_nothing(story, portlayer)
     story.end("Done, and nothing is left behind")
 
@@ -169,6 +168,20 @@ async def remove_all(story: Story, pl: PortLayer) -> None:
     assert not await pl.network.list()
 
 
+async def move(story: Story, pl: PortLayer, portlayer: server.Server) -> None:
+    """The components go to other processes; a handle from before is committed after it."""
+    handle = await pl.execution.set_labels(await pl.execution.get_container(CONTAINER), {"moved": "yes"})
+    before = await pl.execution.inspect_container(CONTAINER)
+    with story.step("all components move to other processes; containers run on"):
+        line = await portlayer.move()
+    story.show(line)
+    assert (await pl.execution.inspect_container(CONTAINER)).state == before.state
+    with story.step("a handle from before the move is committed after it"):
+        await pl.execution.commit(handle)
+    assert (await pl.execution.inspect_container(CONTAINER)).labels == {**before.labels, "moved": "yes"}
+    await pl.execution.commit(Steps(await pl.execution.get_container(CONTAINER)).set_labels({"moved": None}))
+
+
 async def leave_nothing(story: Story, portlayer: server.Server) -> None:
     with story.step("stop the server (SIGTERM)"):
         assert await portlayer.stop() == 0, portlayer.log.read_text()
@@ -197,4 +210,6 @@ async def refused(error: type[E], work: Callable[[], Awaitable[object]]) -> E:
 if __name__ == "__main__":
     if os.geteuid() != 0:
         sys.exit("The demo runs real containers and so needs root: sudo make demo")
-    asyncio.run(main())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--topology", choices=server.TOPOLOGIES, default="together", help="who runs where")
+    asyncio.run(main(parser.parse_args().topology))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -28,9 +29,19 @@ def make_paths(settings: Settings) -> Paths:
             f"{error.filename} cannot be made: {error.strerror}; choose PORTLAYER_STATE and _RUN."
         ) from None
     file = state / "instance"
-    with contextlib.suppress(FileExistsError), file.open("x") as stream:
-        stream.write(secrets.token_hex(4))
+    if not file.exists():
+        _make_instance(file)
     return Paths(state=state, run=run, instance=file.read_text().strip())
+
+
+def _make_instance(file: Path) -> None:
+    """Several processes may start at once: whoever links first wins, and none reads a file that is half written."""
+    ident = secrets.token_hex(4)
+    fresh = file.with_suffix(f".{ident}")
+    fresh.write_text(ident)
+    with contextlib.suppress(FileExistsError):
+        os.link(fresh, file)
+    fresh.unlink()
 
 
 @contextlib.asynccontextmanager
