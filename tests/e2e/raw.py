@@ -72,8 +72,8 @@ def url(path: str) -> URL:
 
 
 @asynccontextmanager
-async def api(directory: Path) -> AsyncIterator[Api]:
-    """To the server of the instance in *directory*."""
-    connector = aiohttp.UnixConnector(str(directory / "run" / "portlayer.sock"))
+async def api(directory: Path, socket: str = "portlayer.sock") -> AsyncIterator[Api]:
+    """To the server of the instance in *directory*, or to the one at *socket*."""
+    connector = aiohttp.UnixConnector(str(directory / "run" / socket))
     async with aiohttp.ClientSession(connector=connector) as session:
         yield Api(session)

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import images
 import pytest
-from e2e.conftest import Served
+from e2e.conftest import Served, ServedApart
 from e2e.raw import Api, api, url
 
 from portlayer.client import connect_sync
@@ -22,10 +22,12 @@ from portlayer.client import connect_sync
 PROTOCOL = "portlayer.attach.v1"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, archive: bytes) -> Iterator[Served]:
+@pytest.fixture(scope="module", params=[Served, ServedApart], ids=["all in one", "each apart"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, archive: bytes
+) -> Iterator[Served]:
     """One for all tests here, each with names of its own."""
-    served = Served(tmp_path_factory.mktemp("pl"))
+    served: Served = request.param(tmp_path_factory.mktemp("pl"))
     try:
         served.serve()
         with connect_sync(host=served.host) as pl:
@@ -38,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, archive: bytes) -> Iterator
 
 @pytest.fixture
 async def call(server: Served) -> AsyncIterator[Api]:
-    async with api(server.directory) as call:
+    async with api(server.directory, server.socket) as call:
         yield call
 
 
