@@ -21,8 +21,9 @@ COMMITS = "[limits.commits]\natOnce = 2\natOncePerVch = 1\nqueued = 0\nqueuedPer
 
 def test_what_is_not_said_has_its_default(tmp_path: Path) -> None:
     assert read(tmp_path, "") == Limits()
-    limits = read(tmp_path, f"{COMMITS}[limits.http]\nrequests = 7\n")
+    limits = read(tmp_path, f"{COMMITS}[limits.http]\nrequests = 7\n[limits]\nevents = 500\n")
     assert (limits.commits.at_once, limits.commits.queued, limits.http.requests) == (2, 0, 7)
+    assert limits.events == 500
     assert (limits.imports, limits.http.connections) == (Limits().imports, Limits().http.connections)
 
 
@@ -37,6 +38,7 @@ def test_what_is_not_said_has_its_default(tmp_path: Path) -> None:
         '[limits.http]\nrequests = "many"\n',
         "[limits.http]\nrequests = 5000\n",
         "[limits.pulls]\natOnce = 1\n",
+        "[limits]\nevents = 99\n",
     ],
 )
 def test_what_could_never_run_is_refused(tmp_path: Path, text: str) -> None:

@@ -7,11 +7,30 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from portlayer.components import keys
 from portlayer.components.records import decode
-from portlayer.interfaces.store import Compacted, Record, Store
+from portlayer.interfaces.store import Compacted, Delete, Record, Store, Transaction
 from portlayer.model.errors import InvalidArgument
 from portlayer.model.events import LAST_EVENT, Event, NumberedEvent
 
 Cursor = tuple[int, int]
+_AT_ONCE = 100
+"""Of a transaction: no store has to take pains for that many."""
+
+
+async def trim(store: Store, vch: str, most: int) -> int:
+    """Remove the oldest events of *vch* where there are a tenth more than *most*; how many.
+
+    The tenth is there so that many go at once: to find the oldest, a store may have to read all of them. Two processes
+    that do this at once remove the same ones.
+    """
+    prefix = keys.entities(vch, "events")
+    there = await store.count(prefix)
+    if there <= most + most // 10:
+        return 0
+    oldest = await store.since(prefix, 0, limit=there - most)
+    for start in range(0, len(oldest), _AT_ONCE):
+        ops = [Delete(row.key) for row in oldest[start : start + _AT_ONCE]]
+        await store.apply(Transaction(ops=ops, durable=False))
+    return len(oldest)
 
 
 class History:

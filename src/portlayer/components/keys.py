@@ -31,7 +31,7 @@
 /v/<vch>/hosts/<network>/<host>                  empty: the host has this network
 /v/<vch>/quota/<resource>                        empty: written by whoever takes of what has a limit (see quota.py)
 /v/<vch>/idempotency/<digest>                    Replay: answer of a creation (lease)
-/v/<vch>/events/<transaction>/<index>            Event (lease: retention)
+/v/<vch>/events/<transaction>/<index>            Event (lease: retention; bounded by count)
 /v/<vch>/kv/<key>                                bytes
 """
 

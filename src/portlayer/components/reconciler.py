@@ -23,6 +23,7 @@ from typing import NamedTuple
 from portlayer.components import keys
 from portlayer.components.commit.engine import Engine
 from portlayer.components.commit.gathering import Found
+from portlayer.components.events import trim
 from portlayer.components.observer import LIVE, Observer, internal_draft
 from portlayer.components.records import Records, decode, event, event_puts, put
 from portlayer.components.unexplained import remove_unknown_volumes
@@ -58,9 +59,11 @@ class Container(NamedTuple):
 
 
 class Reconciler:
-    """Sweeps one host. repairs counts what was mended, by kind."""
+    """Sweeps one host. events: how many of a VCH are kept. repairs counts what was mended, by kind."""
 
-    def __init__(self, records: Records, engine: Engine, observer: Observer, period_seconds: float) -> None:
+    def __init__(
+        self, records: Records, engine: Engine, observer: Observer, period_seconds: float, *, events: int
+    ) -> None:
         self.repairs: Counter[str] = Counter()
         self._records = records
         self._store = records.store
@@ -68,6 +71,7 @@ class Reconciler:
         self._on = engine.substrate
         self._observer = observer
         self._period = period_seconds
+        self._events = events
         self._sweeps = 0
         self._ended_at = 0.0
         self._took = 0.0
@@ -133,6 +137,8 @@ class Reconciler:
                 await asyncio.sleep(0)
                 await self._try(one, self._check_process(one))
             await self._check_network(batch, checked)
+        for vch in await self._vchs():
+            await trim(self._store, vch, self._events)
         self._sweeps += 1
         self._took, self._ended_at = time.monotonic() - began, time.time()
 

@@ -123,7 +123,7 @@ async def assemble(
         )
     )
     observer = Observer(records, engine, part.host)
-    reconciler = Reconciler(records, engine, observer, settings.reconcile_seconds)
+    reconciler = Reconciler(records, engine, observer, settings.reconcile_seconds, events=settings.limits.events)
     reconciler.tell(metrics)
     execution = LocalExecution(drafts, pool, engine, observer, reconciler, landscape.book, landscape.placing)
     storage = LocalStorage(

@@ -6,6 +6,7 @@ from portlayer.model.base import Value
 from portlayer.model.errors import InvalidArgument
 
 MOST = 1_000_000
+LEAST_EVENTS = 100
 MOST_DRAIN_SECONDS = 3600
 
 
@@ -40,7 +41,8 @@ class Drain(Value):
 
 class Limits(Value):
     """What a port layer takes on at once. commits: at most as many as its drivers profit from (`None`: by the machine).
-    imports: long uploads. streams: attachments, outputs, logs, which go on for as long as they like."""
+    imports: long uploads. streams: attachments, outputs, logs, which go on for as long as they like. events: how many
+    of a VCH are kept; the oldest go, at the next sweep of the reconciler."""
 
     commits: Bounds | None = None
     imports: Bounds = Bounds(
@@ -48,6 +50,7 @@ class Limits(Value):
     )
     streams: Bounds = Bounds(at_once=1000, at_once_per_vch=500, queued=0, queued_per_vch=0)
     http: HttpBounds = HttpBounds()
+    events: int = 20_000
 
 
 def commits_on(cores: int) -> Bounds:
@@ -79,6 +82,8 @@ def check_limits(limits: Limits) -> Limits:
             least = 0 if name.startswith("queued") or name == "at_once_shared" else 1
             if not least <= getattr(bounds, name) <= MOST:
                 raise InvalidArgument(f"limits.{kind}: {name} must be between {least} and {MOST}.")
+    if not LEAST_EVENTS <= limits.events <= MOST:
+        raise InvalidArgument(f"limits: events must be between {LEAST_EVENTS} and {MOST}.")
     if limits.http.connections <= limits.http.requests:
         raise InvalidArgument(
             "limits.http: connections must be more than requests, to leave room for asking for health."

@@ -1,0 +1,84 @@
+"""How many events of a VCH are kept, over each store."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import etcdlab
+import pytest
+from harness import ME, Harness
+
+from portlayer.components.events import History, trim
+from portlayer.components.records import event, event_puts
+from portlayer.compose import Settings
+from portlayer.interfaces.store import Store, Transaction
+from portlayer.model import service as v
+from portlayer.model.bounds import LEAST_EVENTS, Limits
+from portlayer.stores.etcd import EtcdStore
+from portlayer.stores.memory import MemoryStore
+from portlayer.stores.sqlite import SqliteStore
+
+
+@pytest.fixture(params=["memory", "sqlite", "etcd"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    prefix = uuid.uuid4().hex
+    if request.param == "etcd":
+        etcd = request.getfixturevalue("etcd")
+        store: Store = await EtcdStore.open(etcd.access, prefix)
+    else:
+        store = MemoryStore() if request.param == "memory" else await SqliteStore.open(tmp_path / "store.db")
+    yield store
+    await store.close()
+    if request.param == "etcd":
+        await etcdlab.wipe(etcd.access, prefix)
+
+
+async def tell(store: Store, vch: str, first: int, last: int) -> None:
+    """Events named by their number, three of a transaction."""
+    for start in range(first, last, 3):
+        told = [event("cookie", "eaten", "id", str(number)) for number in range(start, min(start + 3, last))]
+        await store.apply(Transaction(ops=event_puts(vch, *told), durable=False))
+
+
+async def told(store: Store, vch: str) -> list[int]:
+    """The events that are there, in order, as who reads them from the start sees them."""
+
+    async def gone() -> bool:
+        return False
+
+    history = History(store, vch, "", gone)
+    return [int(one.event.name) async for one in history.follow(await history.start("0"))]
+
+
+async def test_the_oldest_go_and_no_other_vchs(store: Store) -> None:
+    await tell(store, "default", 0, 440)
+    await tell(store, "quiet", 0, 10)
+    assert await trim(store, "default", 400) == 0, "a tenth more is no reason"
+    await tell(store, "default", 440, 460)
+    assert await trim(store, "default", 150) == 310
+    assert await told(store, "default") == list(range(310, 460))
+    assert await trim(store, "quiet", 150) == 0
+    assert await told(store, "quiet") == list(range(10))
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(limits=Limits(events=LEAST_EVENTS))
+
+
+async def test_who_reads_on_from_one_that_is_no_more_sees_the_oldest(harness: Harness) -> None:
+    async def first(since: str) -> tuple[str, str]:
+        events = await harness.pl.service.events(ME, v.Subscribe(since=since))
+        async with contextlib.aclosing(events):  # type: ignore[type-var]
+            one = await anext(events)
+        return one.cursor, one.event.name
+
+    cursor, _ = await first("0")
+    await tell(harness.store, "default", 0, 300)
+    await harness.pl.execution._reconciler.sweep()  # type: ignore[attr-defined]
+    assert len(await harness.store.range("/v/default/events/")) == LEAST_EVENTS
+    assert (await first(cursor))[1] == "200"
+    assert (await first("0"))[1] == "200"
