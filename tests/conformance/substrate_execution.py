@@ -403,3 +403,8 @@ class ExecutionSuite:
         features = await bench.substrate.start()
         assert features
         assert all(isinstance(value, str) for value in features.values())
+
+    async def test_what_the_machine_has(self, bench: Bench) -> None:
+        capacity = await bench.substrate.capacity()
+        assert capacity.cpus >= 1
+        assert capacity.memory_bytes > 64 << 20
