@@ -42,7 +42,7 @@ class _InTurn:
     def __init__(self, having: Sequence[RestClient]) -> None:
         self._having = itertools.cycle(having)
 
-    def find(self, _component: str, _host: str | None = None) -> Components:
+    def find(self, _component: str, _host: str | None = None, _besides: object = None) -> Components:
         return next(self._having).components
 
     async def refresh(self) -> None:

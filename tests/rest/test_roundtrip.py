@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rest.hops import HAVING
 from rest.standins import World, sample
 
 from portlayer.model import errors as e
@@ -132,8 +133,10 @@ async def test_committing_several_answers_several(client: RestClient, world: Wor
 
 @pytest.mark.parametrize("error", e.TAXONOMY, ids=lambda error: error.__name__)
 async def test_every_error_arrives_as_the_same_class_with_the_same_facts(
-    client: RestClient, world: World, error: type[e.PortlayerError]
+    client: RestClient, world: World, error: type[e.PortlayerError], request: pytest.FixtureRequest
 ) -> None:
+    if error is e.Unauthenticated and "execution" not in HAVING[request.node.callspec.params["server"]]:
+        pytest.skip("who calls is found out before a hop; what is refused behind it is no matter of the caller's")
     facts: dict[str, Any] = {name: f"some {name}" for name in error.fields}
     facts |= {name: ("a", "b") for name in ("collisions", "users") if name in error.fields}
     facts |= {name: 2.5 for name in ("retry_after_seconds",) if name in error.fields}
