@@ -33,14 +33,17 @@ def test_the_exit_code_is_the_containers(cli: Cli, pl: SyncPortLayer) -> None:
     assert pl.execution.list() == ()
 
 
-def test_commands_that_cannot_be_started_say_why(cli: Cli) -> None:
-    absent, not_executable, detached = cli.several(
+def test_commands_that_cannot_be_started_say_why(cli: Cli, pl: SyncPortLayer) -> None:
+    absent, not_executable, detached, removed = cli.several(
         ["run", "busybox", "nothing-like-it"],
         ["run", "busybox", "/etc/passwd"],
         ["run", "-d", "busybox", "nothing-like-it"],
+        ["run", "--rm", "--name", "for-a-moment", "busybox", "nothing-like-it"],
     )
-    assert (absent.code, not_executable.code, detached.code) == (127, 126, 127)
+    assert (absent.code, not_executable.code, detached.code, removed.code) == (127, 126, 127, 127)
     assert all(each.err.startswith("portlayer: ") for each in (absent, not_executable, detached))
+    assert "nothing-like-it" in removed.err
+    assert not pl.execution.list(name="for-a-moment")
 
 
 def test_failures_of_ours_exit_with_125_and_leave_nothing(cli: Cli, pl: SyncPortLayer) -> None:

@@ -74,6 +74,18 @@ async def test_what_could_not_be_let_go_is_stopped_and_gone(harness: Harness) ->
     assert (await harness.commit(again)).state == "running"
 
 
+async def test_of_several_that_could_not_be_let_go_each_end_is_told(harness: Harness) -> None:
+    def refuse(now: Step) -> None:
+        if now.name == "execution.release":
+            raise SubstrateFailed("the host says no")
+
+    harness.world.before(refuse)
+    handles = [await harness.set_state(await harness.draft(name=name), "running") for name in ("one", "two")]
+    await harness.pl.execution.commit(ME, e.Commit(handles=tuple(handles)))
+    await harness.remove("one")
+    assert (await told(harness, "container.removed")).count("container.exited") == 2
+
+
 @pytest.mark.parametrize("point", ["commit.before.Release", "commit.done.Release"])
 @pytest.mark.parametrize("code", [0, 3, 255])
 async def test_the_true_exit_code_survives_our_death(harness: Harness, point: str, code: int) -> None:

@@ -46,6 +46,14 @@ class ExecutionSuite:
         assert (seen.proposed.name, seen.proposed.labels, len(seen.changes)) == ("two", {"colour": "blue"}, 2)
         assert (await driver.inspect("one")).labels == {}
 
+    async def test_a_container_has_the_image_name_that_it_was_asked_for_by(self, driver: Driver) -> None:
+        for name in ("busybox", "another"):
+            image = await driver.image(name)
+        await driver.commit(await driver.draft(name="one", image="another"))
+        await driver.commit(await driver.draft(name="two", image=image.id))
+        assert (await driver.inspect("one")).image == "another:latest"
+        assert (await driver.inspect("two")).image in image.names
+
     async def test_a_handle_is_committed_once(self, driver: Driver) -> None:
         handle = await driver.set_state(await driver.draft(name="one"), "running")
         first = await driver.commit(handle)

@@ -67,6 +67,18 @@ class ServiceSuite:
         with pytest.raises(InvalidArgument):
             await driver.pl.service.events(driver.me, v.Subscribe(since="nonsense"))
 
+    async def test_an_import_is_told_by_the_name_that_it_gave(self, driver: Driver) -> None:
+        for name in ("first", "second"):
+            await driver.image(name)
+        told = []
+        async with closing(await driver.pl.service.events(driver.me, v.Subscribe(since="0"))) as events:
+            async for numbered in events:
+                if numbered.event.type == "image.imported":
+                    told.append(numbered.event.name)
+                if len(told) == 2:
+                    break
+        assert told == ["first:latest", "second:latest"]
+
     async def test_tokens_are_told_once(self, driver: Driver) -> None:
         service, vch = driver.pl.service, driver.me.vch
         made = await service.create_token(ME, CreateToken(subject=vch, role="user", vch=vch))

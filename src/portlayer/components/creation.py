@@ -31,7 +31,7 @@ def new_container(ident: str, vch: str, request: m.Create, image: Image, substra
         name=names.check_name(request.name) if request.name is not None else f"c-{ident[:12]}",
         image=m.ContainerImage(
             id=image.id,
-            name=image.names[0] if request.image not in image.names and image.names else request.image,
+            name=_image_name(request.image, image),
             layers=tuple(layer.diff_id for layer in image.layers),
         ),
         process=_process(request.process, image.config),
@@ -50,6 +50,13 @@ def new_container(ident: str, vch: str, request: m.Create, image: Image, substra
         placed=request.host is None,
         placement=request.placement,
     )
+
+
+def _image_name(asked: str, image: Image) -> str:
+    """The name that it was asked for by, in full; one of its names where that was its id."""
+    if names.is_id(asked) or names.image_id(asked):
+        return image.names[0] if image.names else asked
+    return names.check_image_name(asked, "/image")
 
 
 def _process(asked: m.ProcessRequest, image: ImageConfig) -> m.Process:

@@ -197,7 +197,9 @@ class Importer:
             for name, row in zip(image.names, rows, strict=True):
                 if row is not None and (owner := row.value.decode()) != ident:
                     await self._take_name(vch, owner, name, checks, ops)
-            ops += event_puts(vch, event("image", "imported", ident, image.names[0] if image.names else ident))
+            ops += event_puts(
+                vch, event("image", "imported", ident, next(iter((*archived.names, *image.names)), ident))
+            )
             unused, kept = self._replays.keep(caller, _KIND, request, m.Images(images=(*before, image), next=None))
             try:
                 await self._store.apply(Transaction([*checks, *unused], [*ops, *kept] if last else ops))

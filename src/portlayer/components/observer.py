@@ -178,8 +178,8 @@ class Observer:
     async def _after_end(self, vch: str, container: str) -> None:
         """A commit stopped it, or could not execute its program: what is to be removed on exit goes."""
         found = await self._records.container(vch, container)
-        if found is not None and found[0].spec.remove_on_exit:
-            await self._react(vch, *found)
+        if found is not None and found[0].spec.remove_on_exit and found[1].state == "stopped":
+            await self._react(vch, *found)  # not before its start, though that is known to fail
 
     async def _react(self, vch: str, record: ContainerRecord, observed: Observed) -> None:
         """Remove or restart what ended, as its spec asks; where that fails, again, for as long as it is asked."""

@@ -122,14 +122,15 @@ def _replay(intent: Intent, answers: dict[str, Committed]) -> list[Put | Delete]
 def late_failure_ops(intent: Intent, late: dict[str, Observed], answers: dict[str, Committed]) -> list[Put | Delete]:
     """A program that turned out not to be executable when it was let go."""
     ops: list[Put | Delete] = []
+    events: list[Event] = []
     for piece in intent.pieces:
         observed = late.get(piece.container)
         if observed is not None:
             ops.append(put(keys.entity(intent.vch, "observed", piece.container), observed))
             receipt = keys.entity(intent.vch, "receipts", piece.handle)
             ops.append(put(receipt, answers[piece.container], RECEIPT_SECONDS))
-            ops += event_puts(intent.vch, exit_event(piece.new.id, piece.new.name, observed))
-    return ops + _replay(intent, answers)
+            events.append(exit_event(piece.new.id, piece.new.name, observed))
+    return ops + _replay(intent, answers) + event_puts(intent.vch, *events)
 
 
 def exit_event(container: str, name: str, observed: Observed) -> Event:
