@@ -175,15 +175,17 @@ async def test_a_commit_is_finished_when_its_caller_goes(client: RestClient, wor
 
 
 async def test_events_carry_their_cursor(http: aiohttp.ClientSession, client: RestClient, world: World) -> None:
-    world.behave("service", "events", lambda *_: answered(flow(NumberedEvent(cursor="7.1", event=EVENT))))
+    numbered = [NumberedEvent(cursor=cursor, event=EVENT) for cursor in ("7.1", "7")]
+    world.behave("service", "events", lambda *_: answered(flow(*numbered)))
     stream = await client.service.events(Caller(), svc.Subscribe(since="7.0"))
-    assert await anext(stream) == NumberedEvent(cursor="7.1", event=EVENT)
+    assert [await anext(stream), await anext(stream)] == numbered
     with pytest.raises(e.Unavailable):
         await anext(stream)
     async with http.get(f"{V}/events?since=0", headers={"Last-Event-ID": "7.0"}) as response:
         assert response.content_type == "text/event-stream"
         text = (await response.read()).decode()
-    assert "id: 7.1\nevent: container.started\ndata: {" in text
+    assert "cursor: 7.1\nevent: container.started\ndata: {" in text
+    assert "id: 7\nevent: container.started\ndata: {" in text, "an id is a revision"
     assert [request for _, _, request in world.service.asked] == [svc.Subscribe(since="7.0")] * 2
 
 

@@ -34,7 +34,8 @@ async def trim(store: Store, vch: str, most: int) -> int:
 
 
 class History:
-    """The events of one VCH. A cursor is `revision.index`: the place of the last event that was seen.
+    """The events of one VCH. A cursor is the place of the last event that was seen: its revision if it is the last of
+    that, else `revision.index`.
 
     ident: the VCH's id, for another one may take its name. there: whether it still is there.
     """
@@ -94,4 +95,6 @@ def _place(row: Record) -> Cursor:
 
 
 def _numbered(row: Record, place: Cursor) -> NumberedEvent:
-    return NumberedEvent(cursor=f"{place[0]}.{place[1]}", event=decode(Event, row.value))
+    revision, index = place
+    cursor = f"{revision}" if index == keys.LAST_OF_REVISION else f"{revision}.{index}"
+    return NumberedEvent(cursor=cursor, event=decode(Event, row.value))

@@ -159,6 +159,10 @@ def gone(kind: str, host: str) -> str:
     return f"/gone/{kind}/{host}/"
 
 
+LAST_OF_REVISION = 99_999
+"""The index of the last event of a transaction."""
+
+
 def last(key: str) -> str:
     """The part after the last slash."""
     return key.rpartition("/")[2]

@@ -42,9 +42,10 @@ def put(key: str, value: Value, ttl_seconds: float | None = None) -> Put:
 
 
 def event_puts(vch: str, *events: Event, seconds: float = EVENT_RETENTION_SECONDS) -> list[Put]:
-    """Rows that tell of what the transaction they go into does, kept for *seconds*."""
+    """Rows that tell of what the transaction they go into does, kept for *seconds*. Once of a transaction and VCH."""
     prefix = f"{keys.entities(vch, 'events')}{new_id()}/"
-    return [put(f"{prefix}{index:03}", event, seconds) for index, event in enumerate(events)]
+    places = [*range(len(events) - 1), keys.LAST_OF_REVISION]
+    return [put(f"{prefix}{place:05}", event, seconds) for place, event in zip(places, events, strict=False)]
 
 
 def event(kind: str, what: str, ident: str, name: str, **attributes: str) -> Event:

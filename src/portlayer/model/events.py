@@ -20,7 +20,7 @@ class Event(Value):
 
 
 class NumberedEvent(Value):
-    """An event with its place in history: `cursor` is `revision.index`."""
+    """An event with its place in history: `cursor` is its revision, or `revision.index` where others of it follow."""
 
     cursor: str
     event: Event

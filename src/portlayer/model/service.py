@@ -208,7 +208,7 @@ class KvEntry(Value):
 
 
 class Subscribe(Value):
-    """since: a cursor `revision.index`, or `now` (the default), or `0` for all that is kept."""
+    """since: a cursor, `revision` or `revision.index`, or `now` (the default), or `0` for all that is kept."""
 
     since: str | None = None
 

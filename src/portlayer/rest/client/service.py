@@ -110,7 +110,7 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[NumberedEve
                 fields[name] = value
             elif "data" in fields:
                 event = msgspec.json.decode(fields["data"], type=Event)
-                yield NumberedEvent(cursor=fields["id"], event=event)
+                yield NumberedEvent(cursor=fields.get("id") or fields["cursor"], event=event)
                 if event.type == LAST_EVENT:
                     return
                 fields.clear()

@@ -101,9 +101,14 @@ async def _frames(numbered: AsyncIterator[NumberedEvent], draining: asyncio.Even
 
 
 def event_frame(numbered: NumberedEvent) -> bytes:
-    """One event as the event stream has it."""
+    """One event as the event stream has it.
+
+    An id is a revision, which the last event of it has. The others have their cursor in a field that the standard
+    ignores: who knows it goes on exactly there, who does not sees them again, and none is lost.
+    """
     data = msgspec.json.encode(numbered.event).decode()
-    return f"id: {numbered.cursor}\nevent: {numbered.event.type}\ndata: {data}\n\n".encode()
+    place = "cursor" if "." in numbered.cursor else "id"
+    return f"{place}: {numbered.cursor}\nevent: {numbered.event.type}\ndata: {data}\n\n".encode()
 
 
 HANDLERS: dict[Call[Any, Any], Handler] = {
