@@ -25,6 +25,7 @@ from portlayer.model.caller import Caller
 from portlayer.model.errors import Unavailable
 from portlayer.model.service import Subscribe
 from portlayer.model.storage import Nothing
+from portlayer.rest.client import RestClient
 from portlayer.rest.server import Server
 
 AT_ONCE, QUEUED, FLOOD = 4, 60, 500
@@ -351,6 +352,20 @@ async def test_streams_are_bounded_by_vch_and_end_by_themselves(harness: Harness
     await harness.pl.execution.signal(ME, e.Signal(ref="one", signal="SIGKILL"))
     assert [chunk async for chunk in output] == [chunk async for chunk in open_[0]] == []
     assert await figure(harness, "running", "streams") == 0
+
+
+async def test_who_leaves_while_nothing_is_said_gives_the_place_back(harness: Harness, tmp_path: Path) -> None:
+    await harness.run("sleep", "1000", name="quiet")
+    server = Server(harness.pl)
+    await server.listen_unix(tmp_path / "s")
+    async with RestClient(f"unix://{tmp_path / 's'}") as client:
+        attachment = await client.interaction.attach(ME, i.Attach(ref="quiet"))
+        assert await figure(harness, "running", "streams") == 1
+        await attachment.close()
+        async with asyncio.timeout(20):
+            while await figure(harness, "running", "streams"):
+                await asyncio.sleep(0)
+    await server.drain(5)
 
 
 async def test_over_rest_the_refused_are_told_when_to_come_again_and_health_is_told_throughout(

@@ -107,6 +107,7 @@ class Dialogue:
         self.heard: asyncio.Queue[Any] = asyncio.Queue()
         self.closed = asyncio.Event()
         self.refusing: Exception | None = None
+        self.refused = asyncio.Event()
         self.detachable = True
 
     async def __aiter__(self) -> AsyncIterator[Output | Control]:
@@ -117,6 +118,7 @@ class Dialogue:
 
     async def write(self, data: bytes) -> None:
         if self.refusing:
+            self.refused.set()
             raise self.refusing
         await self.heard.put(data)
 

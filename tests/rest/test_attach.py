@@ -73,6 +73,19 @@ async def test_frames_are_64_kib_at_most(http: aiohttp.ClientSession, client: Re
     await attachment.close()
 
 
+async def test_what_was_still_said_is_told_where_nobody_listens_any_more(
+    client: RestClient, dialogue: Dialogue
+) -> None:
+    """As where the one that is typed to has ended in another process."""
+    dialogue.refusing = e.Unavailable("The attachment has ended; nothing more can be sent.")
+    attachment = await client.interaction.attach(Caller(), im.Attach(ref="c", stdin=True))
+    await attachment.write(b"typed")
+    await asyncio.wait_for(dialogue.refused.wait(), 5)
+    for item in (Output(stream=im.STDOUT, data=b"last words"), EXIT, None):
+        dialogue.output.put_nowait(item)
+    assert [item async for item in attachment] == [Output(stream=im.STDOUT, data=b"last words"), EXIT]
+
+
 async def test_closing_detaches(client: RestClient, dialogue: Dialogue) -> None:
     attachment = await client.interaction.attach(Caller(), im.Attach(ref="c"))
     await attachment.close()

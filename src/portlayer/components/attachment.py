@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 
 from portlayer.components import keys
 from portlayer.components.admission import Place
@@ -112,15 +113,13 @@ class LocalAttachment:
     async def _frames(self) -> AsyncGenerator[Output | Control, None]:
         self._read = True
         frames = self._until_end()
-        detached = asyncio.create_task(self._detached.wait())
+        detached = asyncio.ensure_future(self._detached.wait())
+        following: asyncio.Future[Any] = detached
         try:
             while True:
                 following = asyncio.ensure_future(anext(frames, None))
                 await asyncio.wait((following, detached), return_when=asyncio.FIRST_COMPLETED)
                 if not following.done():
-                    following.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await following
                     yield Control(kind="detached", fields={"cursor": str(self._cursor)})
                     return
                 frame = following.result()
@@ -128,7 +127,9 @@ class LocalAttachment:
                     return
                 yield frame
         finally:
-            detached.cancel()
+            for task in (following, detached):
+                task.cancel()
+            await asyncio.gather(following, detached, return_exceptions=True)  # what runs cannot be closed
             await frames.aclose()
             await self._end()
 

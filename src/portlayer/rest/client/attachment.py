@@ -38,7 +38,7 @@ class RestAttachment:
             else:
                 yield Output(stream=stream, data=data)
         if not told:
-            raise Unavailable("The attachment broke off; attach again.")
+            raise Unavailable("The attachment broke off; attach again.", retry_after_seconds=1)
 
     async def write(self, data: bytes) -> None:
         for frame in attach_frames(STDIN, data):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from portlayer.model.errors import InvalidArgument, InvalidState, PortlayerError
 from portlayer.rest import problems
 from portlayer.rest.calls.interaction import ATTACH_PROTOCOL
 from portlayer.rest.frames import MAX_FRAME, attach_frames, control_frame
+from portlayer.rest.iterators import close
 from portlayer.rest.pointers import refusal
 from portlayer.rest.server.answers import Refused
 from portlayer.rest.server.exchange import Exchange
@@ -114,7 +116,15 @@ class _Conversation:
             await self._fail(_STOPPING)
 
     async def _send_output(self) -> None:
-        async for item in self._attachment:
+        """All that comes. Closed at its end: an error on its way would keep it alive, with all it holds."""
+        items = aiter(self._attachment)
+        try:
+            await self._send_all(items)
+        finally:
+            await close(items)
+
+    async def _send_all(self, items: AsyncIterator[Output | Control]) -> None:
+        async for item in items:
             if self._leaving and isinstance(item, Control) and item.kind == "detached":
                 await self._fail(_STOPPING, **item.fields)
             elif isinstance(item, Output):
@@ -146,6 +156,8 @@ class _Conversation:
         except InvalidState as error:
             await self._fail(error)  # no reason to end: if the process has, its `exit` comes
             return False
+        except Unavailable:
+            return False  # it is over there already: what is still to be read says how
         return True
 
     async def _control(self, data: bytes) -> None:
