@@ -221,6 +221,13 @@ HOSTILE: dict[str, list[Entry]] = {
 }
 
 
+async def test_a_hard_link_to_nothing_is_refused_as_such(storage: LinuxStorage) -> None:
+    with pytest.raises(InvalidArgument, match="The hard link 'h' leads to nothing"):
+        await put(storage, file("f"), hard_link("h", "g"))
+    with pytest.raises(InvalidArgument, match="The hard link 'h' leads to nothing"):
+        await put(storage, file("f"), hard_link("h", "absent/g"))
+
+
 @pytest.mark.parametrize("case", HOSTILE)
 async def test_a_hostile_archive_is_refused_by_name_and_leaves_nothing(
     storage: LinuxStorage, paths: Paths, case: str

@@ -46,7 +46,7 @@ def decide(identity: Identity | None, needed: Needed, vch: str | None) -> None:
     if identity.vch is not None and vch not in (None, identity.vch):
         raise NotFound(f"There is no VCH called {str(vch)[:140]!r}.", kind="vch", id=vch)
     if not allows(identity.role, needed):
-        raise PermissionDenied(f"This call is for a {needed}, and you are a {identity.role}.")
+        raise PermissionDenied(f"This call needs the role {needed}; yours is {identity.role}.")
 
 
 def allows(role: Role, needed: Needed) -> bool:

@@ -188,8 +188,11 @@ class Unpacker:
         target = tarstream.split(member.target, f"The hard link {member.shown} to")
         if not target:
             raise InvalidArgument(f"The hard link {member.shown} of the archive leads to no file.")
-        source = self._targets.enter(target[:-1], make=False)
-        present = os.stat(target[-1], dir_fd=source, follow_symlinks=False)
+        try:
+            source = self._targets.enter(target[:-1], make=False)
+            present = os.stat(target[-1], dir_fd=source, follow_symlinks=False)
+        except FileNotFoundError:
+            raise InvalidArgument(f"The hard link {member.shown} leads to nothing before it in the archive.") from None
         if target == tarstream.split(member.name):
             return
         if stat.S_ISDIR(present.st_mode):
