@@ -55,7 +55,8 @@ def test_failures_of_ours_exit_with_125_and_leave_nothing(cli: Cli, pl: SyncPort
         ["run", "--network", "absent", "-v", "/data", "busybox", "true"],
     )
     assert [(each.code, each.out) for each in done] == [(125, "")] * 5
-    assert not [each.err for each in done if "Traceback" in each.err or not each.err]
+    assert not [each.err for each in done if "Traceback" in each.err or "step" in each.err or not each.err]
+    assert done[0].err == "portlayer: There is no image called 'absent'.\n"
     assert pl.execution.list() == ()
     assert pl.storage.list_volumes() == ()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from typing import Annotated, Any
 
@@ -46,6 +47,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Every command: the module that has it, and its line in the help."""
 
+_STEP = re.compile(r"^step \d+ \([a-z/-]+\): ")
+"""Of a composed request. Who typed one command knows of no steps."""
 RUN_FAILED = 125
 """What `run` exits with when it is we that failed, as docker does."""
 
@@ -91,7 +94,7 @@ def main() -> None:
         with entered(read(os.environ.get("TRACEPARENT"))):
             app(prog_name="portlayer")
     except PortlayerError as error:
-        reason = error.detail
+        reason = _STEP.sub("", error.detail)
     except Exception as error:
         if os.environ.get("PORTLAYER_DEBUG"):
             raise
