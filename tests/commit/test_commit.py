@@ -20,6 +20,7 @@ from portlayer.model.errors import (
     AlreadyExists,
     Conflict,
     HandleInvalid,
+    InvalidArgument,
     InUse,
     InvalidState,
     NotFound,
@@ -303,13 +304,19 @@ class TestStates:
         created = await harness.commit(await harness.draft("sleep", "1000", name="cookie"))
         assert created.state == "created"
         for state in ("running", "paused", "running", "stopped", "running"):
-            handle = await harness.set_state(await harness.handle("cookie"), state, timeout_seconds=0)
+            handle = await harness.set_state_at_once(await harness.handle("cookie"), state)
             assert (await harness.commit(handle)).state == state
         with pytest.raises(InvalidState):
             await harness.remove("cookie")
         await harness.remove("cookie", force=True)
         assert harness.world.incarnations == {}
         assert harness.world.rootfs == {}
+
+    @pytest.mark.parametrize("state", ["running", "paused"])
+    async def test_what_waits_for_nothing_takes_no_time_to_wait(self, harness: Harness, state: str) -> None:
+        with pytest.raises(InvalidArgument) as refused:
+            await harness.set_state(await harness.draft(), state, timeout_seconds=5)
+        assert refused.value.facts["pointer"] == "/timeoutSeconds"
 
     async def test_an_exit_is_seen_with_its_code(self, harness: Harness) -> None:
         running = await harness.run("sh", "-c", "exit 7")

@@ -187,7 +187,7 @@ class PortLayerMachine(RuleBasedStateMachine):
                 case "state":
                     state = ("running", "stopped", "running")[value]
                     change = (what, state)
-                    handle = await harness.set_state(draft.handle, state, timeout_seconds=0)
+                    handle = await harness.set_state_at_once(draft.handle, state)
                 case _:
                     change = (what, 10 + value)
                     request = e.SetResources(handle=draft.handle, resources=e.Resources(pids=10 + value))

@@ -180,7 +180,7 @@ async def test_many_handles_of_one_container_in_two_processes(family: Family) ->
 
     async def change(each: Harness, handle: str, state: str) -> None:
         with contextlib.suppress(PortlayerError):
-            await each.commit(await each.set_state(handle, state, timeout_seconds=0))
+            await each.commit(await each.set_state_at_once(handle, state))
 
     await asyncio.gather(*(change(*pair, state) for pair, state in zip(handles, states * 2, strict=True)))
     await check(one)

@@ -107,11 +107,12 @@ class TestNetworks:
 
     async def test_a_host_without_ipv6_is_told_apart(self, harness: Harness) -> None:
         harness.world.ipv6 = False
+        await harness.crash()  # what a host has is told when its process starts
         for fields, pointer in (
             ({"ipv6": True}, "/ipv6"),
             ({"subnets": (subnet(V4), subnet(V6))}, "/subnets/1/subnet"),
         ):
-            with pytest.raises(Unsupported, match="no IPv6") as refusal:
+            with pytest.raises(Unsupported, match="No host has IPv6") as refusal:
                 await harness.network("lan", **fields)
             assert refusal.value.facts == {"option": "ipv6", "pointer": pointer}
         await harness.network("lan")

@@ -113,6 +113,8 @@ class LocalExecution:
 
     async def set_state(self, caller: Caller, request: m.SetState) -> HandleAnswer:
         limits.check_timeout(request.timeout_seconds)
+        if request.timeout_seconds is not None and request.state != "stopped":
+            raise InvalidArgument("Only a stop waits before it kills.", pointer="/timeoutSeconds")
         change = c.ChangeState(state=request.state, timeout_seconds=request.timeout_seconds)
         return await self._drafts.stage(caller, request.handle, change)
 
