@@ -6,17 +6,19 @@ import asyncio
 
 import pytest
 
-from portlayer.components import admission
+from portlayer.company import Company
 from portlayer.components.admission import Gate, Held, Place, tell_of
 from portlayer.metrics import Metrics
 from portlayer.model.bounds import Bounds
 from portlayer.model.errors import Unavailable
 
 
-def gate(at_once: int = 2, at_once_per_vch: int = 2, queued: int = 100, **more: float) -> Gate:
+def gate(
+    at_once: int = 2, at_once_per_vch: int = 2, queued: int = 100, company: Company | None = None, **more: float
+) -> Gate:
     per_vch = int(more.pop("queued_per_vch", queued))
     bounds = Bounds(at_once=at_once, at_once_per_vch=at_once_per_vch, queued=queued, queued_per_vch=per_vch, **more)
-    return Gate("commits", bounds)
+    return Gate("commits", bounds, company)
 
 
 async def settle() -> None:
@@ -55,6 +57,12 @@ class Crowd:
     async def all_leave(self) -> None:
         while self.places:
             await self.leave()
+
+    async def until(self, order: str) -> None:
+        """Those with these VCHs were let through."""
+        async with asyncio.timeout(5):
+            while " ".join(self.order) != order:
+                await asyncio.sleep(0.001)
 
 
 async def test_as_many_as_there_is_room_for_run_and_the_others_in_their_order() -> None:
@@ -253,12 +261,49 @@ async def test_where_others_are_about_one_has_fewer_places() -> None:
         await crowd.leave()
     assert len(crowd.order) == 5, "what was begun ends, and nothing follows"
     await crowd.leave()
-    assert crowd.order[5:] == ["noisy"]
+    await crowd.until("noisy noisy noisy noisy quiet noisy")
+    await crowd.all_leave()
 
 
-async def test_who_is_alone_again_has_all_its_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "ABOUT_SECONDS", 0.05)
+async def test_the_place_of_one_that_wants_much_rests_after_its_work_where_others_are_about() -> None:
     crowd = Crowd(gate(at_once=8, at_once_per_vch=4, at_once_shared=1))
+    await crowd.come("quiet")
+    await crowd.come("noisy", 3)
+    assert crowd.order == ["quiet", "noisy"]
+    worked = 0.05
+    await asyncio.sleep(worked)
+    began = asyncio.get_running_loop().time()
+    crowd.places.pop().leave()
+    await crowd.until("quiet noisy noisy")
+    assert asyncio.get_running_loop().time() - began >= 2 * worked
+    await crowd.leave()
+    await crowd.come("quiet")
+    assert crowd.order[3:] == ["quiet"], "who does not want much does not rest"
+
+
+async def test_those_that_are_busy_alike_have_all_places_and_no_rest() -> None:
+    crowd = Crowd(gate(at_once=8, at_once_per_vch=6, at_once_shared=1))
+    for _ in range(8):
+        await crowd.come("a")
+        await crowd.come("b")
+    assert len(crowd.places) == 8, "the first of each came to one that was about"
+    await crowd.leave()
+    assert len(crowd.places) == 8
+    await crowd.all_leave()
+    assert len(crowd.order) == 16
+
+
+async def test_who_is_about_at_one_gate_is_so_at_another() -> None:
+    company = Company()
+    commits, imports = gate(company=company), Crowd(gate(4, 4, at_once_shared=1, company=company))
+    place = await commits.admit("quiet")
+    await imports.come("noisy", 4)
+    assert imports.order == ["noisy"]
+    place.leave()
+
+
+async def test_who_is_alone_again_has_all_its_places() -> None:
+    crowd = Crowd(gate(at_once=8, at_once_per_vch=4, at_once_shared=1, company=Company(0.05)))
     await crowd.come("quiet")
     await crowd.leave()
     await crowd.come("noisy", 6)
@@ -271,9 +316,8 @@ async def test_who_is_alone_again_has_all_its_places(monkeypatch: pytest.MonkeyP
     assert crowd.order[1:] == ["noisy"] * 6
 
 
-async def test_who_still_works_is_still_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "ABOUT_SECONDS", 0.01)
-    crowd = Crowd(gate(at_once=8, at_once_per_vch=4, at_once_shared=1))
+async def test_who_still_works_is_still_about() -> None:
+    crowd = Crowd(gate(at_once=8, at_once_per_vch=4, at_once_shared=1, company=Company(0.01)))
     await crowd.come("quiet")
     await asyncio.sleep(0.03)
     await crowd.come("noisy", 3)

@@ -120,22 +120,27 @@ async def test_what_takes_long_takes_no_turn(client: RestClient, world: World, m
 async def test_while_one_is_at_work_who_floods_pauses_and_who_does_not_does_not() -> None:
     taking = Turns()
 
-    async def waited(vch: str, count: int) -> float:
-        """Seconds waited for *count* turns, of which each keeps the loop busy for 5 ms."""
-        total = 0.0
-        for _ in range(count):
-            began = time.monotonic()
+    async def call(vch: str) -> None:
+        """A call that keeps the loop busy for 5 ms."""
+        with taking.work(vch):
+            await asyncio.sleep(0)
             async with taking.turn(vch):
                 got = time.monotonic()
-                total += got - began
                 while time.monotonic() < got + 0.005:
                     pass
-        return total
 
-    async with taking.turn("quiet"):
-        pass
-    assert await waited("noisy", 10) < 0.05
+    async def took(vch: str, count: int, at_once: int) -> float:
+        began = time.monotonic()
+        for _ in range(count):
+            await asyncio.gather(*(call(vch) for _ in range(at_once)))
+        return time.monotonic() - began - count * at_once * 0.005
+
+    await took("quiet", 1, 1)
+    await asyncio.sleep(turns.LATELY_SECONDS * 2)
+    assert await took("noisy", 3, 4) < 0.05, "nobody else is at work"
     with taking.work("quiet"):
         await asyncio.sleep(turns.MOST_SECONDS * 2)
-        assert await waited("other", 1) < 0.05
-        assert await waited("noisy", 10) > 0.08
+        assert await took("other", 10, 1) < 0.05, "one by one is no flood"
+        assert await took("noisy", 3, 4) > 0.08
+    await took("quiet", 1, 1)
+    assert await took("noisy", 3, 4) > 0.02, "who calls one by one is at work in between"

@@ -4,6 +4,9 @@ A `Gate` stands in front of one kind of work, in the component that does it. Who
 waits as one future in the line of its VCH. A place that comes free goes to the VCH that has the fewest; among those, to
 the one that has not had one for longest. So a VCH that floods waits for itself.
 
+Where one VCH wants much more than another that is about, it has fewer places, and after each piece of work its place
+rests for some time: who comes finds a machine with room, although nothing that was begun is ever taken back.
+
 Waiting is not work: whoever waits for something else (a container's lock, a process that takes its time to stop)
 steps aside meanwhile, and goes before the others of its VCH when it comes back.
 """
@@ -18,6 +21,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
+from portlayer.company import Company
 from portlayer.metrics import OTHERS, Kind, Labels, Metrics, Read
 from portlayer.model.bounds import Bounds
 from portlayer.model.errors import Unavailable
@@ -26,8 +30,9 @@ T = TypeVar("T")
 Waiter = asyncio.Future[None]
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1, 30
 LAST_SECONDS = 2.0
-ABOUT_SECONDS = 5.0
-"""How long after it last asked for something a VCH is taken to be about."""
+SHARE = 0.25
+"""How much of the time the places of a VCH are in use that wants much more than another."""
+MOST_REST_SECONDS = 0.5
 MOST_VCHS = 100
 """VCHs that have figures of their own, by when they came first; those of all others are added up."""
 _SMOOTHING = 0.1
@@ -43,11 +48,14 @@ _FIGURES: dict[str, tuple[Kind, str]] = {
 class Line:
     """One VCH at one gate: how many of it run, and who waits, in order (the dicts are ordered sets).
 
-    parked: how many have begun to wait for something else before they have done anything.
+    parked: how many have begun to wait for something else before they have done anything. resting: how many of its
+    places are nobody's for a moment.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, vch: str) -> None:
+        self.vch = vch
         self.running = 0
+        self.resting = 0
         self.parked = 0
         self.returning: dict[Waiter, None] = {}
         self.coming: dict[Waiter, None] = {}
@@ -67,15 +75,15 @@ class Line:
 
 
 class Gate:
-    """Lets *bounds* of one *kind* (a plural) of work through."""
+    """Lets *bounds* of one *kind* (a plural) of work through. company: who is about, at this gate and others."""
 
-    def __init__(self, kind: str, bounds: Bounds) -> None:
+    def __init__(self, kind: str, bounds: Bounds, company: Company | None = None) -> None:
         self.kind = kind
         self.bounds = bounds
+        self.company = company or Company()
         self.lines: dict[str, Line] = {}
         self._turns: dict[str, Line] = {}
         self._running = 0
-        self._about: dict[str, float] = {}
         self._looking_again: asyncio.TimerHandle | None = None
         self._mean_seconds = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -90,12 +98,15 @@ class Gate:
         """
         line = self.lines.get(vch)
         if line is None:
-            line = self.lines[vch] = Line()
-        self._is_about(vch)
-        if not patient and (line.parked or not self._has_room(line)):
-            self._check_queue(line)
-        place = Place(self, vch, line)
-        await place.take(line.coming, None if patient else self.bounds.wait_seconds)
+            line = self.lines[vch] = Line(vch)
+        place = Place(self, line)
+        try:
+            if not patient and (line.parked or not self._has_room(line)):
+                self._check_queue(line)
+            await place.take(line.coming, None if patient else self.bounds.wait_seconds)
+        except BaseException:
+            place.leave()
+            raise
         line.admitted += 1
         return place
 
@@ -124,13 +135,14 @@ class Gate:
         self._start(line)
         return True
 
-    async def wait(self, vch: str, line: Line, order: dict[Waiter, None], patience: float | None) -> None:
+    async def wait(self, line: Line, order: dict[Waiter, None], patience: float | None) -> None:
         """Take a place when it is the turn of this one, which waits in *order*; patience in seconds."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         waiter: Waiter = loop.create_future()
         order[waiter] = None
-        self._turns.setdefault(vch, line)
+        self._turns.setdefault(line.vch, line)
+        self._look_again()
         expiry = None if patience is None else loop.call_later(patience, self._expire, waiter, line)
         try:
             await waiter
@@ -146,39 +158,42 @@ class Gate:
 
     def leave(self, line: Line, seconds: float) -> None:
         """Give a place back, after *seconds* of work (0: none was done)."""
-        if seconds:
-            self._mean_seconds += (seconds - self._mean_seconds) * _SMOOTHING
         line.running -= 1
         self._running -= 1
+        if seconds:
+            self._mean_seconds += (seconds - self._mean_seconds) * _SMOOTHING
+            if self._holds_back(line, self.company.least()):
+                self._rest(line, min(seconds * (1 / SHARE - 1), MOST_REST_SECONDS))
         self._serve_all()
+
+    def _rest(self, line: Line, seconds: float) -> None:
+        """Nobody of the VCH has the place until then; others may."""
+
+        def end() -> None:
+            line.resting -= 1
+            self._serve_all()
+
+        line.resting += 1
+        asyncio.get_running_loop().call_later(seconds, end)
 
     def _serve_all(self) -> None:
         """Give all places away that there are."""
         while self._running < self.bounds.at_once and self._turns:
-            most = self._most()
-            able = [vch for vch, line in self._turns.items() if line.running < most]
+            least = self.company.least()
+            able = [vch for vch, line in self._turns.items() if self._may(line, least)]
             if not able:
+                self._look_again()
                 return
             self._serve(min(able, key=lambda vch: self._turns[vch].running))  # the first of those with the fewest
 
-    def _most(self) -> int:
-        """How many places a VCH may have now: fewer where another one is about, whose work shall not find the machine
-        full of what was begun before it came."""
-        now = asyncio.get_running_loop().time()
-        while len(self._about) > 1 and now - next(iter(self._about.values())) > ABOUT_SECONDS:
-            gone = next(iter(self._about))
-            del self._about[gone]
-            if self.lines[gone].running:
-                self._is_about(gone)
-                break
-        if len(self._about) <= 1 or not self.bounds.at_once_shared:
-            return self.bounds.at_once_per_vch
-        self._look_again()
-        return min(self.bounds.at_once_shared, self.bounds.at_once_per_vch)
+    def _may(self, line: Line, least: int) -> bool:
+        """Whether it may have one place more. least: what is wanted at once by who wants least."""
+        if not self._holds_back(line, least):
+            return line.running < self.bounds.at_once_per_vch
+        return line.running + line.resting < min(self.bounds.at_once_shared, self.bounds.at_once_per_vch)
 
-    def _is_about(self, vch: str) -> None:
-        self._about.pop(vch, None)
-        self._about[vch] = asyncio.get_running_loop().time()
+    def _holds_back(self, line: Line, least: int) -> bool:
+        return self.bounds.at_once_shared > 0 and self.company.spares(line.vch, least)
 
     def _look_again(self) -> None:
         """When it may be that one VCH is about alone, and others of it may go on."""
@@ -188,7 +203,7 @@ class Gate:
             self._serve_all()
 
         if self._looking_again is None and self._turns:
-            self._looking_again = asyncio.get_running_loop().call_later(ABOUT_SECONDS, look)
+            self._looking_again = asyncio.get_running_loop().call_later(self.company.about_seconds, look)
 
     def _serve(self, vch: str) -> None:
         line = self._turns.pop(vch)
@@ -204,7 +219,7 @@ class Gate:
                     return
 
     def _has_room(self, line: Line) -> bool:
-        return self._running < self.bounds.at_once and line.running < self._most()
+        return self._running < self.bounds.at_once and self._may(line, self.company.least())
 
     def _start(self, line: Line) -> None:
         line.running += 1
@@ -233,24 +248,32 @@ class Gate:
 class Place:
     """Room for one piece of work, until it leaves."""
 
-    __slots__ = ("_gate", "_held", "_line", "_since", "_vch")
+    __slots__ = ("_gate", "_held", "_line", "_since", "_wanted")
 
-    def __init__(self, gate: Gate, vch: str, line: Line) -> None:
+    def __init__(self, gate: Gate, line: Line) -> None:
         self._gate = gate
-        self._vch = vch
         self._line = line
+        self._wanted = True
         self._held = False
         self._since = 0.0
+        gate.company.come(line.vch)
 
     async def take(self, order: dict[Waiter, None], patience: float | None) -> None:
         """Have it, at once or when the turn comes."""
         if not self._gate.enter(self._line):
-            await self._gate.wait(self._vch, self._line, order, patience)
+            await self._gate.wait(self._line, order, patience)
         self._held = True
         self._since = asyncio.get_running_loop().time()
 
     def leave(self) -> None:
         """The work is done. Nothing where that was said already."""
+        if self._wanted:
+            self._wanted = False
+            self._gate.company.gone(self._line.vch)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Give it back for now."""
         if self._held:
             self._held = False
             self._gate.leave(self._line, asyncio.get_running_loop().time() - self._since)
@@ -272,7 +295,7 @@ class _Aside(AbstractAsyncContextManager[None]):
 
     async def __aenter__(self) -> None:
         self._line.parked += self._parked
-        self._place.leave()
+        self._place.let_go()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

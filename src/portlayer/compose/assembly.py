@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from portlayer.company import Company
 from portlayer.components.addresses import Pool
 from portlayer.components.admission import Gate, tell_of
 from portlayer.components.commit.engine import Engine
@@ -183,7 +184,8 @@ async def assemble(
 
 def _gates(limits: Limits, metrics: Metrics) -> tuple[Gate, Gate, Gate]:
     """Of commits, imports and streams."""
-    commits = Gate("commits", limits.commits or commits_on(len(os.sched_getaffinity(0))))
-    gates = commits, Gate("imports", limits.imports), Gate("streams", limits.streams)
+    company = Company()
+    commits = Gate("commits", limits.commits or commits_on(len(os.sched_getaffinity(0))), company)
+    gates = commits, Gate("imports", limits.imports, company), Gate("streams", limits.streams)
     tell_of(gates, metrics)
     return gates

@@ -11,9 +11,9 @@ MOST_DRAIN_SECONDS = 3600
 
 
 class Bounds(Value):
-    """at_once, at_once_per_vch: how many run. at_once_shared: how many of a VCH while another one is about, or has been
-    lately; 0: as many as alone. queued, queued_per_vch: how many may wait; 0: none, who finds no room is
-    refused at once. wait_seconds: how long one waits before it is refused."""
+    """at_once, at_once_per_vch: how many run. at_once_shared: how many of a VCH while another that wants much less is
+    about, or has been lately; 0: as many as alone. queued, queued_per_vch: how many may wait; 0: none, who finds no
+    room is refused at once. wait_seconds: how long one waits before it is refused."""
 
     at_once: int
     at_once_per_vch: int

@@ -171,8 +171,8 @@ class Dispatcher:
         """The answer; fair between VCHs in what is short, while others are at work."""
         turns, vch = self.shared.turns, asked[1].vch
         if call.short:
-            async with turns.turn(vch):
-                with turns.work(vch):
+            with turns.work(vch):
+                async with turns.turn(vch):
                     return await self._answer(http, call, parameters, asked)
         with turns.work(vch) if call.acts and "vch" in call.parameters else nullcontext():
             return await self._answer(http, call, parameters, asked)

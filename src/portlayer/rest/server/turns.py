@@ -4,7 +4,7 @@ So who comes waits for as many calls as there are VCHs, however many of them one
 is not held up. What takes long waits for something else than the processor: a turn is over after TURN_SECONDS.
 
 All of us share one event loop, which is fair by its steps and knows nothing of VCHs; a commit takes many. So while one
-VCH is at work, another that floods pauses between its turns, and leaves it most of the loop.
+VCH is at work, another that wants much more at once pauses between its turns, and leaves it most of the loop.
 """
 
 from __future__ import annotations
@@ -14,9 +14,15 @@ import collections
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
+from portlayer.company import Company
+
 ABOUT_SECONDS = 5.0
 """How long after its last call a VCH is taken to be about."""
 TURN_SECONDS = 0.05
+LATELY_SECONDS = 0.05
+"""How long after its last work a VCH is taken to be at work: who calls one by one is."""
+LEAST_SECONDS = 0.001
+"""What a turn counts for at least: HTTP around it takes as much as most of them."""
 SHARE = 0.25
 """How much of the loop a VCH has for short calls while another one is at work."""
 AHEAD_SECONDS = 0.02
@@ -32,21 +38,27 @@ class Turns:
         self._lines: dict[str, collections.deque[asyncio.Future[None]]] = {}
         self._paid: dict[str, float] = {}
         self._at_work: collections.Counter[str] = collections.Counter()
+        self._worked: dict[str, float] = {}
+        self._company = Company()
 
     @contextmanager
     def work(self, vch: str) -> Iterator[None]:
         """In this block, something of *vch* is done that is not only waited for."""
         self._at_work[vch] += 1
+        self._company.come(vch)
         try:
             yield
         finally:
+            self._company.gone(vch)
             self._at_work[vch] -= 1
             if not self._at_work[vch]:
                 del self._at_work[vch]
+                self._worked.pop(vch, None)
+                self._worked[vch] = asyncio.get_running_loop().time()
 
     @asynccontextmanager
     async def turn(self, vch: str) -> AsyncIterator[None]:
-        """A turn of *vch*, which lasts until the end of this block, or not quite so long."""
+        """A turn of *vch*, for some `work`, which lasts until the end of this block, or not quite so long."""
         if not self._shared(vch):
             yield
             return
@@ -74,9 +86,16 @@ class Turns:
 
     def _pause(self, vch: str, began: float, now: float) -> float:
         """Seconds until the next turn of *vch*, after one that *began* then."""
-        paid = max(self._paid.get(vch, 0.0), began) + (now - began) / SHARE
+        paid = max(self._paid.get(vch, 0.0), began) + max(now - began, LEAST_SECONDS) / SHARE
         self._paid[vch] = min(paid, now + AHEAD_SECONDS + MOST_SECONDS)
-        return self._paid[vch] - now - AHEAD_SECONDS if self._at_work.keys() - {vch} else 0.0
+        if not self._company.spares(vch, self._company.least()) or not self._others_work(vch, now):
+            return 0.0
+        return self._paid[vch] - now - AHEAD_SECONDS
+
+    def _others_work(self, vch: str, now: float) -> bool:
+        while self._worked and now - self._worked[first := next(iter(self._worked))] > LATELY_SECONDS:
+            del self._worked[first]
+        return bool((self._at_work.keys() | self._worked.keys()) - {vch})
 
     def _shared(self, vch: str) -> bool:
         """Whether another VCH than *vch* has called lately."""
