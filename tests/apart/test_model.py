@@ -17,7 +17,7 @@ from hypothesis import Phase, settings
 
 from portlayer.stores.etcd import EtcdStore
 
-EXAMPLES = int(os.environ.get("PORTLAYER_MODEL_EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("PORTLAYER_MODEL_EXAMPLES", "10"))
 SPARE_SECONDS = 600.0
 """So that etcd ends no lease by the time of the host, while the clock of the test stands still."""
 

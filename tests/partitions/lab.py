@@ -1,8 +1,8 @@
 """Hosts as network namespaces on one bridge, which can be cut from each other: processes of one port layer on some, the
 members of an etcd on others. All is real: servers, etcd, containers, TLS, the packets and that which drops them.
 
-The processes share the directories of one machine, and reach each other over the network all the same. Tests reach each
-at its unix socket, which no cut concerns.
+Processes of one host have its directories, and reach each other over the network all the same. Tests reach each at its
+unix socket, which no cut concerns.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import NamedTuple
 
 import etcdlab
 import images
@@ -28,7 +29,24 @@ from partitions.laws import Laws
 
 from portlayer.rest.client import RestClient
 
-PROCESSES = {"storage": ("storage",), "network": ("network",), "rest": ("execution", "interaction")}
+
+class Part(NamedTuple):
+    """What a process has, and on which host of the port layer it is: each has directories of its own."""
+
+    components: tuple[str, ...]
+    host: str = "local"
+
+
+ONE_HOST = {
+    "storage": Part(("storage",)),
+    "network": Part(("network",)),
+    "rest": Part(("execution", "interaction")),
+}
+TWO_HOSTS = {
+    "a": Part(("storage", "execution", "interaction"), "a"),
+    "b": Part(("execution", "interaction"), "b"),
+    "c": Part(("network",), "c"),
+}
 PROCESS_SECONDS = 4
 """A lease of a process, which is 30 in life."""
 LONGER_THAN_LEASE = PROCESS_SECONDS + 5.5
@@ -88,17 +106,17 @@ class Process:
     def __init__(self, name: str, host: Host, directory: Path, environment: dict[str, str]) -> None:
         self.name = name
         self.host = host
-        self._environment = environment
+        self.environment = environment
         self.log = directory / f"{name}.log"
         self._config = directory / "topology.toml"
         self._process: ForkServerProcess | None = None
         self.killed = False
-        self.client = RestClient(f"unix://{directory}/run/{name}.sock")
+        self.client = RestClient(f"unix://{environment['PORTLAYER_RUN']}/{name}.sock")
         self.driver = Driver(self.client.components)
 
     async def start(self) -> None:
         words = ["serve", "--config", str(self._config), "--process", self.name]
-        self._process, reading = forked.start(words, self._environment, self.log, self.host.namespace)
+        self._process, reading = forked.start(words, self.environment, self.log, self.host.namespace)
         async with asyncio.timeout(START_SECONDS):
             said = await asyncio.to_thread(forked.output, reading, until=b"\n")
         assert b"serves unix://" in said, self.log.read_text()[-3000:]
@@ -133,23 +151,30 @@ class Process:
 class Lab:
     """The hosts, what runs on them, and the laws that hold whatever happens to them."""
 
-    def __init__(self, directory: Path, hosts: dict[str, Host], etcd: etcdlab.Cluster) -> None:
+    def __init__(
+        self, directory: Path, hosts: dict[str, Host], etcd: etcdlab.Cluster, layout: Mapping[str, Part]
+    ) -> None:
         self.directory = directory
         self.hosts = hosts
         self.etcd = etcd
-        self.view = HostView(directory)
-        self.environment = {
-            "PORTLAYER_STATE": str(self.view.state),
-            "PORTLAYER_RUN": str(self.view.run),
-            "PORTLAYER_STORE": f"etcd://{','.join(etcd.endpoints)}/lab",
+        self.views = {part.host: HostView(directory / part.host) for part in layout.values()}
+        self.laws = Laws(etcd, "lab", self.views.values())
+        self.processes = {
+            name: Process(name, hosts[name], directory, self._environment(part.host)) for name, part in layout.items()
         }
-        self.processes = {name: Process(name, hosts[name], directory, self.environment) for name in PROCESSES}
-        self.laws = Laws(etcd, "lab", self.view)
         lines = [f"processSeconds = {PROCESS_SECONDS}", "reconcileSeconds = 2"]
-        for name, components in PROCESSES.items():
-            lines += [f"[processes.{name}]", f"components = {json.dumps(components)}"]
+        for name, part in layout.items():
+            lines += [f"[processes.{name}]", f"components = {json.dumps(part.components)}", f'host = "{part.host}"']
             lines += [f'address = "https://{hosts[name].address}:7443"']
         (directory / "topology.toml").write_text("\n".join(lines))
+
+    def _environment(self, host: str) -> dict[str, str]:
+        view = self.views[host]
+        return {
+            "PORTLAYER_STATE": str(view.state),
+            "PORTLAYER_RUN": str(view.run),
+            "PORTLAYER_STORE": f"etcd://{','.join(self.etcd.endpoints)}/lab",
+        }
 
     @property
     def stores(self) -> list[Host]:
@@ -160,11 +185,16 @@ class Lab:
         return next(host for host in self.stores if host.address == member.host)
 
     async def start(self) -> None:
-        await self.processes["storage"].start()
-        await asyncio.gather(*(self.processes[name].start() for name in ("network", "rest")))
-        driver = self.processes["storage"].driver
-        await driver.archive(images.busybox_image())
-        await driver.network("lan")
+        first, *others = self.processes.values()
+        await first.start()
+        key = (Path(first.environment["PORTLAYER_STATE"]) / "host.key").read_bytes()
+        for view in self.views.values():
+            view.state.mkdir(parents=True, exist_ok=True)
+            (view.state / "host.key").write_bytes(key)
+            (view.state / "host.key").chmod(0o600)
+        await asyncio.gather(*(process.start() for process in others))
+        await first.driver.archive(images.busybox_image())
+        await first.driver.network("lan")
 
     def heal(self) -> None:
         """All packets arrive, all processes go on, all members run."""
@@ -182,8 +212,12 @@ class Lab:
         self.heal()
         for process in reversed(self.processes.values()):
             await process.stop()
+        for process in self.processes.values():
+            await self._clean(process)
+
+    async def _clean(self, process: Process) -> None:
         cleaning, reading = forked.start(
-            ["cleanup", "--apply"], self.environment, self.directory / "log", self.hosts["rest"].namespace
+            ["cleanup", "--apply"], process.environment, self.directory / "log", process.host.namespace
         )
         await asyncio.to_thread(forked.output, reading)
         await asyncio.to_thread(cleaning.join, START_SECONDS)
@@ -191,7 +225,7 @@ class Lab:
 
 
 @contextlib.contextmanager
-def hosts_of_a_lab() -> Iterator[dict[str, Host]]:
+def hosts_of_a_lab(*names: str) -> Iterator[dict[str, Host]]:
     """On a bridge in a network namespace of the test's own."""
     with fresh_host():
         ip("link", "add", "lan", "type", "bridge")
@@ -199,7 +233,7 @@ def hosts_of_a_lab() -> Iterator[dict[str, Host]]:
         ip("link", "set", "lan", "up")
         hosts: dict[str, Host] = {}
         try:
-            for number, name in enumerate(("etcd-0", "etcd-1", "etcd-2", *PROCESSES), 10):
+            for number, name in enumerate(names, 10):
                 hosts[name] = Host(name, number)
             yield hosts
         finally:
@@ -208,12 +242,13 @@ def hosts_of_a_lab() -> Iterator[dict[str, Host]]:
 
 
 @contextlib.contextmanager
-def laboratory(directory: Path) -> Iterator[Lab]:
-    """A lab with all its hosts, and an etcd that runs; the processes are yet to be started."""
-    with hosts_of_a_lab() as hosts:
-        stores = {host.address: host.inside for name, host in hosts.items() if name.startswith("etcd")}
-        with etcdlab.cluster(3, ("--quota-backend-bytes", str(QUOTA_BYTES)), hosts=stores) as etcd:
-            yield Lab(directory, hosts, etcd)
+def laboratory(directory: Path, layout: Mapping[str, Part] = ONE_HOST, members: int = 3) -> Iterator[Lab]:
+    """A lab with all its hosts, and an etcd of so many members that runs; the processes are yet to be started."""
+    names = [f"etcd-{number}" for number in range(members)]
+    with hosts_of_a_lab(*names, *layout) as hosts:
+        stores = {hosts[name].address: hosts[name].inside for name in names}
+        with etcdlab.cluster(members, ("--quota-backend-bytes", str(QUOTA_BYTES)), hosts=stores) as etcd:
+            yield Lab(directory, hosts, etcd, layout)
 
 
 @contextlib.asynccontextmanager

@@ -6,11 +6,12 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import etcdlab
 import msgspec
-from e2e.hostview import HostView
+from e2e.hostview import HostView, Process
 
 from portlayer.stores.etcd_layout import decode, names
 
@@ -20,12 +21,16 @@ class Unread(Exception):
 
 
 class Laws:
-    """Of the store under *prefix* and the host of *view*."""
+    """Of the store under *prefix* and the hosts of *views*."""
 
-    def __init__(self, etcd: etcdlab.Cluster, prefix: str, view: HostView) -> None:
+    def __init__(self, etcd: etcdlab.Cluster, prefix: str, views: Iterable[HostView]) -> None:
         self._etcd = etcd
         self._prefix = prefix
-        self._view = view
+        self._views = tuple(views)
+
+    def processes(self) -> list[Process]:
+        """The first process of each incarnation, on all hosts that have begun to have any."""
+        return [one for view in self._views if (view.state / "instance").exists() for one in view.processes()]
 
     def records(self, under: str = "") -> dict[str, bytes]:
         """All records whose keys start with *under*, of one instant."""
@@ -66,7 +71,7 @@ class Laws:
 
     def _check_host(self, containers: dict[str, Any]) -> None:
         """A container has one process at the most, an address is on one at the most."""
-        processes = self._view.processes()
+        processes = self.processes()
         owners = Counter(process.container for process in processes)
         assert not [container for container, count in owners.items() if count > 1], owners
         addresses = Counter(address for process in processes for address in process.addresses)
@@ -82,7 +87,7 @@ class Laws:
             if key.startswith("/v/default/observed/")
         }
         active = {ident for ident, one in observed.items() if one.get("state") in ("running", "paused")}
-        having = {process.container for process in self._view.processes()}
+        having = {process.container for process in self.processes()}
         left += [f"{one} has no process" for one in active - having]
         left += [f"no record explains the process of {one}" for one in having - set(observed)]
         return left

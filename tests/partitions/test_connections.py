@@ -112,7 +112,7 @@ async def test_who_does_not_read_is_not_cut_off(cluster: Cluster, caller: PortLa
     ):
         for _ in range(MUCH >> 20):
             await typing.write(b"m" * (1 << 20))
-        await asyncio.sleep(4 * SILENT_SECONDS)  # it is left alone for so long
+        await asyncio.sleep(3 * SILENT_SECONDS)  # it is left alone for so long
         size = 0
         async with asyncio.timeout(60):
             async for output in attached:
@@ -125,7 +125,7 @@ async def test_who_does_not_read_is_not_cut_off(cluster: Cluster, caller: PortLa
 async def test_who_types_more_than_is_read_waits(cluster: Cluster, caller: PortLayer) -> None:
     async with caller.interaction.attach("deaf", stdin=True) as attached:
         typing = asyncio.ensure_future(attached.write(b"m" * MUCH))
-        await asyncio.sleep(4 * SILENT_SECONDS)  # it is left alone for so long
+        await asyncio.sleep(3 * SILENT_SECONDS)  # it is left alone for so long
         assert not typing.done()
         await caller.execution.signal("deaf", "KILL")
         async with asyncio.timeout(60):

@@ -11,14 +11,13 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
 from driver import ME
 from partitions.lab import LONGER_THAN_LEASE, Host, Lab, laboratory, within
-from partitions.work import CALL_SECONDS, HEAL_SECONDS, Counting, Work
+from partitions.work import CALL_SECONDS, HEAL_SECONDS, Counting, Work, again, settles
 
 from portlayer.model import service as v
 from portlayer.model import storage as s
@@ -70,15 +69,8 @@ async def heals(lab: Lab) -> None:
     await settles(lab)
 
 
-async def settles(lab: Lab) -> None:
-    async with asyncio.timeout(HEAL_SECONDS):
-        while left := await asyncio.to_thread(lab.laws.settled):
-            await asyncio.sleep(0.2)
-    assert not left
-    await asyncio.to_thread(lab.laws.check)
-
-
-@pytest.mark.parametrize("name", ["rest", pytest.param("storage", marks=FULL), pytest.param("network", marks=FULL)])
+@FULL
+@pytest.mark.parametrize("name", ["rest", "storage", "network"])
 async def test_a_process_that_is_cut_from_etcd(lab: Lab, counting: Counting, name: str) -> None:
     cut = lab.processes[name]
     others = [process for process in lab.processes.values() if name == "storage" and process is not cut]
@@ -143,6 +135,7 @@ async def test_etcds_leader_is_there_and_of_no_use(lab: Lab, how: str) -> None:
     assert work.slowest < CALL_SECONDS
 
 
+@FULL
 async def test_etcd_has_no_majority(lab: Lab, counting: Counting) -> None:
     work = Work(lab)
     rest = lab.processes["rest"]
@@ -161,6 +154,7 @@ async def test_etcd_has_no_majority(lab: Lab, counting: Counting) -> None:
     assert work.slowest < CALL_SECONDS
 
 
+@FULL
 async def test_a_process_that_is_paused_for_longer_than_its_lease(lab: Lab, counting: Counting) -> None:
     rest, network = lab.processes["rest"], lab.processes["network"]
     work = Work(lab)
@@ -225,16 +219,6 @@ def fill(lab: Lab, host: Host) -> None:
             return
         assert done.returncode == 0, done.stderr
     raise AssertionError("etcd is not full yet")
-
-
-async def again(work: Callable[[], Awaitable[Any]]) -> Any:
-    """*work*, until it can be done."""
-    async with asyncio.timeout(HEAL_SECONDS):
-        while True:
-            try:
-                return await work()
-            except Unavailable as error:
-                await asyncio.sleep(error.facts["retry_after_seconds"])
 
 
 async def test_events_go_on_without_gaps(lab: Lab) -> None:

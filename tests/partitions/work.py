@@ -7,7 +7,8 @@ import contextlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 from driver import ME, Driver
 from partitions.lab import Lab, Process
@@ -26,10 +27,15 @@ LOSSES = (AlreadyExists, Conflict, InvalidState, NotFound)
 
 
 class Work:
-    """Callers at the doors of *lab*. done: what has succeeded, by door; unavailable: what could not be done then."""
+    """Callers at the doors of *lab*, who want *names* names and any host, or *host*.
 
-    def __init__(self, lab: Lab) -> None:
+    done: what has succeeded, by door; unavailable: what could not be done then.
+    """
+
+    def __init__(self, lab: Lab, *, names: int = 3, host: str | None = None) -> None:
         self._lab = lab
+        self._names = names
+        self._host = host
         self._numbers = itertools.count()
         self.done: Counter[str] = Counter()
         self.unavailable: Counter[str] = Counter()
@@ -38,9 +44,10 @@ class Work:
 
     async def once(self, process: Process) -> None:
         """A container with a name that others want too is made, started and removed."""
-        name = f"w{next(self._numbers) % 3}"
+        name = f"w{next(self._numbers) % self._names}"
         driver = process.driver
-        handle = await driver.set_state(await driver.draft("sleep", "1000", name=name, network="lan"), "running")
+        handle = await driver.draft("sleep", "1000", name=name, network="lan", host=self._host)
+        handle = await driver.set_state(handle, "running")
         done = await driver.commit(handle)
         again = await driver.commit(handle)
         assert again == done
@@ -112,6 +119,31 @@ class Work:
                 await asyncio.sleep(0.05)
 
 
+async def settles(lab: Lab) -> None:
+    async with asyncio.timeout(HEAL_SECONDS):
+        while left := await asyncio.to_thread(lab.laws.settled):
+            await asyncio.sleep(0.2)
+    assert not left
+    await asyncio.to_thread(lab.laws.check)
+
+
+async def again(work: Callable[[], Awaitable[Any]]) -> Any:
+    """*work*, until it can be done."""
+    async with asyncio.timeout(HEAL_SECONDS):
+        while True:
+            try:
+                return await work()
+            except Unavailable as error:
+                await asyncio.sleep(error.facts["retry_after_seconds"])
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for what is looked up outside the loop."""
+    async with asyncio.timeout(HEAL_SECONDS):
+        while not await asyncio.to_thread(holds):
+            await asyncio.sleep(0.01)
+
+
 class Counting:
     """A container that counts, and somebody who is attached to it at one door."""
 
@@ -121,9 +153,9 @@ class Counting:
         self._driver = driver
         self._reading: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
+    async def start(self, **fields: Any) -> None:
         script = "i=0; while true; do i=$((i+1)); echo $i; sleep 0.1; done"
-        await self._driver.run("sh", "-c", script, name=self.name, network="lan")
+        await self._driver.run("sh", "-c", script, name=self.name, network="lan", **fields)
         await self.attach()
 
     async def attach(self) -> None:
@@ -154,4 +186,4 @@ class Counting:
                 await asyncio.sleep(0.05)
 
 
-__all__ = ["CALL_SECONDS", "HEAL_SECONDS", "Counting", "Work"]
+__all__ = ["CALL_SECONDS", "HEAL_SECONDS", "Counting", "Work", "again", "settles", "until"]

@@ -58,8 +58,9 @@ async def test_output_flows_as_it_is_written(client: RestClient, world: World, n
 async def test_an_output_that_breaks_off_is_not_taken_for_its_end(client: RestClient, world: World) -> None:
     world.answer("interaction", "output", flow(b"half", e.SubstrateFailed("The log is gone.")))
     stream = await client.interaction.output(Caller(), REF, im.STDOUT)
-    with pytest.raises(e.Unavailable):
+    with pytest.raises(e.Unavailable) as told:
         await all_of(stream)
+    assert told.value.facts["retry_after_seconds"]
 
 
 async def test_closing_a_stream_ends_it_at_the_component(client: RestClient, world: World) -> None:

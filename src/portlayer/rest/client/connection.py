@@ -303,7 +303,7 @@ async def pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         async for piece in response.content.iter_any():
             yield piece
     except (aiohttp.ClientError, OSError) as error:  # a network that was cut gives a TimeoutError, too
-        raise Unavailable("The stream broke off; open it again.") from error
+        raise Unavailable("The stream broke off; open it again.", retry_after_seconds=1) from error
 
 
 def _segment(value: str) -> str:

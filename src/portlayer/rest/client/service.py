@@ -115,5 +115,7 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[NumberedEve
                     return
                 fields.clear()
     except (aiohttp.ClientError, ConnectionError) as error:
-        raise Unavailable("The events broke off; subscribe again from the last cursor.") from error
+        raise Unavailable(
+            "The events broke off; subscribe again from the last cursor.", retry_after_seconds=1
+        ) from error
     raise Unavailable("The server ended the events; subscribe again from the last cursor.", retry_after_seconds=1)

@@ -115,7 +115,7 @@ async def _result(response: aiohttp.ClientResponse, report: Report | None) -> m.
         if "images" in parsed:
             return _images(line)
         report(msgspec.convert(parsed, m.Progress))
-    raise Unavailable("The import broke off before its result; import again.")
+    raise Unavailable("The import broke off before its result; import again.", retry_after_seconds=1)
 
 
 def _images(body: bytes) -> m.Images:
