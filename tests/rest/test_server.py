@@ -128,7 +128,8 @@ async def test_a_handle_call_whose_answer_was_lost_is_sent_again(tmp_path: Path)
         requests.append(await reader.readuntil(b"\r\n\r\n"))
         if len(requests) == 2:
             writer.write(
-                b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n{"handle":"b"}'
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 14\r\n"
+                b'Connection: close\r\n\r\n{"handle":"b"}'
             )
             await writer.drain()
         writer.close()

@@ -29,6 +29,7 @@ from portlayer.rest.calls.call import JSON
 from portlayer.rest.calls.service import HEALTH
 from portlayer.rest.client.pulse import Pulse, Silent
 from portlayer.rest.client.trail import trail
+from portlayer.rest.client.wire import CONNECT_SECONDS, Answer, Garbled, Lost, Unreached, Wire
 from portlayer.rest.liveness import ask_after
 from portlayer.rest.passport import HEADER, Passport
 from portlayer.rest.query import written
@@ -39,7 +40,6 @@ Q = TypeVar("Q", bound=Value)
 T = TypeVar("T")
 Contexts = Callable[[], ssl.SSLContext]
 
-_CONNECT_SECONDS = 5.0
 _BUFFER = 256 * 1024
 _ATTACH_MESSAGE = 1024 * 1024
 _logger = logging.getLogger(__name__)
@@ -81,6 +81,7 @@ class Connection:
         self._base = "http://localhost" if self._path else address.rstrip("/")
         self._token = None if token is None else _token(token)
         self._session: aiohttp.ClientSession | None = None
+        self._wire = Wire(self._path) if self._path else None
         self._pulse = Pulse(self._health) if name else None
 
     async def call(self, call: Call[Q, A], caller: Caller, request: Q) -> A:
@@ -96,9 +97,9 @@ class Connection:
         with self._translating():
             try:
                 return await self._fetch(call, caller, request)
-            except aiohttp.ClientConnectorError:
+            except (aiohttp.ClientConnectorError, Unreached):
                 raise
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, Lost):
                 if not _repeatable(call, caller):
                     raise
             return await self._fetch(call, caller, request)
@@ -117,8 +118,24 @@ class Connection:
         return await ask()
 
     async def _fetch(self, call: Call[Q, Any], caller: Caller, request: Q) -> bytes:
-        async with self._felt(), await self._request(call, caller, request) as response:
-            return await response.read()
+        async with self._felt():
+            return await self._whole(call, caller, request)
+
+    async def _whole(self, call: Call[Q, Any], caller: Caller, request: Q) -> bytes:
+        """The bytes of the answer."""
+        if self._wire is None:
+            async with await self._request(call, caller, request) as response:
+                return await response.read()
+        url = self._url(call, caller, request)
+        headers = _headers(call, caller, request) | self._told(call, caller, url)
+        body = None
+        if call.consumes:
+            headers["Content-Type"] = call.consumes
+            body = _body(call, request)
+        answer = await self._wire.ask(call.verb, url.raw_path_qs, headers, body)
+        if _is_problem(answer):
+            raise self._problem(answer.status, answer.body)
+        return answer.body
 
     def _felt(self) -> AbstractAsyncContextManager[None]:
         """Another process of ours is asked for its health while it is waited for."""
@@ -126,8 +143,7 @@ class Connection:
 
     async def _health(self) -> None:
         with entered(None):  # for many calls, of which none is the cause
-            async with await self._request(HEALTH, Caller(), Nothing()) as response:
-                await response.read()
+            await self._whole(HEALTH, Caller(), Nothing())
 
     async def open(
         self, call: Call[Q, Any], caller: Caller, request: Q, *, accept: str | None = None, data: Any = None
@@ -163,6 +179,8 @@ class Connection:
         """Close all connections."""
         if self._pulse is not None:
             self._pulse.close()
+        if self._wire is not None:
+            self._wire.close()
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -177,7 +195,7 @@ class Connection:
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
                 raise_for_status=self._raise_problem,
                 auto_decompress=False,
                 read_bufsize=_BUFFER,
@@ -225,17 +243,19 @@ class Connection:
 
     async def _raise_problem(self, response: aiohttp.ClientResponse) -> None:
         """Problem documents become errors, also where a WebSocket was asked for; not-ready carries an answer."""
-        if response.status < HTTPStatus.BAD_REQUEST or response.content_type == JSON:
-            return
-        if response.status == HTTPStatus.INTERNAL_SERVER_ERROR and self._passport is not None:
-            raise Fault(f"{self._name} failed in a way that it should not; its log says how")
-        raise problems.error_of(response.status, await response.read())
+        if _is_problem(response):
+            raise self._problem(response.status, await response.read())
+
+    def _problem(self, status: int, body: bytes) -> Exception:
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR and self._passport is not None:
+            return Fault(f"{self._name} failed in a way that it should not; its log says how")
+        return problems.error_of(status, body)
 
     @contextmanager
     def _translating(self) -> Iterator[None]:
         try:
             yield
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, Unreached) as error:
             if why := tls.distrust(error):
                 raise self._distrusted(why) from error
             if self._name:
@@ -262,6 +282,8 @@ class Connection:
                 "" if self._path else " If it goes on, it may be that it does not take the certificate of this caller."
             )
             raise Unavailable(f"The connection to {self.address} was lost before the answer: {error}.{hint}") from error
+        except Garbled as error:
+            raise Unavailable(f"The answer is not of this version of the API: {error}.") from error
         except UnicodeEncodeError as error:
             raise InvalidArgument(f"The request has text that is not Unicode: {error}.") from error
 
@@ -270,6 +292,10 @@ class Connection:
             _logger.error("%s is not trusted: %s", self._name, why)
             return Unavailable(f"{self._name} cannot be trusted now: {why}.", retry_after_seconds=1)
         return Unavailable(f"The server at {self.address} is not trusted: {why}. PORTLAYER_CA names the CAs that are.")
+
+
+def _is_problem(answer: Answer | aiohttp.ClientResponse) -> bool:
+    return answer.status >= HTTPStatus.BAD_REQUEST and answer.content_type != JSON
 
 
 def _repeatable(call: Call[Any, Any], caller: Caller) -> bool:
