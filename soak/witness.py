@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -60,6 +61,7 @@ class Witness:
 _KEPT = ("container.created", "container.removed")
 
 
-def _place(cursor: str) -> tuple[int, int]:
+def _place(cursor: str) -> tuple[int, float]:
+    """The last event of a revision has that alone."""
     revision, _, index = cursor.partition(".")
-    return int(revision), int(index or 0)
+    return int(revision), int(index) if index else math.inf
