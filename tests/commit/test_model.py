@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from commit_kinds import check
 from conformance.store_tools import FakeClock
 from harness import ME, Harness
@@ -396,6 +397,7 @@ common: dict[str, Any] = {
     "suppress_health_check": list(HealthCheck),
     "print_blob": True,
 }
+pytestmark = pytest.mark.timeout(900)
 TestOverMemory = OverMemory.TestCase
 TestOverMemory.settings = settings(max_examples=EXAMPLES, **common)
 TestOverSqlite = OverSqlite.TestCase

@@ -100,6 +100,7 @@ class LocalExecution:
     async def create(self, caller: Caller, request: m.Create) -> m.Created:
         image = await self._records.find(Image, caller.vch, "images", request.image, "/image")
         tenant = await self._records.check_vch(caller.vch)
+        await self._engine.membership.ensure()  # or its own host is taken to be away
         host = await self._placing.place(request)
         ident = names.new_id()
         if caller.idempotency_key is not None:  # two creations under one key are two handles to one container
