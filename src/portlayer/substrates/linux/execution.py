@@ -29,6 +29,7 @@ from portlayer.substrates.linux import (
     timers,
     users,
 )
+from portlayer.substrates.linux.ahead import Ahead, Begun
 from portlayer.substrates.linux.exits import Exits
 from portlayer.substrates.linux.incarnation import Incarnation, Record
 from portlayer.substrates.linux.launch import Launched, Launcher
@@ -47,16 +48,23 @@ _AT_ONCE = 20
 
 
 class LinuxExecution:
-    """`interfaces.substrate.ExecutionDriver`. exit_watch is started and closed by whoever made it.
+    """`interfaces.substrate.ExecutionDriver`. exit_watch and ahead are started and closed by whoever made them.
 
     runtime: name or path of the one to use; "" chooses. runtime_seconds: after that time it is taken to hang.
     """
 
     def __init__(
-        self, paths: Paths, exit_watch: Exits, runtime: str = "", *, runtime_seconds: float = RUNTIME_SECONDS
+        self,
+        paths: Paths,
+        exit_watch: Exits,
+        ahead: Ahead,
+        runtime: str = "",
+        *,
+        runtime_seconds: float = RUNTIME_SECONDS,
     ) -> None:
         self._paths = paths
         self._exits = exit_watch
+        self._ahead = ahead
         self._cgroups = cgroups.detect(paths.instance)
         self._spawner = Spawner()
         self._launcher = Launcher(paths, self._cgroups)
@@ -127,11 +135,11 @@ class LinuxExecution:
     def expect(self) -> None:
         if not self._making:  # what is under way wakes the kernel itself
             self._waker.wake()
+        self._ahead.expect()
 
     async def prepare(
         self, container: ContainerSpec, incarnation: str, networks: Mapping[str, NetworkSpec]
     ) -> StartFailure | None:
-        del networks  # endpoints say all that is needed
         place = Incarnation(self._paths, incarnation)
         if place.exists():
             record = place.record()
@@ -142,7 +150,7 @@ class LinuxExecution:
             return StartFailure(exit_code=NOT_FOUND, reason="There is no program to run: its name is empty.")
         self._making += 1
         try:
-            failure = await self._create(container, place)
+            failure = await self._connected(container, place, networks)
         except BaseException as error:
             await self.remove(container.id, incarnation)
             if isinstance(error, OSError):
@@ -154,8 +162,30 @@ class LinuxExecution:
             await self.remove(container.id, incarnation)
         return failure
 
-    async def _create(self, container: ContainerSpec, place: Incarnation) -> StartFailure | None:
-        starting = asyncio.ensure_future(self._spawner.run(self._launcher.launch, container, place.id, self.runtime))
+    async def _connected(
+        self, container: ContainerSpec, place: Incarnation, networks: Mapping[str, NetworkSpec]
+    ) -> StartFailure | None:
+        """`_create`, and meanwhile its links, where it has any."""
+        wanted = [
+            (endpoint, networks[endpoint.network])
+            for endpoint in container.endpoints.values()
+            if endpoint.bound and endpoint.network in networks
+        ]
+        if not wanted:
+            return await self._create(container, place, None)
+        begun = await self._ahead.begin(place.id, wanted)
+        made = False
+        try:
+            failure = await self._create(container, place, begun)
+            made = failure is None
+            return failure
+        finally:
+            await self._ahead.settle(begun, made=made)
+
+    async def _create(self, container: ContainerSpec, place: Incarnation, begun: Begun | None) -> StartFailure | None:
+        path = "" if begun is None else begun.path
+        launching = self._spawner.run(self._launcher.launch, container, place.id, self.runtime, path)
+        starting = asyncio.ensure_future(launching)
         try:
             launched = await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -163,6 +193,8 @@ class LinuxExecution:
             await asyncio.to_thread((await starting).abandon)
             starting.result().close()
             raise
+        if begun is not None:
+            self._ahead.plug(begun)
         try:
             record = await self._record(container, place, launched)
             if isinstance(record, StartFailure):
@@ -282,6 +314,7 @@ class LinuxExecution:
         return made_by(record.runtime).failed_start(chunks[0].data.decode(errors="replace"))
 
     async def remove(self, container: str, incarnation: str) -> None:
+        self._ahead.forget(incarnation)
         try:
             async with asyncio.timeout(_END_SECONDS):
                 await self._remover.remove(Incarnation(self._paths, incarnation))

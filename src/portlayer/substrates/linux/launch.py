@@ -67,8 +67,11 @@ class Launcher:
         self._host = host_limits(cgroups)
         self._held: dict[str, list[int]] = {}
 
-    def launch(self, container: ContainerSpec, incarnation: str, runtime: Runtime) -> Launched:
-        """Only in the spawner's thread. Raises InvalidArgument, Unsupported, and OSError where the host fails."""
+    def launch(self, container: ContainerSpec, incarnation: str, runtime: Runtime, network: str) -> Launched:
+        """Only in the spawner's thread. network: see `spec.build`.
+
+        Raises InvalidArgument, Unsupported, and OSError where the host fails.
+        """
         place = Incarnation(self._paths, incarnation)
         rootfs = str(self._paths.rootfs(container.id))
         user = users.resolve(rootfs, container.process.user)
@@ -84,6 +87,7 @@ class Launcher:
             seccomp=runtime.filter(granted),
             volumes=[self._volume(place, number, mount) for number, mount in enumerate(container.mounts.values())],
             init=_init() if container.process.init else "",
+            network=network,
         )
         place.make(
             {

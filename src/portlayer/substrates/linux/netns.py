@@ -1,4 +1,4 @@
-"""Reach into the network namespace of another process.
+"""Reach into the network namespace of another process, and make one for a process to come.
 
 A namespace belongs to a thread, and a socket keeps the one that it was made in: so a thread goes in, makes a socket
 and comes back. Only a worker thread may do this, never the one of the event loop.
@@ -12,6 +12,8 @@ import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from portlayer.substrates.linux import kernel
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -47,6 +49,16 @@ class HomeNamespace:
             os.close(descriptor)
             raise ProcessLookupError(f"process {pid} is not in a network namespace of its own")
         return descriptor
+
+    @contextmanager
+    def make(self) -> Iterator[int]:
+        """A descriptor of a new network namespace, in which the calling thread is within the block. The namespace ends
+        with the last descriptor and process that has it, also where that is a kill of ours."""
+        kernel.unshare(_CLONE_NEWNET)
+        try:
+            yield os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            _setns(self._descriptor)
 
     @contextmanager
     def visit(self, descriptor: int) -> Iterator[None]:

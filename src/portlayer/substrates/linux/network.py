@@ -23,6 +23,7 @@ from portlayer.model.errors import SubstrateFailed, Unavailable, Unsupported
 from portlayer.model.execution import ContainerSpec
 from portlayer.model.network import EndpointSpec, NetworkSpec
 from portlayer.substrates.linux import hostfiles, sysctls
+from portlayer.substrates.linux.ahead import Ahead
 from portlayer.substrates.linux.incarnation import Incarnation
 from portlayer.substrates.linux.names.guard import Guard
 from portlayer.substrates.linux.nft import NftError
@@ -40,6 +41,7 @@ class LinuxNetwork:
         self._paths = paths
         self._thread = ThreadPoolExecutor(1, "portlayer-network")
         self._open: Wiring | None = None
+        self.ahead = Ahead(self._thread)
 
     async def start(self) -> Mapping[str, str]:
         """Open what the driver needs, and read what is there; nothing of the host is changed. Facts for people.
@@ -50,6 +52,7 @@ class LinuxNetwork:
         if self._open is None:
             self._open = await self._do("start", Wiring, self._paths)
             self._guard = Guard(self._open.names, self._run)
+            self.ahead.wiring = self._open
         return await self._do("start", self._wiring.features)
 
     async def serve_names(self) -> None:
@@ -66,6 +69,7 @@ class LinuxNetwork:
         """Let go of sockets and thread; all links stay as they are."""
         if self._open is not None:
             await self._guard.close()
+            await self.ahead.close()
             await self._do("close", self._open.close)
             self._open = None
         self._thread.shutdown()
@@ -104,6 +108,8 @@ class LinuxNetwork:
         """Raises SubstrateFailed where the process is gone; Unsupported for ports in an internal network, or on an IPv6
         address where the endpoint has none."""
         _check_ports(endpoint, network)
+        if self.ahead.claim(incarnation, endpoint, network):
+            return
         with _failing("plug", container):
             await self._run(self._wiring.plug, incarnation, endpoint, network)
 

@@ -69,7 +69,7 @@ _MASKED = (
     *("/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"),
 )
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-_NAMESPACES = tuple({"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup"))
+_NAMESPACES = tuple({"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup"))
 
 
 def _device(major: int, minor: int, *, allow: bool = True) -> dict[str, Any]:
@@ -97,17 +97,19 @@ def build(
     seccomp: Filter,
     volumes: Sequence[Volume] = (),
     init: str = "",
+    network: str = "",
 ) -> bytes:
     """`config.json` as it stands in *bundle*, the directory that also has the three files of FILES.
 
     init: a program of the host that becomes the first process and starts the others; "" for none.
+    network: path of its network namespace; "" for a new one.
     """
     annotations = {CONTAINER_ANNOTATION: container.id}
     if seccomp.bpf:
         annotations[SECCOMP_ANNOTATION] = seccomp.bpf
     linux: dict[str, Any] = {
         "cgroupsPath": cgroup,
-        "namespaces": _NAMESPACES,
+        "namespaces": [*_NAMESPACES, {"type": "network", **({"path": network} if network else {})}],
         "resources": {"devices": _DEVICES, **_limits(container.resources, host)},
         "maskedPaths": _MASKED,
         "readonlyPaths": _READ_ONLY,

@@ -34,8 +34,10 @@ class LinuxSubstrate:
         self._inotify = Inotify()
         self._exits = Exits(paths, self._inotify)
         self._storage = LinuxStorage(paths)
-        self._execution = LinuxExecution(paths, self._exits, runtime or "", runtime_seconds=runtime_seconds)
         self._network = LinuxNetwork(paths)
+        self._execution = LinuxExecution(
+            paths, self._exits, self._network.ahead, runtime or "", runtime_seconds=runtime_seconds
+        )
         self._interaction = LinuxInteraction(paths, self._exits, self._inotify)
         self.storage: StorageDriver = self._storage
         self.execution: ExecutionDriver = self._execution

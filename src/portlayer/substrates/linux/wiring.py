@@ -31,11 +31,16 @@ _GONE = {errno.ENODEV, errno.EINVAL}  # a master that is not there is EINVAL
 _MATCHES_ALL_OR_HALF = 1  # a route as wide as this says nothing of what the host uses
 
 
-class _Inside(NamedTuple):
+class Inside(NamedTuple):
     """The network namespace of a process, with a socket in it."""
 
     namespace: int
     netlink: Netlink
+
+    def close(self) -> None:
+        """The namespace of no process ends with this."""
+        self.netlink.close()
+        os.close(self.namespace)
 
 
 class Wiring:
@@ -152,16 +157,34 @@ class Wiring:
 
         Raises LookupError where the network was never made. A bridge that somebody else removed is made again.
         """
+        with self._inside(incarnation, ipv6=bool(endpoint.address6)) as inside:
+            self._plug(incarnation, inside, endpoint, network)
+
+    def make_inside(self) -> Inside:
+        """A new namespace, whose new links have no IPv6. From any thread."""
+        with ExitStack() as undo, self._home.make() as namespace:
+            undo.callback(os.close, namespace)
+            netlink = undo.enter_context(Netlink())
+            sysctls.new_links_have(ipv6=False)
+            undo.pop_all()
+            return Inside(namespace, netlink)
+
+    def plug_inside(self, incarnation: str, inside: Inside, endpoint: EndpointSpec, network: NetworkSpec) -> None:
+        """As `plug`, for an incarnation that is being made and will have *inside*."""
+        with self._home.visit(inside.namespace):
+            sysctls.new_links_have(bool(endpoint.address6))
+        self._plug(incarnation, inside, endpoint, network)
+
+    def _plug(self, incarnation: str, inside: Inside, endpoint: EndpointSpec, network: NetworkSpec) -> None:
         if network.id not in self._bridges and network.id not in self.networks():
             raise LookupError(f"network {network.name} is not on this host")
-        with self._inside(incarnation, ipv6=bool(endpoint.address6)) as inside:
-            try:
-                self._connect(incarnation, inside, endpoint, network)
-            except NetlinkError as error:
-                if error.errno not in _GONE or self._bridge_stands(network.id):
-                    raise
-                del self._bridges[network.id]
-                self._connect(incarnation, inside, endpoint, network)
+        try:
+            self._connect(incarnation, inside, endpoint, network)
+        except NetlinkError as error:
+            if error.errno not in _GONE or self._bridge_stands(network.id):
+                raise
+            del self._bridges[network.id]
+            self._connect(incarnation, inside, endpoint, network)
         self._firewall.clear(endpoint.addresses)
 
     def publish(self, endpoint: EndpointSpec) -> None:
@@ -241,7 +264,7 @@ class Wiring:
         return bridge.index
 
     @contextmanager
-    def _inside(self, incarnation: str, *, ipv6: bool) -> Iterator[_Inside]:
+    def _inside(self, incarnation: str, *, ipv6: bool) -> Iterator[Inside]:
         pid = _pid(f"{self._paths.incarnations}/{incarnation}/pid")
         with ExitStack() as stack:
             namespace = self._home.open(pid)
@@ -249,9 +272,9 @@ class Wiring:
             with self._home.visit(namespace):
                 netlink = stack.enter_context(Netlink())
                 sysctls.new_links_have(ipv6)
-            yield _Inside(namespace, netlink)
+            yield Inside(namespace, netlink)
 
-    def _connect(self, incarnation: str, inside: _Inside, endpoint: EndpointSpec, network: NetworkSpec) -> None:
+    def _connect(self, incarnation: str, inside: Inside, endpoint: EndpointSpec, network: NetworkSpec) -> None:
         master, bridge = self.make_network(network), self._bridge_name(network.id)
         addresses = _addresses(endpoint)
         name = self.veth_name(incarnation, endpoint.id)
@@ -270,7 +293,7 @@ class Wiring:
             self._announcer.announce(bridge, address.ip, endpoint.mac_address)
 
     def _make_veth(
-        self, name: str, inside: _Inside, endpoint: EndpointSpec, network: NetworkSpec, addresses: list[Interface]
+        self, name: str, inside: Inside, endpoint: EndpointSpec, network: NetworkSpec, addresses: list[Interface]
     ) -> tuple[int, int]:
         """Make the veth, or repair the one that is there; the index of its inner end, and the N of its name eth<N>."""
         master, number = self._bridges[network.id], 0
