@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator
@@ -14,12 +15,13 @@ from harness import ME, Harness
 from portlayer.components.events import History, trim
 from portlayer.components.records import event, event_puts
 from portlayer.compose import Settings
-from portlayer.interfaces.store import Store, Transaction
+from portlayer.interfaces.store import Compacted, Delete, Put, Store, Transaction
 from portlayer.model import service as v
 from portlayer.model.bounds import LEAST_EVENTS, Limits
 from portlayer.stores.etcd import EtcdStore
 from portlayer.stores.memory import MemoryStore
 from portlayer.stores.sqlite import SqliteStore
+from portlayer.stores.watching import RING_CHANGES
 
 
 @pytest.fixture(params=["memory", "sqlite", "etcd"])
@@ -62,6 +64,34 @@ async def test_the_oldest_go_and_no_other_vchs(store: Store) -> None:
     assert await told(store, "default") == list(range(310, 460))
     assert await trim(store, "quiet", 150) == 0
     assert await told(store, "quiet") == list(range(10))
+
+
+async def test_who_reads_slower_than_the_store_remembers_goes_on_with_what_is_there() -> None:
+    store = MemoryStore(kept_deletions=10)
+
+    async def there() -> bool:
+        return True
+
+    async with contextlib.aclosing(History(store, "default", "", there).follow((0, 0))) as events:
+        slow = store.watch("/v/default/events/")
+        await tell(store, "default", 0, 3)
+        assert [int((await anext(events)).event.name) for _ in range(3)] == [0, 1, 2]
+        reading = asyncio.ensure_future(anext(events))
+        await tell(store, "default", 3, 6)
+        assert int((await reading).event.name) == 3
+        await tell(store, "default", 6, 9)
+        for _ in range(RING_CHANGES // 100):
+            keys = [f"/other/{number}" for number in range(100)]
+            await store.apply(Transaction(ops=[Put(key, b"x") for key in keys], durable=False))
+            await store.apply(Transaction(ops=[Delete(key) for key in keys], durable=False))
+        with pytest.raises(Compacted):
+            while True:
+                await anext(slow)
+        assert await trim(store, "default", 2) == 7
+        assert [int((await anext(events)).event.name) for _ in range(4)] == [4, 5, 7, 8]
+        await tell(store, "default", 9, 12)
+        assert [int((await anext(events)).event.name) for _ in range(3)] == [9, 10, 11]
+    await store.close()
 
 
 @pytest.fixture
