@@ -89,7 +89,8 @@ async def test_none_holds_another_even_in_one_process(tmp_path: Path) -> None:
 
 
 async def test_none_calls_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is asked for, only the process that was asked passes calls on."""
+    """Whatever is asked for, only the process that was asked passes calls on; and the one that a compose was passed on
+    to passes on its steps, and nothing else."""
     looked: list[tuple[str, str]] = []
     find = Peers.find
 
@@ -117,4 +118,6 @@ async def test_none_calls_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         await pl.service.create_vch("other")
         await pl.service.remove_vch("other", force=True)
     assert {component for _, component in looked} == set(COMPONENTS)
-    assert {name for name, _ in looked} == {"door"}
+    assert {name for name, _ in looked} == {"door", "execution"}
+    steps_elsewhere = ["storage", "network", "network", "interaction", "interaction"]
+    assert [component for name, component in looked if name == "execution"] == steps_elsewhere

@@ -175,12 +175,15 @@ def routed(
             return here
         return Routed(component, here, host, hosts, directory, tracer)
 
+    execution = way("execution")
     return Components(
         service=local.service,
         storage=way("storage"),
-        execution=way("execution"),
+        execution=execution,
         network=way("network"),
         interaction=way("interaction"),
+        # Most steps are execution's, and the longest: one hop there, not one for each of them.
+        composer=None if "execution" in have else execution.compose,
     )
 
 

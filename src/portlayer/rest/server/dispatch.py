@@ -22,6 +22,7 @@ from portlayer.model.caller import DEFAULT_VCH, Caller
 from portlayer.model.errors import InvalidArgument, PortlayerError, Unauthenticated, Unavailable, Unsupported
 from portlayer.rest import passport
 from portlayer.rest.calls import CALLS, Call
+from portlayer.rest.calls.compose import COMPOSE
 from portlayer.rest.calls.service import HEALTH, METRICS_TEXT, READY
 from portlayer.rest.passport import Passport
 from portlayer.rest.problems import PROBLEM, TABLE
@@ -197,9 +198,13 @@ class Dispatcher:
         """Who calls, taking the VCH out of *parameters*."""
         if forwarded := http.headers.get(passport.HEADER):
             parameters.pop("vch", None)
-            return None, await self._forwarded(http, forwarded), self._here
+            return None, await self._forwarded(http, forwarded), self._behind(call)
         identity = await self._identity(http)
         return self._decided(identity, http, call, path, parameters)
+
+    def _behind(self, call: Call[Any, Any]) -> Components:
+        """Whom to ask for what was forwarded. A compose is done here; its steps are calls of their own, of one hop."""
+        return self._components if call is COMPOSE and self._components.composer is None else self._here
 
     async def _forwarded(self, http: web.BaseRequest, said: str) -> Caller:
         """Who calls, by the word of another process, which has asked whether they may. From another host, a
