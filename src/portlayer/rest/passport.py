@@ -5,7 +5,7 @@ a key that only processes of the same port layer have; the next one believes it 
 
     Portlayer-Caller: base64url(JSON of the Caller) "." base64url(HMAC-SHA256(key, verb "\\n" target "\\n" JSON))
 
-A request that carries one is never forwarded again: one hop.
+A request that carries one is never forwarded again: one hop. The steps of a compose are requests of their own.
 """
 
 from __future__ import annotations
