@@ -31,7 +31,7 @@ from portlayer.model.errors import (
     Unsupported,
 )
 from portlayer.model.execution import replace
-from portlayer.substrates.linux import disks, mounts, trash
+from portlayer.substrates.linux import disks, mounts
 from portlayer.substrates.linux.host import checks
 from portlayer.substrates.linux.live import make_directories
 from portlayer.substrates.linux.paths import Paths
@@ -499,18 +499,28 @@ async def test_a_disk_is_on_one_loop_device_however_often_it_is_mounted(storage:
             await asyncio.sleep(0.01)
 
 
-async def test_what_another_has_unmounted_meanwhile_goes_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = tmp_path / "container" / "rootfs"
-    target.mkdir(parents=True)
+def test_what_another_has_unmounted_meanwhile_is_none(tmp_path: Path) -> None:
+    target = tmp_path / "rootfs"
+    assert not mounts.detach(target), "not there"
+    target.mkdir()
+    assert not mounts.detach(target), "there, and not mounted"
     mounts.mount("portlayer-test", target, "tmpfs", "")
-    detach = mounts.detach
+    assert mounts.detach(target)
+    assert not mounts.detach(target)
 
-    def too_late(target: Path) -> None:
-        detach(target)
-        detach(target)
 
-    monkeypatch.setattr(mounts, "detach", too_late)
-    await trash._unmount_content(tmp_path)
-    assert not target.parent.exists()
+async def test_a_server_that_stops_does_not_mind_what_goes_meanwhile(
+    storage: LinuxStorage, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await mounted(storage, paths, await put(storage, file("a")))
+    listed = mounts.mounts_under
+
+    def late(under: Path, source: str) -> Iterator[mounts.Mount]:
+        found = list(listed(under, source))
+        for mount in found:
+            mounts.detach(mount.target)
+            mount.target.rmdir()
+        return iter(found)
+
+    monkeypatch.setattr(mounts, "mounts_under", late)
+    await storage.let_go()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -28,9 +29,16 @@ def mount(source: str, target: Path, kind: str, options: str, flags: int = 0) ->
     _check(done, target)
 
 
-def detach(target: Path) -> None:
-    """Take the mount away from the tree at once, whoever still uses it; raises OSError (EINVAL: no mount)."""
-    _check(_libc.umount2(os.fsencode(target), _UMOUNT_DETACH | _UMOUNT_NOFOLLOW), target)
+def detach(target: Path) -> bool:
+    """Take the mount away from the tree at once, whoever still uses it; False where there is none (any more): others
+    may look after it, too. Raises OSError."""
+    try:
+        _check(_libc.umount2(os.fsencode(target), _UMOUNT_DETACH | _UMOUNT_NOFOLLOW), target)
+    except OSError as error:
+        if error.errno in {errno.EINVAL, errno.ENOENT}:
+            return False
+        raise
+    return True
 
 
 def sync_filesystem(descriptor: int) -> None:

@@ -91,15 +91,18 @@ def unmount(target: Path) -> int | None:
     """
     if not mounts.is_mounted(target):
         return None
-    held = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        mounts.detach(target)
-    except OSError as error:
+        held = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        if mounts.detach(target):
+            return held
+    except OSError:
         os.close(held)
-        if error.errno == errno.EINVAL:
-            return None
         raise
-    return held
+    os.close(held)
+    return None
 
 
 def _is_opaque(directory: Path) -> bool:

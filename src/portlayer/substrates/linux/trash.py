@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import secrets
@@ -106,11 +105,7 @@ async def _unmount_content(directory: Path) -> None:
 
 def _detach(targets: Iterable[Path]) -> None:
     for target in targets:
-        try:
-            mounts.detach(target)
-        except OSError as error:
-            if error.errno not in {errno.EINVAL, errno.ENOENT}:  # no mount, or gone
-                raise
+        mounts.detach(target)
 
 
 async def delete_content(directory: Path) -> None:
