@@ -143,7 +143,9 @@ async def test_a_stale_commit_names_what_collided(pl: PortLayer) -> None:
 
 
 async def test_several_containers_as_one_change(pl: PortLayer) -> None:
-    handles = [await pl.execution.create("busybox", "true", name=name) for name in ("one", "two")]
+    one = await pl.execution.create("busybox", "true", name="one")
+    host = (await pl.execution.inspect(one)).proposed.host  # one commit is for one host
+    handles = [one, await pl.execution.create("busybox", "true", name="two", host=host)]
     assert {each.id for each in await pl.execution.commit_all(handles)} == {handle.id for handle in handles}
     assert {each.name for each in await pl.execution.list()} == {"one", "two"}
 
