@@ -70,14 +70,14 @@ async def _existing(driver: Driver, state: str) -> str:
         handle = await driver.set_state(handle, "running")
     await driver.commit(handle)
     if state in ("paused", "stopped"):
-        await driver.commit(await driver.set_state(await driver.handle("cookie"), state, timeout_seconds=0))
+        await driver.commit(await driver.set_state_at_once(await driver.handle("cookie"), state))
     return await driver.handle("cookie")
 
 
 def to_state(before: str, after: str) -> Kind:
     async def kind(driver: Driver) -> Retry:
         handle = await _existing(driver, before)
-        handle = await driver.set_state(handle, after, timeout_seconds=0)
+        handle = await driver.set_state_at_once(handle, after)
         return lambda: driver.commit(handle)
 
     return kind
