@@ -100,7 +100,9 @@ async def test_a_volume_with_a_capacity_keeps_what_is_in_it(served: Served, arch
         assert (await pl.execution.inspect_container("cooper")).state == ("stopped" if reboot else "running")
         for state in ("stopped", "running"):
             handle = await pl.execution.get_container("cooper")
-            await pl.execution.commit(await pl.execution.set_state(handle, state, timeout_seconds=0))
+            await pl.execution.commit(
+                await pl.execution.set_state(handle, state, timeout_seconds=0 if state == "stopped" else None)
+            )
         async with asyncio.timeout(20):
             while not (await _log(pl, "cooper")).endswith(b"one\ntwo\nwritten\n"):
                 await asyncio.sleep(0.01)

@@ -524,3 +524,12 @@ async def test_a_server_that_stops_does_not_mind_what_goes_meanwhile(
 
     monkeypatch.setattr(mounts, "mounts_under", late)
     await storage.let_go()
+
+
+async def test_processes_that_start_at_once_sweep_no_probe_of_another(paths: Paths) -> None:
+    several = [LinuxStorage(paths) for _ in range(4)]
+    for _ in range(20):
+        await asyncio.gather(*(one.start() for one in several))
+        await asyncio.gather(*(one._trash.close() for one in several))
+        await asyncio.gather(*(one._leaving.close() for one in several))
+    assert not [mount for mount in mounts.mounts_under(paths.state) if mount.source == "portlayer-probe"]

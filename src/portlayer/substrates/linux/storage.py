@@ -57,7 +57,7 @@ class LinuxStorage:
                 # Setuid programs of images are not for users of the host; a group must not be inherited, either.
                 directory.chmod(0o700)
             overlay.make_skeleton(paths.skeleton)
-            await asyncio.to_thread(overlay.probe, paths.staging)
+            await asyncio.to_thread(_probe, paths.staging)
             for path in paths.staging.iterdir():
                 with _claimed(path) as nobody_works_in_it:
                     if nobody_works_in_it:
@@ -247,6 +247,18 @@ def _publish(staging: Path, layer: Path, size_bytes: int) -> None:
                 raise
     finally:
         os.close(descriptor)
+
+
+def _probe(staging: Path) -> None:
+    """Raises Unavailable where no overlay can be mounted in *staging*. Another process may sweep there meanwhile."""
+    probed = False
+    while not probed:
+        place = Path(tempfile.mkdtemp(dir=staging))
+        with contextlib.suppress(FileNotFoundError), _claimed(place) as mine:
+            if mine and place.exists():
+                overlay.probe(place)
+                place.rmdir()
+                probed = True
 
 
 @contextmanager
