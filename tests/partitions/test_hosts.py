@@ -134,7 +134,7 @@ async def test_a_host_that_is_cut_from_everything(lab: Lab, counting: Counting, 
     await asyncio.gather(stopping, return_exceptions=True)
     assert (await again(lambda: b.commit(stop))).state == "stopped"
     with pytest.raises((AlreadyExists, InUse)):
-        await b.run(host="b", network="lan", ports=(PORT,))
+        await again(lambda: b.run(host="b", network="lan", ports=(PORT,)))
     for name in ("mortal", "stubborn"):
         await a.remove(name, force=True)
 

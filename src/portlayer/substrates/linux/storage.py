@@ -59,7 +59,7 @@ class LinuxStorage:
             overlay.make_skeleton(paths.skeleton)
             await asyncio.to_thread(_probe, paths.staging)
             for path in paths.staging.iterdir():
-                with _claimed(path) as nobody_works_in_it:
+                with contextlib.suppress(FileNotFoundError), _claimed(path) as nobody_works_in_it:
                     if nobody_works_in_it:
                         self._trash.throw(path)
             await self._trash.start()
