@@ -10,6 +10,7 @@ own end closes nothing. conmon closes its own when a connection to its attach so
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import socket
@@ -125,9 +126,10 @@ def _duplicate(record: Record, wanted: str) -> int | None:
     try:
         directory = f"/proc/{record.conmon.pid}/fd"
         for name in os.listdir(directory):
-            target = os.readlink(f"{directory}/{name}")
-            if target == wanted or (wanted == TERMINAL and target.endswith("/ptmx")):
-                return kernel.pidfd_getfd(pidfd, int(name))
+            with contextlib.suppress(OSError):  # conmon closes others meanwhile
+                target = os.readlink(f"{directory}/{name}")
+                if target == wanted or (wanted == TERMINAL and target.endswith("/ptmx")):
+                    return kernel.pidfd_getfd(pidfd, int(name))
     except OSError:
         return None
     finally:
