@@ -6,8 +6,10 @@ import asyncio
 import os
 import random
 import shutil
+import signal
 import stat
 import subprocess
+import sys
 import tarfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -329,6 +331,58 @@ async def test_a_new_process_finds_what_is_whole_and_sweeps_the_rest(storage: Li
     assert entries_of(paths.trash) == []
 
 
+DIES_WHILE_IT_PROBES = """
+import asyncio, os, sys
+from pathlib import Path
+from portlayer.substrates.linux import overlay
+from portlayer.substrates.linux.paths import Paths
+from portlayer.substrates.linux.storage import LinuxStorage
+
+overlay.unmount = lambda target: os.kill(os.getpid(), 9)
+state, run, instance = sys.argv[1:]
+asyncio.run(LinuxStorage(Paths(state=Path(state), run=Path(run), instance=instance)).start())
+"""
+
+
+@pytest.fixture
+def died_probing(paths: Paths) -> Path:
+    """The overlay that a start left which was killed while it tried whether this host can mount one."""
+    words = [str(paths.state), str(paths.run), paths.instance]
+    ran = subprocess.run([sys.executable, "-c", DIES_WHILE_IT_PROBES, *words], check=False)
+    assert ran.returncode == -signal.SIGKILL
+    [mount] = mounts.mounts_under(paths.state)
+    return mount.target
+
+
+async def test_a_start_that_is_killed_while_it_probes_leaves_no_mount_to_the_next(
+    paths: Paths, died_probing: Path
+) -> None:
+    again = LinuxStorage(paths)
+    await again.start()
+    await again.close()
+    assert mounts.mounts_under(paths.state) == []
+    assert (entries_of(paths.staging), entries_of(paths.trash)) == ([], [])
+
+
+async def test_a_mount_that_an_earlier_sweep_took_to_the_trash_goes(paths: Paths, died_probing: Path) -> None:
+    died_probing.parent.rename(paths.trash / "earlier")
+    assert mounts.mounts_under(paths.trash)
+    again = LinuxStorage(paths)
+    await again.start()
+    await again.close()
+    assert mounts.mounts_under(paths.state) == []
+    assert entries_of(paths.trash) == []
+
+
+async def test_cleanup_lists_and_removes_what_a_killed_probe_left(paths: Paths, died_probing: Path) -> None:
+    looking = LinuxStorage(paths)
+    make_directories(paths)
+    place = died_probing.parent
+    assert await looking.leftovers() == [f"mount {died_probing} (overlay)", f"tree {place}"]
+    await looking.purge()
+    assert await looking.leftovers() == []
+
+
 async def test_a_released_rootfs_keeps_what_was_written_and_is_no_mount(storage: LinuxStorage, paths: Paths) -> None:
     spec = builders.container(layers=[await put(storage, file("f"))])
     for number in range(3):
@@ -361,6 +415,7 @@ async def test_a_host_where_overlays_cannot_be_is_told_so(storage: LinuxStorage,
     root = await mounted(storage, paths, await put(storage, file("f")))
     with pytest.raises(Unavailable, match="overlay"):
         await LinuxStorage(Paths(state=root / "state", run=root / "run", instance="0" * 8)).start()
+    assert entries_of(root / "state" / "staging") == []
 
 
 async def test_mounts_are_ours_by_name(storage: LinuxStorage, paths: Paths) -> None:
@@ -483,6 +538,24 @@ async def test_a_disk_that_cannot_be_made_leaves_nothing(storage: LinuxStorage, 
     assert (await storage.volumes(), list(paths.staging.iterdir())) == ([], [])
 
 
+async def test_a_process_that_starts_lets_the_disk_be_that_another_makes(
+    storage: LinuxStorage, paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, slow = tmp_path / "gate", tmp_path / "slow-mkfs"
+    os.mkfifo(gate)
+    slow.write_text(f'#!/bin/sh\n: > {gate}\n: < {gate}\nexec {disks.MKFS} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setattr(disks, "MKFS", str(slow))
+    making = asyncio.create_task(storage.make_volume("cask", 16 << 20))
+    await asyncio.to_thread(gate.read_text)
+    starting = LinuxStorage(paths)
+    await starting.start()
+    await asyncio.to_thread(gate.write_text, "")
+    await making
+    assert await storage.volumes() == ["cask"]
+    await starting.close()
+
+
 async def test_a_disk_is_on_one_loop_device_however_often_it_is_mounted(storage: LinuxStorage, paths: Paths) -> None:
     """Two over one file would destroy what is on it."""
     await storage.make_volume("cask", 16 << 20)
@@ -532,4 +605,4 @@ async def test_processes_that_start_at_once_sweep_no_probe_of_another(paths: Pat
         await asyncio.gather(*(one.start() for one in several))
         await asyncio.gather(*(one._trash.close() for one in several))
         await asyncio.gather(*(one._leaving.close() for one in several))
-    assert not [mount for mount in mounts.mounts_under(paths.state) if mount.source == "portlayer-probe"]
+    assert mounts.mounts_under(paths.state) == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -65,17 +64,16 @@ def mount(source: str, target: Path, lowers: Sequence[Path], container: Path) ->
             os.close(descriptor)
 
 
-def probe(directory: Path) -> None:
-    """Make and take away an overlay in *directory*; raises Unavailable where this host cannot."""
+def probe(source: str, directory: Path) -> None:
+    """Make and take away an overlay in the empty *directory*; raises Unavailable where this host cannot."""
     try:
-        with tempfile.TemporaryDirectory(dir=directory) as temporary:
-            lower, merged = Path(temporary) / "lower", Path(temporary) / "merged"
-            lower.mkdir()
-            merged.mkdir()
-            mount("portlayer-probe", merged, [lower], Path(temporary))
-            held = unmount(merged)
-            if held is not None:
-                os.close(held)
+        lower, merged = directory / "lower", directory / "merged"
+        lower.mkdir()
+        merged.mkdir()
+        mount(source, merged, [lower], directory)
+        held = unmount(merged)
+        if held is not None:
+            os.close(held)
     except OSError as error:
         raise Unavailable(
             f"An overlay cannot be mounted in {directory}: {error.strerror}. Run as root on a kernel with overlayfs, "

@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +21,7 @@ from typing import TypeVar
 from portlayer.model.errors import InvalidArgument, NotFound, ResourceExhausted, SubstrateFailed, Unsupported
 from portlayer.model.execution import ContainerSpec
 from portlayer.pump import pump
-from portlayer.substrates.linux import disks, mounts, overlay, trash
+from portlayer.substrates.linux import disks, mounts, overlay, staging, trash
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.unpack import Unpacker
 
@@ -57,11 +55,9 @@ class LinuxStorage:
                 # Setuid programs of images are not for users of the host; a group must not be inherited, either.
                 directory.chmod(0o700)
             overlay.make_skeleton(paths.skeleton)
-            await asyncio.to_thread(_probe, paths.staging)
-            for path in paths.staging.iterdir():
-                with contextlib.suppress(FileNotFoundError), _claimed(path) as nobody_works_in_it:
-                    if nobody_works_in_it:
-                        self._trash.throw(path)
+            await asyncio.to_thread(self._probe)
+            staging.sweep(paths.staging, self._trash.throw)
+            _detach(mounts.mounts_under(paths.trash))  # by a death during the probe
             await self._trash.start()
             await self._leaving.start()
 
@@ -76,20 +72,19 @@ class LinuxStorage:
         layer = self._paths.layer(diff_id)
         if layer.exists():
             return await self._verify_layer(layer, diff_id, tar)
-        with _host_errors("storage.putLayer"):
-            staging = Path(tempfile.mkdtemp(dir=self._paths.staging))
-        with _claimed(staging):
+        with contextlib.ExitStack() as stack:
             with _host_errors("storage.putLayer"):
-                (staging / "fs").mkdir()
-                (staging / "fs").chmod(0o755)
-                unpacker = Unpacker(staging / "fs")
+                place = stack.enter_context(staging.workplace(self._paths.staging))
+                (place / "fs").mkdir()
+                (place / "fs").chmod(0o755)
+                unpacker = Unpacker(place / "fs")
             try:
                 await self._feed(unpacker.feed, tar)
                 found = await self._run("storage.putLayer", unpacker.finish)
                 _check_digest(diff_id, found)
-                await self._run("storage.putLayer", lambda: _publish(staging, layer, unpacker.size_bytes))
+                await self._run("storage.putLayer", lambda: _publish(place, layer, unpacker.size_bytes))
             finally:
-                await asyncio.shield(self._discard(staging, unpacker))
+                await asyncio.shield(self._discard(place, unpacker))
         return unpacker.size_bytes
 
     async def has_layer(self, diff_id: str) -> bool:
@@ -195,13 +190,21 @@ class LinuxStorage:
 
         await pump(tar, guarded, self._threads)
 
-    async def _discard(self, staging: Path, unpacker: Unpacker) -> None:
+    async def _discard(self, place: Path, unpacker: Unpacker) -> None:
         await self._run("storage.putLayer", unpacker.close)
-        self._trash.throw(staging)
+        self._trash.throw(place)
 
     async def _run(self, step: str, function: Callable[[], T]) -> T:
         with _host_errors(step):
             return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+    def _probe(self) -> None:
+        """Raises Unavailable where no overlay can be mounted in the state's directory."""
+        with staging.workplace(self._paths.staging) as place:
+            try:
+                overlay.probe(self._paths.mount_source, place)
+            finally:
+                shutil.rmtree(place, ignore_errors=True)
 
     def _layer_tree(self, diff_id: str) -> Path:
         tree = self._paths.layer(diff_id) / "fs"
@@ -213,16 +216,16 @@ class LinuxStorage:
         disk = self._paths.disk(volume)
         if disk.exists():
             return
-        staging = Path(tempfile.mkdtemp(dir=self._paths.staging))
-        try:
-            made, scratch = staging / volume, staging / "scratch"
-            made.mkdir(mode=0o700)
-            scratch.mkdir()
-            disks.make(made / disk.name, capacity_bytes, scratch)
-            with contextlib.suppress(FileExistsError):
-                made.rename(disk.parent)
-        finally:
-            shutil.rmtree(staging)
+        with staging.workplace(self._paths.staging) as place:
+            try:
+                made, scratch = place / volume, place / "scratch"
+                made.mkdir(mode=0o700)
+                scratch.mkdir()
+                disks.make(made / disk.name, capacity_bytes, scratch)
+                with contextlib.suppress(FileExistsError):
+                    made.rename(disk.parent)
+            finally:
+                shutil.rmtree(place)
 
     def _leftovers(self) -> list[str]:
         mounted = mounts.mounts_under(self._paths.run, self._paths.mount_source)
@@ -230,46 +233,25 @@ class LinuxStorage:
         return [*(f"mount {mount.target} ({mount.kind})" for mount in mounted), *(f"tree {path}" for path in trees)]
 
     def _unmount_all(self) -> None:
-        for mount in mounts.mounts_under(self._paths.run, self._paths.mount_source):
-            mounts.detach(mount.target)
+        _detach(mounts.mounts_under(self._paths.run, self._paths.mount_source))
 
 
-def _publish(staging: Path, layer: Path, size_bytes: int) -> None:
+def _detach(mounted: Iterable[mounts.Mount]) -> None:
+    for mount in mounted:
+        mounts.detach(mount.target)
+
+
+def _publish(place: Path, layer: Path, size_bytes: int) -> None:
     """Give the layer its name once it would survive a loss of power; another put of it may have been faster."""
-    (staging / "size").write_text(str(size_bytes))
-    descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+    (place / "size").write_text(str(size_bytes))
+    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     try:
         mounts.sync_filesystem(descriptor)
         try:
-            staging.rename(layer)
+            place.rename(layer)
         except OSError as error:
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise
-    finally:
-        os.close(descriptor)
-
-
-def _probe(staging: Path) -> None:
-    """Raises Unavailable where no overlay can be mounted in *staging*. Another process may sweep there meanwhile."""
-    probed = False
-    while not probed:
-        place = Path(tempfile.mkdtemp(dir=staging))
-        with contextlib.suppress(FileNotFoundError), _claimed(place) as mine:
-            if mine and place.exists():
-                overlay.probe(place)
-                place.rmdir()
-                probed = True
-
-
-@contextmanager
-def _claimed(directory: Path) -> Iterator[bool]:
-    """Hold *directory* against the sweep of another process on the same state; whether that is so now."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
     finally:
         os.close(descriptor)
 
