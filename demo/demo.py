@@ -10,8 +10,10 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
+import far
 import image
 import server
 from story import Story
@@ -29,20 +31,26 @@ EAT = 'while read cookie; do echo "om nom nom: $cookie"; done; echo no more cook
 async def main(topology: str) -> None:
     story = Story()
     async with server.temporary(topology) as portlayer:
-        story.chapter("A port layer on its embedded defaults: SQLite, Linux, a unix socket")
+        kind = "two hosts with an etcd" if topology == server.TWO_HOSTS else "its embedded defaults: SQLite"
+        story.chapter(f"A port layer on {kind}, Linux, unix sockets")
         with story.step("portlayer serve"):
             line = await portlayer.start()
         story.show(line)
-        async with connect(host=portlayer.host) as pl:
-            for chapter in (prepare, add_container_to_network, talk_over_the_network, stream, handles, remove_all):
+        async with connect(host=portlayer.first.address) as pl:
+            here = partial(prepare, host=portlayer.last_host)
+            meet = partial(talk_over_the_network, host=portlayer.last_host)  # networks do not span hosts yet
+            for chapter in (here, add_container_to_network, meet, stream, handles):
                 await chapter(story, pl)
-                if topology == "moving" and chapter is not remove_all:
+                if topology == "moving":
                     await move(story, pl, portlayer)
+            if topology == server.TWO_HOSTS:
+                await far.two_hosts(story, pl, portlayer, CONTAINER)
+            await remove_all(story, pl)
         await leave_nothing(story, portlayer)
     story.end("Done, and nothing is left behind")
 
 
-async def prepare(story: Story, pl: PortLayer) -> None:
+async def prepare(story: Story, pl: PortLayer, host: str) -> None:
     info = await pl.service.info()
     (substrate,) = info.substrates
     story.show(f"version {info.version}, store {info.store}, " + ", ".join(map(" ".join, substrate.features.items())))
@@ -55,10 +63,11 @@ async def prepare(story: Story, pl: PortLayer) -> None:
     story.show(f"{network.subnets[0].subnet}, {network.free_addresses} free addresses")
     with story.step(f"create container {CONTAINER}, and commit it"):
         container = await pl.execution.create(
-            image.NAME, "sh", "-c", SERVE, name=CONTAINER, memory_bytes=64 << 20, init=True
+            image.NAME, "sh", "-c", SERVE, name=CONTAINER, host=host, memory_bytes=64 << 20, init=True
         )
         await pl.execution.commit(container)
-    assert (await pl.execution.inspect_container(CONTAINER)).state == "created"
+    container = await pl.execution.inspect_container(CONTAINER)
+    assert (container.state, container.host) == ("created", host)
 
 
 async def add_container_to_network(story: Story, pl: PortLayer) -> None:
@@ -85,7 +94,7 @@ async def add_container_to_network(story: Story, pl: PortLayer) -> None:
         await refused(NotFound, lambda: network.get_network("the_plague"))
 
 
-async def talk_over_the_network(story: Story, pl: PortLayer) -> None:
+async def talk_over_the_network(story: Story, pl: PortLayer, host: str) -> None:
     story.chapter("It runs, and a second container reaches it by address")
     with story.step(f"start {CONTAINER}: a web server"):
         handle = await pl.execution.get_container(CONTAINER)
@@ -96,7 +105,7 @@ async def talk_over_the_network(story: Story, pl: PortLayer) -> None:
             if chunk.data.endswith(b"ready\n"):
                 break
     address = started.endpoints[0].address
-    steps = Steps().create(image.NAME, "wget", "-qO-", f"http://{address}/", name=VISITOR)
+    steps = Steps().create(image.NAME, "wget", "-qO-", f"http://{address}/", name=VISITOR, host=host)
     steps = steps.join_network(NETWORK).bind_network().set_state("running")
     with story.step(f"create, join, bind, start and commit {VISITOR}, in one round trip"):
         visitor = await pl.execution.commit(steps)
@@ -191,7 +200,7 @@ async def leave_nothing(story: Story, portlayer: server.Server) -> None:
     with story.step("portlayer cleanup"):
         said = await portlayer.cleanup()
     story.show(said)
-    assert said.startswith("Nothing"), said
+    assert all(line.startswith("Nothing") for line in said.splitlines()), said
 
 
 async def log(pl: PortLayer, container: str) -> str:
