@@ -59,16 +59,25 @@ def show(name: bytes) -> str:
 
 
 def split(name: bytes, what: str = "Entry") -> list[bytes]:
-    """The components of a relative path; empty for the root itself.
+    """The components of a path; a leading slash is the archive's root, too. Empty for that root itself.
+
+    `..` takes back the component before it, whatever that is.
 
     Raises:
-        InvalidArgument: absolute, with `..`, or with a NUL.
+        InvalidArgument: `..` leads out of the archive, or there is a NUL.
     """
-    if name.startswith(b"/") or b"\0" in name:
-        raise InvalidArgument(f"{what} {show(name)} of the archive is not a relative path; such archives are refused.")
-    parts = [part for part in name.split(b"/") if part not in {b"", b"."}]
-    if b".." in parts:
-        raise InvalidArgument(f"{what} {show(name)} of the archive points outside of it; such archives are refused.")
+    if b"\0" in name:
+        raise InvalidArgument(f"{what} {show(name)} of the archive has a NUL in its name; such archives are refused.")
+    parts: list[bytes] = []
+    for part in name.split(b"/"):
+        if part == b"..":
+            if not parts:
+                raise InvalidArgument(
+                    f"{what} {show(name)} of the archive points outside of it; such archives are refused."
+                )
+            parts.pop()
+        elif part not in {b"", b"."}:
+            parts.append(part)
     return parts
 
 

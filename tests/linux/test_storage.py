@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import posixpath
 import random
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import tarfile
@@ -202,14 +205,16 @@ async def test_directories_with_odd_names_are_fine(tmp_path: Path) -> None:
 
 LINKED = [directory("d"), symlink("d/up", "../.."), symlink("out", "/tmp"), symlink("in", "d")]
 HOSTILE: dict[str, list[Entry]] = {
-    "through an absolute link": [*LINKED, file("out/x")],
-    "through a relative link": [*LINKED, file("d/up/x")],
-    "through a link inside": [*LINKED, file("in/x")],
-    "directory at a link, then through it": [*LINKED, directory("out/x/y")],
-    "hard link through a link": [*LINKED, hard_link("h", "out/passwd")],
+    "name that climbs": [file("d/../../x")],
+    "absolute name that climbs": [file("/../x")],
+    "hard link that climbs": [hard_link("h", "d/../../etc/passwd")],
+    "hard link to a file of the host": [hard_link("h", "/etc/passwd")],
+    "hard link to a file of the host through a link": [symlink("l", "/etc"), hard_link("h", "l/passwd")],
     "hard link to a directory": [*LINKED, hard_link("h", "d")],
     "hard link to the root": [*LINKED, hard_link("h", ".")],
-    "whiteout through a link": [*LINKED, file("out/.wh.x")],
+    "links without end": [symlink("a", "b"), symlink("b", "a"), file("a/x")],
+    "more links than the kernel follows": [*(symlink(f"l{n}", f"l{n + 1}") for n in range(41)), file("l0/x")],
+    "too deep through links": [symlink("l", "d/" * 100), file("l/" + "d/" * 29 + "f")],
     "whiteout of dots": [file(".wh...")],
     "whiteout of nothing": [file(".wh.")],
     "below a file": [file("f"), file("f/x")],
@@ -238,6 +243,95 @@ async def test_a_hostile_archive_is_refused_by_name_and_leaves_nothing(
         await put(storage, *HOSTILE[case])
     assert await storage.layers() == []
     assert entries_of(paths.staging) == []
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Iterator[Path]:
+    """A directory of the host that archives of the test would like to write to, and do not."""
+    victim = tmp_path / "victim"
+    (victim / "sub").mkdir(parents=True)
+    (victim / "f").write_bytes(b"ours")
+    before = tree_of(victim)
+    yield victim
+    assert tree_of(victim) == before
+
+
+def tree_of(area: Path) -> list[tuple[str, int, int, int, int]]:
+    found = [(str(path), path.lstat()) for path in (area, *sorted(area.rglob("*")))]
+    return [(path, status.st_mode, status.st_nlink, status.st_mtime_ns, status.st_ctime_ns) for path, status in found]
+
+
+async def test_what_leads_to_the_host_by_links_leads_to_the_same_place_in_the_root(
+    storage: LinuxStorage, paths: Paths, victim: Path
+) -> None:
+    lower = await put(storage, directory(f"{victim}/sub"), file(f"{victim}/old"))
+    layer = await put(
+        storage,
+        symlink("absolute", str(victim)),
+        symlink("climbing", "../" * 30 + str(victim)),
+        directory("absolute/new", mode=0o701),
+        file("climbing/new/x", b"x"),
+        file("absolute/f", b"theirs"),
+        file("climbing/.wh.sub"),
+        hard_link("absolute/g", "climbing/f"),
+        directory("climbing/later"),
+        symlink("climbing/later", str(victim)),
+    )
+    root = await mounted(storage, paths, lower, layer)
+    contained = root / str(victim).lstrip("/")
+    assert entries_of(contained) == ["f", "g", "later", "new", "old"]
+    assert [(contained / name).read_bytes() for name in ("f", "g", "new/x")] == [b"theirs", b"theirs", b"x"]
+    assert stat.S_IMODE((contained / "new").stat().st_mode) == 0o701
+
+
+async def test_a_directory_that_a_link_replaced_gives_its_mode_to_no_other(storage: LinuxStorage, paths: Paths) -> None:
+    layer = await put(storage, directory("z", mode=0o700, uid=7), directory("a", mode=0o755), symlink("z", "a"))
+    root = await mounted(storage, paths, layer)
+    assert (stat.S_IMODE((root / "a").stat().st_mode), (root / "a").stat().st_uid) == (0o755, 0)
+
+
+WAYS = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=3).map("/".join)
+NAMES = st.builds("{}{}".format, st.sampled_from(["", "/", "./", "b/../"]), WAYS)
+LINKS = st.builds(symlink, NAMES, st.builds("{}{}".format, st.sampled_from(["", "/", "../", "../../../../"]), WAYS))
+ENTRIES = st.one_of(
+    LINKS,
+    LINKS,
+    st.builds(directory, NAMES),
+    st.builds(file, NAMES, st.just(b"earlier")),
+    st.builds(hard_link, NAMES, NAMES),
+    st.builds(file, WAYS.map("{}/.wh.b".format)),
+)
+
+
+def read_in(root: Path, name: str) -> bytes:
+    """The content of the file that is called *name*, by who has *root* for its root; the kernel's own word."""
+    how = struct.pack("=3Q", os.O_RDONLY | os.O_NOFOLLOW, 0, RESOLVE_IN_ROOT)
+    area = os.open(root, os.O_PATH | os.O_DIRECTORY)
+    try:
+        descriptor = ctypes.CDLL(None, use_errno=True).syscall(OPENAT2, area, name.encode(), how, len(how))
+        assert descriptor >= 0, (name, os.strerror(ctypes.get_errno()))
+        with open(descriptor, "rb") as opened:  # noqa: PTH123
+            return opened.read()
+    finally:
+        os.close(area)
+
+
+OPENAT2, RESOLVE_IN_ROOT = 437, 16
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(entries=st.lists(ENTRIES, min_size=1, max_size=8), name=WAYS.map("{}/last".format))
+async def test_an_entry_is_where_the_kernel_finds_it_in_that_root(
+    storage: LinuxStorage, paths: Paths, victim: Path, entries: list[Entry], name: str
+) -> None:
+    tar = images.tar([symlink("c", str(victim)), symlink("a/b", "/c/b"), *entries, file(name, b"the last")])
+    layer = images.digest(tar)
+    try:
+        await storage.put_layer(layer, images.stream(tar))
+    except InvalidArgument:
+        return
+    assert read_in(paths.layer(layer) / "fs", posixpath.normpath(name)) == b"the last"
+    await storage.remove_layer(layer)
 
 
 async def test_a_symlink_replaced_by_a_directory_is_one(storage: LinuxStorage, paths: Paths) -> None:

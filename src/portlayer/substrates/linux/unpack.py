@@ -1,7 +1,8 @@
 """Unpacks a layer's tar into a directory in the form that overlayfs reads; nothing outside that directory is touched.
 
-Every entry is reached by descriptors from the directory down, one component at a time and never through a symlink:
-no archive, however made, can lead out. Whiteouts become what overlayfs takes for them:
+Names are taken as Docker and containerd take them: relative to the directory, also with a leading slash, and symlinks
+of the archive on the way to an entry lead where they would in a container (see `inside`): no archive, however made, can
+lead out. Whiteouts become what overlayfs takes for them:
 
     .wh.name        a character device 0/0 called `name`
     .wh..wh..opq    the attribute trusted.overlay.opaque=y of its directory
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from portlayer import tarstream
 from portlayer.model.errors import InvalidArgument, ResourceExhausted, SubstrateFailed
+from portlayer.substrates.linux import inside
 from portlayer.substrates.linux.overlay import OPAQUE
 from portlayer.tarstream import Member, show
 
@@ -33,10 +35,7 @@ _OPAQUE_MARK = b".wh..wh..opq"
 _AUFS = b".wh..wh."
 _OVERLAY_XATTR = b"trusted.overlay."
 _BLOCK = 4096
-_MAX_DEPTH = 128
-"""Directories below each other; every one of the current path is held open."""
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _BAD_ENTRY = frozenset(
@@ -66,11 +65,11 @@ class Unpacker:
     def __init__(self, root: Path) -> None:
         """root: an empty directory."""
         self._lock = threading.Lock()
-        self._root = os.open(root, _DIRECTORY)
+        self._root = os.open(root, inside.DIRECTORY)
         self._reader = tarstream.TarReader()
         self._digest = hashlib.sha256()
-        self._walk = _Walk(self._root)
-        self._targets = _Walk(self._root)
+        self._walk = inside.Walk(self._root)
+        self._targets = inside.Walk(self._root)
         self._directories: dict[tuple[bytes, ...], Member] = {}
         self._whiteouts: set[tuple[bytes, ...]] = set()
         self._file: tuple[int, Member] | None = None
@@ -117,9 +116,9 @@ class Unpacker:
             name = path[-1]
             parent = self._walk.enter(path[:-1])
             if name.startswith(_WHITEOUT):
-                self._whiteout(parent, tuple(path))
+                self._whiteout(parent, (*self._walk.place, name))
             elif member.kind == tarstream.DIRECTORY:
-                self._directory(parent, tuple(path), member)
+                self._directory(parent, (*self._walk.place, name), member)
             else:
                 self._make(parent, name, member)
 
@@ -189,11 +188,11 @@ class Unpacker:
         if not target:
             raise InvalidArgument(f"The hard link {member.shown} of the archive leads to no file.")
         try:
-            source = self._targets.enter(target[:-1], make=False)
+            source = self._targets.find(target[:-1])
             present = os.stat(target[-1], dir_fd=source, follow_symlinks=False)
         except FileNotFoundError:
             raise InvalidArgument(f"The hard link {member.shown} leads to nothing before it in the archive.") from None
-        if target == tarstream.split(member.name):
+        if (self._targets.place, target[-1]) == (self._walk.place, name):
             return
         if stat.S_ISDIR(present.st_mode):
             raise InvalidArgument(f"The hard link {member.shown} of the archive leads to a directory.")
@@ -211,9 +210,11 @@ class Unpacker:
 
     def _dress_directory(self, path: tuple[bytes, ...], member: Member) -> None:
         try:
-            descriptor = self._walk.enter(list(path), make=False)
+            descriptor = self._walk.find(list(path))
         except (FileNotFoundError, InvalidArgument):
             return  # a later entry of the archive took its place
+        if self._walk.place != path:
+            return  # a symlink did
         os.fchown(descriptor, *_owner(member))
         os.fchmod(descriptor, member.mode)
         for key, value in member.xattrs.items():
@@ -249,54 +250,6 @@ class Unpacker:
             shutil.rmtree(name, dir_fd=parent)
         else:
             os.unlink(name, dir_fd=parent)
-
-
-class _Walk:
-    """The open directories of one path below *root*: entries of the same directory cost no lookup."""
-
-    def __init__(self, root: int) -> None:
-        self._root = root
-        self._open: list[tuple[bytes, int]] = []
-
-    def enter(self, path: list[bytes], *, make: bool = True) -> int:
-        """A descriptor of directory *path*, good until the next call. make: create what is missing.
-
-        Raises:
-            InvalidArgument: the path leads through a symlink or a file, or is too deep.
-        """
-        if len(path) > _MAX_DEPTH:
-            raise InvalidArgument(f"The archive nests directories deeper than {_MAX_DEPTH}; such archives are refused.")
-        common = 0
-        for (name, _), wanted in zip(self._open, path, strict=False):
-            if name != wanted:
-                break
-            common += 1
-        self.forget(common)
-        for name in path[common:]:
-            self._open.append((name, self._step(name, path, make=make)))
-        return self._open[-1][1] if self._open else self._root
-
-    def forget(self, keep: int = 0) -> None:
-        """Close all but the *keep* uppermost directories."""
-        while len(self._open) > keep:
-            os.close(self._open.pop()[1])
-
-    def _step(self, name: bytes, path: list[bytes], *, make: bool) -> int:
-        parent = self._open[-1][1] if self._open else self._root
-        try:
-            return os.open(name, _DIRECTORY, dir_fd=parent)
-        except FileNotFoundError:
-            if not make:
-                raise
-            os.mkdir(name, 0o755, dir_fd=parent)
-            return os.open(name, _DIRECTORY, dir_fd=parent)
-        except OSError as error:
-            if error.errno not in {errno.ELOOP, errno.ENOTDIR}:
-                raise
-            raise InvalidArgument(
-                f"{show(b'/'.join(path))} of the archive leads through {show(name)}, which is no directory "
-                "(a symlink, perhaps); such archives are refused."
-            ) from None
 
 
 def _owner(member: Member) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from portlayer import tarstream
 from portlayer.model.errors import InvalidArgument
 
 _WHITEOUT = ".wh."
@@ -102,20 +103,23 @@ def _add_parents(layer: Layer, folder: str) -> None:
 
 
 def _inside(layer: Layer, name: str) -> str:
-    """*name* as a path of the layer; links on the way to it are refused, wherever they lead."""
-    path = posixpath.normpath(name)
-    parts = path.split("/")
-    if name.startswith("/") or ".." in name.split("/"):
-        raise _escape(name)
-    for depth in range(1, len(parts)):
-        node = layer.nodes.get("/".join(parts[:depth]))
-        if node is not None and node.kind != "dir":
-            raise _escape(name)
-    return "" if path == "." else path
-
-
-def _escape(name: str) -> InvalidArgument:
-    return InvalidArgument(f"The entry {name[:200]!r} leads out of the layer; build it again without.")
+    """*name* as a path of the layer; links on the way to it lead where they would in a container."""
+    parts = [os.fsdecode(part) for part in tarstream.split(os.fsencode(name))]
+    last = parts[-1:]
+    pending, place = parts[:-1][::-1], ""
+    hops = 0
+    while pending:
+        here = posixpath.normpath(posixpath.join("/", place, pending.pop())).strip("/")
+        node = layer.nodes.get(here)
+        if node is None or node.kind == "dir":
+            place = here
+            continue
+        hops += 1
+        if node.kind != "symlink" or hops > _MAX_LINKS:
+            raise InvalidArgument(f"The way to entry {name[:200]!r} is none of directories; build the layer again.")
+        place = "" if node.target.startswith("/") else place
+        pending.extend(node.target.split("/")[::-1])
+    return posixpath.join(place, *last)
 
 
 def merge(layers: Iterable[Layer]) -> dict[str, Node]:
