@@ -11,9 +11,10 @@ import random
 import resource
 import subprocess
 import tarfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import images
 import pytest
@@ -138,6 +139,24 @@ async def test_a_docker_archive_with_an_empty_index_beside_it_is_read(tmp_path: 
 async def test_members_may_have_a_leading_slash(tmp_path: Path) -> None:
     members = images.oci_members(IMAGE)
     await assert_reads(images.archive({f"/{name}": data for name, data in members.items()}), tmp_path)
+
+
+async def test_a_name_that_is_passed_stands_for_a_bad_one_in_the_archive(tmp_path: Path) -> None:
+    [image] = await read(images.oci_archive(Built([LOWER], "Busybox:1")), tmp_path, name="busybox")
+    assert image.names == ("busybox:latest",)
+
+
+@pytest.mark.parametrize("kind", ["auto", "rootfs"])
+async def test_a_bad_name_is_refused_before_the_archive_is_read(
+    tmp_path: Path, kind: Literal["auto", "rootfs"]
+) -> None:
+    async def unread() -> AsyncIterator[bytes]:
+        pytest.fail("the archive was read")
+        yield b""
+
+    with pytest.raises(InvalidArgument, match="lower case") as caught:
+        await read_archive(unread(), tmp_path, name="Busybox", format=kind)
+    assert caught.value.facts == {"pointer": "?name"}
 
 
 async def test_layers_that_are_links_to_others_are_followed(tmp_path: Path) -> None:
@@ -336,6 +355,7 @@ REFUSED: dict[str, tuple[bytes, type[PortlayerError], str]] = {
         "format=rootfs",
     ),
     "bad name": (images.oci_archive(Built([LOWER], "no name at all")), InvalidArgument, "no image name"),
+    "name with upper case": (images.oci_archive(Built([LOWER], "Busybox:1")), InvalidArgument, "lower case"),
     "many members": (images.tar([images.directory("d")])[:512] * 10_001, InvalidArgument, "members"),
 }
 

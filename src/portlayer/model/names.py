@@ -14,7 +14,21 @@ _IMAGE_ID = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _LABEL = re.compile(r"[^\x00-\x1f=]{1,255}")
-_IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9._/:@+-]{0,254}", re.IGNORECASE)
+_IMAGE_NAME_LENGTH = 255
+
+
+def _image_name() -> re.Pattern[str]:
+    """The grammar of references in the OCI distribution project, but that a host is told by a dot, a port or its being
+    localhost: without, `Foo/bar` would be on a host called Foo."""
+    label = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+    port = r"(?::[0-9]+)"
+    host = rf"(?:{label}(?:\.{label})+{port}?|{label}{port}|localhost|\[[0-9a-fA-F:]+\]{port}?)"
+    part = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+    digest = r"[a-zA-Z][a-zA-Z0-9]*(?:[-_+.][a-zA-Z][a-zA-Z0-9]*)*:[0-9a-fA-F]{32,}"
+    return re.compile(rf"(?:{host}/)?{part}(?:/{part})*(?::\w[\w.-]{{0,127}})?(?:@{digest})?", re.ASCII)
+
+
+_IMAGE_NAME = _image_name()
 
 
 def new_id() -> str:
@@ -63,9 +77,14 @@ def is_digest(text: str) -> bool:
 
 def check_image_name(name: str, pointer: str = "/name") -> str:
     """*name* with `:latest` added where it has no tag; raises InvalidArgument where it cannot name an image."""
-    if is_id(name) or image_id(name) or _IMAGE_NAME.fullmatch(name) is None or "//" in name or ".." in name:
-        raise InvalidArgument(f"{name[:140]!r} is no image name, such as 'busybox:latest'.", pointer=pointer)
+    if is_id(name) or image_id(name) or not _is_image_name(name):
+        remedy = "its repository has lower case alone" if _is_image_name(name.lower()) else "such as 'busybox:latest'"
+        raise InvalidArgument(f"{name[:140]!r} is no image name; {remedy}.", pointer=pointer)
     return name if ":" in name.rsplit("/", 1)[-1] or "@" in name else f"{name}:latest"
+
+
+def _is_image_name(name: str) -> bool:
+    return len(name) <= _IMAGE_NAME_LENGTH and _IMAGE_NAME.fullmatch(name) is not None
 
 
 def check_labels(labels: dict[str, str], pointer: str = "/labels") -> dict[str, str]:

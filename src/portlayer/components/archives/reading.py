@@ -42,10 +42,11 @@ async def read_archive(
         Unsupported: what is in it is no image that could run here.
         ResourceExhausted: the disk is full.
     """
+    if name is not None:
+        name = check_image_name(name, "?name")
     if format == "rootfs":
         if name is None:
             raise InvalidArgument("A root filesystem says no name for its image; pass name.", pointer="?name")
-        name = check_image_name(name, "?name")
         tar = await _spool(RootfsSpool(staging), body)
         return [_of_rootfs(tar, name)]
     contents = await _spool(ArchiveSpool(staging), body)
@@ -61,7 +62,8 @@ async def _spool(spool: Spool[T], body: AsyncIterator[bytes]) -> T:
 
 
 def _images(contents: Contents, name: str | None, format: Format) -> list[ArchivedImage]:  # noqa: A002
-    images = _merge(_read(contents, format))
+    found = _read(contents, format)
+    images = _merge(found if name is None else [replace(image, names=()) for image in found])
     if not images:
         raise InvalidArgument("The archive holds no image.")
     if name is None:
@@ -70,7 +72,7 @@ def _images(contents: Contents, name: str | None, format: Format) -> list[Archiv
         raise InvalidArgument(
             f"The archive holds {len(images)} images, so one name does not fit; leave it out.", pointer="?name"
         )
-    return [replace(images[0], names=(check_image_name(name, "?name"),))]
+    return [replace(images[0], names=(name,))]
 
 
 def _read(contents: Contents, format: Format) -> list[ArchivedImage]:  # noqa: A002
@@ -97,10 +99,17 @@ def _merge(images: list[ArchivedImage]) -> list[ArchivedImage]:
     """Each image once, with all of its names."""
     merged: dict[str, ArchivedImage] = {}
     for image in images:
-        names = tuple(check_image_name(name, "") for name in image.names)
+        names = tuple(_archived_name(name) for name in image.names)
         before = merged[image.config_digest].names if image.config_digest in merged else ()
         merged[image.config_digest] = replace(image, names=tuple(dict.fromkeys((*before, *names))))
     return list(merged.values())
+
+
+def _archived_name(name: str) -> str:
+    try:
+        return check_image_name(name)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"In the archive, {error.detail} Pass another name.", pointer="?name") from error
 
 
 def _of_rootfs(tar: Blob, name: str) -> ArchivedImage:
