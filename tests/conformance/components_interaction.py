@@ -106,6 +106,32 @@ class InteractionSuite:
         assert (await driver.wait("one")).exit_code == 0
         assert bytes_of(await logged(driver)).strip() == str(len(BINARY)).encode()
 
+    async def test_a_stream_that_is_not_joined_is_refused_where_nothing_else_is_asked_for(self, driver: Driver) -> None:
+        await created(driver, "sh", "-c", "read go; echo out; echo err >&2", stdin=True, stderr=False)
+        await start(driver)
+        interaction, ref = driver.pl.interaction, i.Streams(ref="one")
+        with pytest.raises(InvalidState, match="no stderr to attach to: join interaction with it"):
+            await attached(driver, stdout=False)
+        with pytest.raises(InvalidState, match="no stderr to attach to: join interaction with it"):
+            await interaction.output(driver.me, ref, i.STDERR)
+        attachment = await attached(driver)
+        only_input = await attached(driver, stdin=True, stdout=False)
+        await only_input.write(b"go\n")
+        pieces = [piece async for piece in attachment]
+        assert (bytes_of(pieces), bytes_of(pieces, i.STDERR)) == (b"out\n", b"")
+        assert bytes_of(await logged(driver, stdout=False), i.STDERR) == b"err\n", "the log keeps both always"
+
+    async def test_a_terminal_has_no_stderr_of_its_own(self, driver: Driver) -> None:
+        await created(driver, "sh", "-c", "read go; echo err >&2", stdin=True, terminal=True)
+        await start(driver)
+        with pytest.raises(InvalidState, match="its terminal writes to stdout alone"):
+            await attached(driver, stdout=False)
+        with pytest.raises(InvalidState, match="its terminal writes to stdout alone"):
+            await driver.pl.interaction.output(driver.me, i.Streams(ref="one"), i.STDERR)
+        attachment = await attached(driver, stdin=True)
+        await attachment.write(b"go\n")
+        assert b"err" in bytes_of([piece async for piece in attachment])
+
     async def test_a_stream_alone_until_its_end(self, driver: Driver) -> None:
         await created(driver, "sh", "-c", "read go; seq 20000; echo err >&2", stdin=True)
         await start(driver)

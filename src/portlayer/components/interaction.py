@@ -23,6 +23,7 @@ from portlayer.model.storage import HandleAnswer
 from portlayer.model.times import parse_time
 
 MAX_SIZE = 65535
+_OUTPUTS = {m.STDOUT: "stdout", m.STDERR: "stderr"}
 
 
 class LocalInteraction:
@@ -66,7 +67,7 @@ class LocalInteraction:
         if observed.state == "stopped" and not request.logs and request.cursor is None:
             raise _not_running(record, observed)
         wanted = frozenset(stream for stream, on in ((m.STDOUT, request.stdout), (m.STDERR, request.stderr)) if on)
-        streams = wanted & _joined(record)
+        streams = _given(wanted, record, observed, needed=not request.stdin)
         place = await self._streams.admit(caller.vch)
         life = (
             await Life.announced(self._records, caller.vch, spec.id, self._membership.id)
@@ -85,8 +86,7 @@ class LocalInteraction:
         record, observed = await self._records.find_container(caller.vch, request.ref)
         if observed.state == "stopped":
             raise _not_running(record, observed)
-        if stream not in _joined(record):
-            raise InvalidState(f"{record.spec.name} has not joined this stream.", kind="container", id=record.spec.id)
+        _given(frozenset({stream}), record, observed)
         cursor = await self._driver.log_end(record.spec.id)
         place = await self._streams.admit(caller.vch)
         life = Life(self._records, caller.vch, record.spec.id)
@@ -232,11 +232,35 @@ def _not_running(record: ContainerRecord, observed: Observed) -> InvalidState:
     )
 
 
+def _given(
+    wanted: frozenset[int], record: ContainerRecord, observed: Observed, *, needed: bool = True
+) -> frozenset[int]:
+    """Those of the *wanted* output streams that the container has for who attaches. needed: raise InvalidState where it
+    has none of them, for nothing would ever come."""
+    given = wanted & _joined(record)
+    terminal = _has_terminal(record, observed)
+    if terminal:
+        given -= {m.STDERR}
+    if wanted and not given and needed:
+        names = " and ".join(_OUTPUTS[stream] for stream in sorted(wanted))
+        reason = (
+            "its terminal writes to stdout alone"
+            if terminal and m.STDOUT not in wanted
+            else "join interaction with it, and bind it"
+        )
+        raise InvalidState(
+            f"{record.spec.name} has no {names} to attach to: {reason}; its logs have all that it writes.",
+            kind="container",
+            id=record.spec.id,
+        )
+    return given
+
+
 def _joined(record: ContainerRecord) -> frozenset[int]:
     """The output streams that attaching gives."""
     spec = record.spec.interaction
     if spec is None or not spec.bound:
-        return frozenset({m.STDOUT, m.STDERR})
+        return frozenset(_OUTPUTS)
     return frozenset(stream for stream, on in ((m.STDOUT, spec.stdout), (m.STDERR, spec.stderr)) if on)
 
 

@@ -12,7 +12,7 @@ class InteractionSpec(Value, omit_defaults=False):
     """Which streams of the main task are joined; active (`bound`) from the next start on.
 
     Without a bound interaction a task has no stdin, and attaching gives both outputs; with one, attaching gives those
-    that it has. The log keeps both always.
+    that it has, and is refused where only others are asked for. The log keeps both always.
     """
 
     stdin: bool = False
