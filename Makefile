@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-APT := crun runc conmon nftables libnftables1 libseccomp2 busybox-static iproute2 e2fsprogs tini golang-github-containers-common
+APT := gcc libc6-dev crun runc nftables libnftables1 libseccomp2 busybox-static iproute2 e2fsprogs tini golang-github-containers-common
 APT_TEST := skopeo etcd-server etcd-client
 # Each worker of the tests is a host of its own; without them tests run one after the other.
 WORKERS := auto
@@ -44,7 +44,7 @@ bench: install system-bench
 
 install: system $(VENV)/installed
 
-$(VENV)/installed: requirements.lock pyproject.toml
+$(VENV)/installed: requirements.lock pyproject.toml setup.py src/portlayer/substrates/linux/shim.c
 	@python3 -c 'import ensurepip, venv' 2>/dev/null || .ci/packages python3-venv
 	python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --require-hashes --requirement requirements.lock

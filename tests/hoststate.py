@@ -12,7 +12,7 @@ from pathlib import Path
 PATIENCE_SECONDS = 15.0
 CGROUPS = "/sys/fs/cgroup"
 _LEVELS = 3
-PROGRAMS = ("conmon", "crun", "runc", "portlayer", "etcd")
+PROGRAMS = ("portlayer-shim", "crun", "runc", "portlayer", "etcd")
 
 
 def _mounts() -> set[str]:

@@ -174,5 +174,5 @@ def test_without_a_server_it_is_said_how_to_start_one(tmp_path: Path) -> None:
 
 def test_the_doctor_finds_nothing_that_is_needed(cli: Cli) -> None:
     found = cli.json("doctor")
-    assert {"OCI runtime", "conmon"} <= {check["name"] for check in found}
+    assert {"OCI runtime", "shim"} <= {check["name"] for check in found}
     assert all(check["ok"] for check in found if check.get("needed", True))

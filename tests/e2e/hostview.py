@@ -57,9 +57,9 @@ class HostView:
         return [self._process(made.get(name, name), name, pid) for name, pid in found if pid]
 
     def holders(self) -> int:
-        """How many conmon processes there are."""
+        """How many shims there are."""
         marks = os.fsencode(self.run)
-        return sum(1 for line in _commands() if marks in line and b"conmon" in line.split(b"\0")[0])
+        return sum(1 for line in _commands() if marks in line and b"portlayer-shim" in line.split(b"\0")[0])
 
     def links(self, kind: str) -> set[str]:
         """Links of ours; kind: the letter that tells a bridge from a container's end."""

@@ -139,7 +139,7 @@ class Killable(Driver):
             *_between("mount", self.host.mounted(), active, set(known)),
             *_strange("incarnation", set(made.values()), set(known)),
             *_strange("group", self.host.groups(), set(made)),
-            *_unlike("conmon processes", {str(self.host.holders())}, {str(len(processes))}),
+            *_unlike("shims", {str(self.host.holders())}, {str(len(processes))}),
             *_more("processes", len(processes), len(having)),
             *(
                 difference

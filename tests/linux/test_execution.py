@@ -22,7 +22,6 @@ from portlayer.model.execution import Capabilities, Process, Resources, replace
 from portlayer.model.names import new_id
 from portlayer.substrates.linux import process
 from portlayer.substrates.linux.execution import LinuxExecution
-from portlayer.substrates.linux.incarnation import Incarnation
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.runtime import Crun
 from portlayer.substrates.linux.substrate import LinuxSubstrate
@@ -257,7 +256,7 @@ async def test_a_restart_finds_everything(lab: RunLab) -> None:
     running = await lab.started("sh", "-c", "echo one; read x; echo two; exit 6", stdin=True)
     await running.printed(b"one")
     ending = await lab.started("sh", "-c", "read x; exit 7", stdin=True)
-    holder = lab.record(ending).conmon
+    holder = lab.record(ending).shim
     await lab.substrate.interaction.write_stdin(*ending.ids, b"\n")
     await lab.substrate.close()
     await died(lab, holder)
@@ -298,11 +297,11 @@ async def test_a_prepared_process_that_died_is_absent(lab: RunLab) -> None:
     assert (await started.wait()).exit_code == 0
 
 
-async def test_conmon_is_killed(lab: RunLab) -> None:
+async def test_the_shim_is_killed(lab: RunLab) -> None:
     started = await lab.started("sleep", "100")
     record = lab.record(started)
-    process.send_signal(record.conmon, signal.SIGKILL)
-    await died(lab, record.conmon)
+    process.send_signal(record.shim, signal.SIGKILL)
+    await died(lab, record.shim)
     assert (await started.observe()).state == "running"
     waiting = asyncio.create_task(started.wait())
     await started.signal(signal.SIGKILL)
@@ -324,7 +323,7 @@ async def test_release_again_after_a_death_between_its_steps(lab: RunLab) -> Non
 
 
 async def test_what_was_only_begun_is_listed_and_goes(crun: RunLab) -> None:
-    """Our process dies before the record is written: conmon and the runtime's process are there all the same."""
+    """Our process dies before the record is written: the shim and the runtime's process are there all the same."""
     started = await crun.prepared("true")
     record = crun.record(started)
     (crun.paths.incarnation(started.incarnation) / "record").unlink()
@@ -333,7 +332,7 @@ async def test_what_was_only_begun_is_listed_and_goes(crun: RunLab) -> None:
     assert await started.observe() == ABSENT
     await started.remove()
     assert not process.is_alive(record.init)
-    assert not process.is_alive(record.conmon)
+    assert not process.is_alive(record.shim)
     assert await crun.traces() == []
 
 
@@ -384,12 +383,12 @@ def misuse(execution: LinuxExecution, home: Path, script: str) -> None:
     program = home / "crun-that-misbehaves"
     program.write_text(script)
     program.chmod(0o755)
-    execution._runtime = Crun(str(program))
-    execution._runtime_seconds = 0.3
+    execution._creator.runtime = Crun(str(program))
+    execution._creator._runtime_seconds = 0.3
 
 
 async def test_a_runtime_that_is_gone(crun: RunLab) -> None:
-    crun.substrate._execution._runtime = Crun("/no/such/crun")
+    crun.substrate._execution._creator.runtime = Crun("/no/such/crun")
     with pytest.raises(SubstrateFailed):
         await crun.prepare(builders.container("true"))
     assert await crun.traces() == []
@@ -397,7 +396,7 @@ async def test_a_runtime_that_is_gone(crun: RunLab) -> None:
 
 async def test_a_start_that_is_cancelled_leaves_nothing(crun: RunLab) -> None:
     misuse(crun.substrate._execution, crun.home, HANGS)
-    crun.substrate._execution._runtime_seconds = 60
+    crun.substrate._execution._creator._runtime_seconds = 60
     starting = asyncio.create_task(crun.prepare(builders.container("true")))
 
     async def hangs() -> bool:
@@ -508,10 +507,3 @@ async def test_the_empty_parent_of_the_groups_is_told_of(crun: RunLab) -> None:
     assert f"cgroup /portlayer-{crun.paths.instance}" in await crun.substrate.leftovers()
     await crun.substrate.purge()
     assert await crun.substrate.leftovers() == []
-
-
-async def test_an_exit_file_that_is_being_written_is_none(crun: RunLab) -> None:
-    place = Incarnation(crun.paths, "abc.BEING1")
-    await asyncio.to_thread(Path(place.exit_file).touch)
-    assert place.exit() is None
-    await crun.substrate.purge()

@@ -1,5 +1,5 @@
 """The Linux substrate's streams beside what the conformance suite asks: the log format, and what is particular to
-conmon's pipes. As root, with real runtimes."""
+the shim's pipes. As root, with real runtimes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from linux.runlab import RunLab
 
 from portlayer.model.errors import InvalidState
 from portlayer.model.interaction import STDERR, STDOUT, Chunk
-from portlayer.substrates.linux import conmonlog, stdio
+from portlayer.substrates.linux import crilog, stdio
 
 NAMES = {STDOUT: b"stdout", STDERR: b"stderr"}
 TIME = 1_795_000_000_123_456_789
@@ -30,7 +30,7 @@ WRITES = st.lists(
 
 
 def lines(writes: list[tuple[int, bytes]]) -> bytes:
-    """The log of *writes* as conmon has it."""
+    """The log of *writes* as the shim has it."""
     return b"".join(_lines(writes))
 
 
@@ -50,7 +50,7 @@ def _split(data: bytes) -> list[bytes]:
 @given(WRITES, st.booleans())
 def test_parsing_gives_what_was_written(writes: list[tuple[int, bytes]], split: bool) -> None:
     log = lines(writes)
-    chunks, end = conmonlog.parse(log, 1000, split=split)
+    chunks, end = crilog.parse(log, 1000, split=split)
     assert end == 1000 + len(log)
     for stream in NAMES:
         assert text(chunks, stream) == b"".join(data for of, data in writes if of == stream)
@@ -66,25 +66,25 @@ def test_parsing_in_blocks_of_any_size(writes: list[tuple[int, bytes]], data: st
     found: list[Chunk] = []
     cursor = 0
     while cursor < len(log):
-        chunks, after = conmonlog.parse(log[cursor : cursor + data.draw(st.integers(100, 400))], cursor)
+        chunks, after = crilog.parse(log[cursor : cursor + data.draw(st.integers(100, 400))], cursor)
         found += chunks
         cursor = after
-    whole, _ = conmonlog.parse(log, 0)
+    whole, _ = crilog.parse(log, 0)
     for stream in NAMES:
         assert text(found, stream) == text(whole, stream)
     for chunk in whole:
-        assert text(conmonlog.parse(log[chunk.cursor :], chunk.cursor)[0]) == text(whole[whole.index(chunk) + 1 :])
+        assert text(crilog.parse(log[chunk.cursor :], chunk.cursor)[0]) == text(whole[whole.index(chunk) + 1 :])
 
 
 @given(st.binary(max_size=300))
 def test_parsing_anything_at_all(log: bytes) -> None:
-    chunks, end = conmonlog.parse(log, 0)
+    chunks, end = crilog.parse(log, 0)
     assert end == log.rfind(b"\n") + 1
     assert len(text(chunks)) <= len(log)
 
 
 def test_a_chunk_is_bounded() -> None:
-    chunks, _ = conmonlog.parse(lines([(STDOUT, b"x" * 8000)] * 40), 0)
+    chunks, _ = crilog.parse(lines([(STDOUT, b"x" * 8000)] * 40), 0)
     assert text(chunks) == b"x" * 320_000
     assert max(len(chunk.data) for chunk in chunks) <= 60 << 10
     assert len(chunks) == 6
@@ -118,7 +118,7 @@ async def test_random_bytes_in_odd_pieces(lab: RunLab) -> None:
 
 
 async def test_only_closing_closes(lab: RunLab) -> None:
-    """conmon closes its end when a connection to its socket ends: no restart, no reader and no resize may do that."""
+    """The shim closes its end when it is told to: no restart, no reader and no resize may do that."""
     started = await lab.started("cat", stdin=True)
     for number in range(3):
         await started.write(b"%d\n" % number)
@@ -168,8 +168,8 @@ async def test_a_terminal_without_stdin_takes_no_input(lab: RunLab) -> None:
         await started.write(b"x")
 
 
-async def test_a_log_that_conmon_left_torn(lab: RunLab) -> None:
-    """conmon was killed in the middle of a line: what is whole before and after is still read."""
+async def test_a_log_that_a_shim_left_torn(lab: RunLab) -> None:
+    """the shim was killed in the middle of a line: what is whole before and after is still read."""
     started = await lab.started("echo", "one")
     await started.wait()
     with lab.paths.log(started.spec.id).open("ab") as log:

@@ -178,10 +178,10 @@ async def test_deleted_with_the_tools_of_the_runtime(lab: Lab) -> None:
     await reached(web)
 
 
-async def test_container_and_conmon_killed(lab: Lab) -> None:
+async def test_container_and_shim_killed(lab: Lab) -> None:
     await lab.web(restart_policy=e.RestartPolicy(name="always"))
     record = lab.record()
-    process.send_signal(record.conmon, signal.SIGKILL)
+    process.send_signal(record.shim, signal.SIGKILL)
     process.send_signal(record.init, signal.SIGKILL)
     async with asyncio.timeout(20):
         while (await lab.inspect("web")).restarts != 1:
@@ -189,10 +189,10 @@ async def test_container_and_conmon_killed(lab: Lab) -> None:
     await reached(await lab.state("web", "running"))
 
 
-async def test_conmon_killed(lab: Lab) -> None:
+async def test_shim_killed(lab: Lab) -> None:
     """The container runs on; its end is seen, its exit code is not known."""
     web = await lab.web()
-    process.send_signal(lab.record().conmon, signal.SIGKILL)
+    process.send_signal(lab.record().shim, signal.SIGKILL)
     assert await lab.sweep() == {}
     await reached(web)
     process.send_signal(lab.record().init, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Processes on a Linux host: an OCI runtime creates them under conmon; letting go and removing is done by ourselves.
+"""Processes on a Linux host: an OCI runtime creates them under a shim; letting go and removing is done by ourselves.
 
 Nothing here is remembered that files and /proc could not tell the next process of ours: see `incarnation`.
 """
@@ -6,43 +6,28 @@ Nothing here is remembered that files and /proc could not tell the next process 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 
 from portlayer.interfaces.substrate import Observation, Presence, StartFailure
 from portlayer.model.base import rfc3339
-from portlayer.model.errors import PortlayerError, SubstrateFailed, Unavailable
 from portlayer.model.execution import ContainerSpec, Resources
-from portlayer.model.interaction import STDERR
 from portlayer.model.network import NetworkSpec
-from portlayer.substrates.linux import (
-    capabilities,
-    cgroups,
-    conmon,
-    conmonlog,
-    lookup,
-    probe,
-    process,
-    stdio,
-    timers,
-    users,
-)
-from portlayer.substrates.linux.ahead import Ahead, Begun
+from portlayer.substrates.linux import capabilities, cgroups, probe, process, shim
+from portlayer.substrates.linux.ahead import Ahead
+from portlayer.substrates.linux.creation import Creator
 from portlayer.substrates.linux.exits import Exits
+from portlayer.substrates.linux.failures import failed
 from portlayer.substrates.linux.incarnation import Incarnation, Record
-from portlayer.substrates.linux.launch import Launched, Launcher
 from portlayer.substrates.linux.paths import Paths
+from portlayer.substrates.linux.release import Releaser
 from portlayer.substrates.linux.removal import Remover
-from portlayer.substrates.linux.runtime import NOT_FOUND, Runtime, made_by
-from portlayer.substrates.linux.spawn import Spawner
+from portlayer.substrates.linux.runtime import NOT_FOUND, Runtime
 from portlayer.substrates.linux.waker import Waker
 
 _POLL_SECONDS = 0.001
-_FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.0003, 0.002
 _END_SECONDS = 5.0
-_FAILED_START = 1
 RUNTIME_SECONDS = 60.0
 _AT_ONCE = 20
 
@@ -66,23 +51,19 @@ class LinuxExecution:
         self._exits = exit_watch
         self._ahead = ahead
         self._cgroups = cgroups.detect(paths.instance)
-        self._spawner = Spawner()
-        self._launcher = Launcher(paths, self._cgroups)
+        self._creator = Creator(paths, self._cgroups, exit_watch, ahead, runtime_seconds)
+        self._releaser = Releaser(paths, exit_watch)
         self._remover = Remover(self._cgroups, exit_watch)
         self._waker = Waker(cgroups.ROOT)
         self._making = 0
         self._wanted = runtime
-        self._runtime_seconds = runtime_seconds
-        self._runtime: Runtime | None = None
         self._containers: dict[str, str] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def runtime(self) -> Runtime:
         """The one that was chosen."""
-        if self._runtime is None:
-            raise Unavailable("The Linux substrate has not been started.")
-        return self._runtime
+        return self._creator.runtime
 
     async def start(self) -> dict[str, str]:
         """Choose a runtime and look after what an earlier process of ours left; facts for people.
@@ -91,7 +72,7 @@ class LinuxExecution:
         """
         self._cgroups.start()
         chosen = await probe.choose(self._paths, self._wanted, self._try)
-        self._runtime = chosen.runtime
+        self._creator.runtime = chosen.runtime
         await self._adopt()
         return {
             "runtime": chosen.version,
@@ -102,15 +83,12 @@ class LinuxExecution:
     async def close(self) -> None:
         """Containers run on."""
         await self._waker.close()
-        self._spawner.close()
         await asyncio.gather(*self._closing)
-        self._launcher.close()
-        if self._runtime is not None:
-            self._runtime.close()
+        self._creator.close()
 
     async def _try(self, runtime: Runtime, container: ContainerSpec, incarnation: str) -> Observation | StartFailure:
         """Run *container* once with *runtime*, for the probe."""
-        self._runtime = runtime
+        self._creator.runtime = runtime
         try:
             return (
                 await self.prepare(container, incarnation, {})
@@ -150,11 +128,11 @@ class LinuxExecution:
             return StartFailure(exit_code=NOT_FOUND, reason="There is no program to run: its name is empty.")
         self._making += 1
         try:
-            failure = await self._connected(container, place, networks)
+            failure = await self._creator.create(container, place, networks)
         except BaseException as error:
             await self.remove(container.id, incarnation)
             if isinstance(error, OSError):
-                raise _failed("prepare", f"the host refused: {error}.", incarnation) from error
+                raise failed("prepare", f"the host refused: {error}.", incarnation) from error
             raise
         finally:
             self._making -= 1
@@ -162,174 +140,26 @@ class LinuxExecution:
             await self.remove(container.id, incarnation)
         return failure
 
-    async def _connected(
-        self, container: ContainerSpec, place: Incarnation, networks: Mapping[str, NetworkSpec]
-    ) -> StartFailure | None:
-        """`_create`, and meanwhile its links, where it has any."""
-        wanted = [
-            (endpoint, networks[endpoint.network])
-            for endpoint in container.endpoints.values()
-            if endpoint.bound and endpoint.network in networks
-        ]
-        if not wanted:
-            return await self._create(container, place, None)
-        begun = await self._ahead.begin(place.id, wanted)
-        made = False
-        try:
-            failure = await self._create(container, place, begun)
-            made = failure is None
-            return failure
-        finally:
-            await self._ahead.settle(begun, made=made)
-
-    async def _create(self, container: ContainerSpec, place: Incarnation, begun: Begun | None) -> StartFailure | None:
-        path = "" if begun is None else begun.path
-        launching = self._spawner.run(self._launcher.launch, container, place.id, self.runtime, path)
-        starting = asyncio.ensure_future(launching)
-        try:
-            launched = await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            # A thread cannot be stopped: only what it has started can be undone.
-            await asyncio.to_thread((await starting).abandon)
-            starting.result().close()
-            raise
-        if begun is not None:
-            self._ahead.plug(begun)
-        try:
-            record = await self._record(container, place, launched)
-            if isinstance(record, StartFailure):
-                await asyncio.to_thread(launched.abandon)
-                return record
-        except BaseException:
-            await asyncio.to_thread(launched.abandon)
-            raise
-        finally:
-            launched.close()
-            if any(mount.subpath or mount.capacity_bytes is not None for mount in container.mounts.values()):
-                await self._spawner.run(self._launcher.release_mounts, place.id)
-        place.save(record)
-        self._exits.watch(place, record)
-        return None
-
-    async def _record(self, container: ContainerSpec, place: Incarnation, launched: Launched) -> Record | StartFailure:
-        """Wait for the runtime, and write down what it made."""
-        try:
-            async with asyncio.timeout(self._runtime_seconds):
-                report = await conmon.report(launched.report)
-        except TimeoutError:
-            waited = f"{self.runtime.path} did not create the process within {self._runtime_seconds:g} s"
-            raise _failed("prepare", f"{waited}; see what it waits for, or remove the container.", place.id) from None
-        if report is None or report.data < 0:
-            return self._refused(place.id, report.message if report is not None else launched.complaints())
-        return self._checked(container, place, launched, report.data)
-
-    def _refused(self, incarnation: str, message: str) -> StartFailure:
-        failure = self.runtime.refusal(message)
-        if failure is None:
-            reason = message.strip()[-2000:] or "it ended without a word"
-            raise _failed("prepare", f"{self.runtime.path} could not create the process: {reason}", incarnation)
-        return failure
-
-    def _checked(
-        self, container: ContainerSpec, place: Incarnation, launched: Launched, pid: int
-    ) -> Record | StartFailure:
-        """What the runtime says it made, as far as the kernel agrees."""
-        init, holder = process.identify(pid), launched.holder()
-        waiting = process.executable(pid)
-        ours = self._cgroups.path(place.id) in process.groups(pid)
-        if init is None or holder is None or waiting is None or not ours:
-            raise _failed("prepare", f"{self.runtime.path} reported a process that is not the container's.", place.id)
-        if container.process.init:
-            user = users.resolve(str(self._paths.rootfs(container.id)), container.process.user)
-            failure = lookup.check_program(container, user, pid)
-            if failure is not None:
-                return failure
-        stdin = ""
-        if container.stdin:
-            stdin = stdio.TERMINAL if container.terminal else stdio.pipe_of(pid)
-        return Record(
-            container=container.id,
-            runtime=self.runtime.name,
-            init=init,
-            conmon=holder,
-            waiting=waiting,
-            terminal=container.terminal,
-            stdin=stdin,
-            log_offset=launched.log_offset,
-        )
-
     async def release(self, container: str, incarnation: str) -> StartFailure | None:
-        place = Incarnation(self._paths, incarnation)
-        record = place.record()
-        if record is None:
-            raise _failed("release", f"container {container} is not prepared any more; start it again.", incarnation)
-        if place.exit() is not None and not place.was_released():
-            raise _failed("release", f"the prepared process of {container} has died; start it again.", incarnation)
-        place.mark_released()
-        runtime = made_by(record.runtime)
-        if not await runtime.open_gate(place.released) and process.executable(record.init.pid) == record.waiting:
-            raise _failed("release", f"{runtime.name} does not wait for {container} to be started.", incarnation)
-        return await self._executed(place, record)
-
-    async def _executed(self, place: Incarnation, record: Record) -> StartFailure | None:
-        """Wait until the program runs, or its end is known: a runtime that cannot run it says so and exits with 1."""
-        pause = _FIRST_POLL_SECONDS
-        while (now := process.executable(record.init.pid)) == record.waiting:
-            if not process.is_alive(record.init):
-                break  # another process has its pid
-            await timers.pause(pause)
-            pause = min(2 * pause, _LAST_POLL_SECONDS)
-        if now is not None and process.is_alive(record.init):
-            return None
-        await self._exits.wait(place.id)
-        end = place.exit()
-        if end is not None and end[0] != _FAILED_START and place.start_failure() is None:
-            return None
-        return await asyncio.to_thread(self._failed_start, place, record)
-
-    def _failed_start(self, place: Incarnation, record: Record) -> StartFailure | None:
-        """The runtime's words are no output of the container: the log is cut back to before them.
-
-        What they say is written down first, so that it is known too where this is done again.
-        """
-        failure = place.start_failure()
-        if failure is None:
-            end = place.exit()
-            if end is None or end[0] != _FAILED_START:
-                return None
-            failure = self._complaint(record)
-            if failure is None:
-                return None
-            place.save_start_failure(failure)
-        os.truncate(self._paths.log(record.container), record.log_offset)
-        place.replace_exit(failure.exit_code)
-        return failure
-
-    def _complaint(self, record: Record) -> StartFailure | None:
-        with self._paths.log(record.container).open("rb") as file:
-            file.seek(record.log_offset)
-            chunks, _ = conmonlog.parse(file.read(conmonlog.LARGEST), record.log_offset)
-        if not chunks or chunks[0].stream != STDERR:
-            return None
-        return made_by(record.runtime).failed_start(chunks[0].data.decode(errors="replace"))
+        return await self._releaser.release(container, incarnation)
 
     async def remove(self, container: str, incarnation: str) -> None:
         self._ahead.forget(incarnation)
         try:
             async with asyncio.timeout(_END_SECONDS):
                 await self._remover.remove(Incarnation(self._paths, incarnation))
-            if self._launcher.has_disks(incarnation):
-                closing = asyncio.create_task(asyncio.to_thread(self._launcher.release_disks, incarnation))
+            if self._creator.has_disks(incarnation):
+                closing = asyncio.create_task(self._creator.release_disks(incarnation))
                 self._closing.add(closing)
                 closing.add_done_callback(self._closing.discard)
         except TimeoutError:
-            raise _failed(
+            raise failed(
                 "remove",
                 f"processes of container {container} do not die, though killed; see what they wait for in the kernel.",
                 incarnation,
             ) from None
         except OSError as error:
-            raise _failed("remove", f"the host refused: {error}.", incarnation) from error
+            raise failed("remove", f"the host refused: {error}.", incarnation) from error
 
     async def signal(self, container: str, incarnation: str, signal: int) -> None:
         del container
@@ -352,7 +182,7 @@ class LinuxExecution:
             reason = f"a process of container {container} does not stop; it is resumed. Try again."
         else:
             reason = f"container {container} does not run any more."
-        raise _failed("pause", reason, incarnation)
+        raise failed("pause", reason, incarnation)
 
     async def resume(self, container: str, incarnation: str) -> None:
         del container
@@ -362,7 +192,7 @@ class LinuxExecution:
         try:
             await asyncio.to_thread(self._cgroups.limit, incarnation, resources)
         except OSError as error:
-            raise _failed("update", f"the kernel refused the limits of {container}: {error}.", incarnation) from error
+            raise failed("update", f"the kernel refused the limits of {container}: {error}.", incarnation) from error
 
     async def observe(self, container: str, incarnation: str) -> Observation:
         del container
@@ -374,7 +204,7 @@ class LinuxExecution:
         if state is not None:
             return state
         end = place.exit()
-        if end is None and process.is_alive(record.conmon):
+        if end is None and process.is_alive(record.shim):
             try:
                 async with asyncio.timeout(_END_SECONDS):
                     await self._exits.wait(incarnation)
@@ -419,9 +249,9 @@ class LinuxExecution:
 
     async def leftovers(self) -> list[str]:
         """A line for each incarnation, process and group of this instance."""
-        holders = await asyncio.to_thread(lambda: [*process.find("--exit-dir", str(self._paths.exits))])
+        holders = await asyncio.to_thread(lambda: [*process.find(*shim.arguments(str(self._paths.exits)))])
         return [
-            *(f"process {holder.pid} (conmon)" for holder in holders),
+            *(f"process {holder.pid} (shim)" for holder in holders),
             *(f"cgroup {self._cgroups.path(name)}" for name in self._cgroups.names()),
             *(f"cgroup {parent}" for parent in (self._cgroups.parent(),) if parent),
             *(f"incarnation {name}" for name in sorted(_names(self._paths.incarnations))),
@@ -440,7 +270,3 @@ _KILL = signal.SIGKILL
 def _names(directory: Path) -> set[str]:
     """What is there; nothing where the directory has gone with the tmpfs that it was on."""
     return {path.name for path in directory.iterdir()} if directory.exists() else set()
-
-
-def _failed(step: str, reason: str, incarnation: str) -> PortlayerError:
-    return SubstrateFailed(f"Step {step} failed: {reason}", step=step, id=incarnation)

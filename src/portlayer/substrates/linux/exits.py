@@ -1,4 +1,4 @@
-"""Notices the ends of incarnations: by the exit file that conmon leaves, or by the death of conmon itself."""
+"""Notices the ends of incarnations: by the exit file that the shim leaves, or by the death of the shim itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from portlayer.substrates.linux.process import Process, open_pidfd
 
 
 class _Watch:
-    """One incarnation: `over` once its end is known, `alone` once conmon is gone, too."""
+    """One incarnation: `over` once its end is known, `alone` once the shim is gone, too."""
 
     def __init__(self, incarnation: Incarnation, record: Record) -> None:
         self.incarnation = incarnation
@@ -27,7 +27,7 @@ class _Watch:
 
 
 class Exits:
-    """Without conmon, an incarnation is over when its first process is; its exit code is lost then.
+    """Without its shim, an incarnation is over when its first process is; its exit code is lost then.
 
     adopting: this process makes no incarnations, and looks after those of another when it is asked about them.
     """
@@ -48,8 +48,8 @@ class Exits:
         """Look after *incarnation* from now on."""
         if incarnation.id not in self._watches:
             watch = self._watches[incarnation.id] = _Watch(incarnation, record)
-            if not self._await_death(watch, record.conmon):
-                self._conmon_died(watch)
+            if not self._await_death(watch, record.shim):
+                self._shim_died(watch)
             elif incarnation.exit() is not None:
                 self._end(watch)
 
@@ -72,7 +72,7 @@ class Exits:
             await watch.over.wait()
 
     async def wait_alone(self, incarnation: str) -> None:
-        """Until it is over and conmon has gone."""
+        """Until it is over and the shim has gone."""
         if (watch := self._watches.get(incarnation)) is not None:
             await watch.alone.wait()
 
@@ -123,13 +123,13 @@ class Exits:
 
     def _died(self, watch: _Watch, process: Process) -> None:
         self._close(watch)
-        if process == watch.record.conmon:
-            self._conmon_died(watch)
+        if process == watch.record.shim:
+            self._shim_died(watch)
         else:
             self._end(watch)
 
-    def _conmon_died(self, watch: _Watch) -> None:
-        reap(watch.record.conmon)
+    def _shim_died(self, watch: _Watch) -> None:
+        reap(watch.record.shim)
         watch.alone.set()
         if watch.incarnation.exit() is not None or not self._await_death(watch, watch.record.init):
             self._end(watch)
@@ -143,7 +143,7 @@ class Exits:
             watch.pidfd = -1
 
 
-def reap(conmon: Process) -> None:
+def reap(shim: Process) -> None:
     """Where it was our own child, and has ended, let the kernel forget it."""
     with contextlib.suppress(ChildProcessError):
-        os.waitpid(conmon.pid, os.WNOHANG)
+        os.waitpid(shim.pid, os.WNOHANG)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from portlayer.model.base import Value
-from portlayer.substrates.linux import cgroups, disks, sysctls
+from portlayer.substrates.linux import cgroups, disks, shim, sysctls
 from portlayer.substrates.linux.launch import find_init
 from portlayer.substrates.linux.runtime import RUNTIMES, find_program
 
@@ -96,13 +96,8 @@ def _programs() -> Iterator[Check]:
         yield Check(
             name="crun", ok=False, found="none", remedy="apt install crun: it starts in half of the time", needed=False
         )
-    conmon = find_program("conmon")
-    yield Check(
-        name="conmon",
-        ok=bool(conmon),
-        found=_version("conmon") if conmon else "none",
-        remedy="" if conmon else "apt install conmon",
-    )
+    there = shim.is_there()
+    yield Check(name="shim", ok=there, found=shim.PROGRAM if there else "none", remedy="" if there else shim.REMEDY)
     lack = disks.lack()
     yield Check(
         name="disks",

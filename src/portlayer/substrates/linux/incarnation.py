@@ -4,12 +4,11 @@ incarnations/<incarnation>/
 ├── config.json         OCI configuration; written first, and names the container
 ├── hosts, resolv.conf, hostname
 ├── runtime/<incarnation>/   the runtime's own state; exec.fifo is the gate that the process waits at
-├── pid, conmon         of the first process, and of its conmon, decimal
-├── attach, ctl, winsz  conmon's
+├── pid                 of the first process, decimal
 ├── record              `Record`; it is there once the process is prepared
 ├── failure             `StartFailure`, where the program could not be executed after all
 └── released            exec.fifo, moved here just before it is opened to let the process go
-exits/<incarnation>     exit code, decimal; conmon renames it into place as the last thing it does
+exits/<incarnation>     exit code, decimal; the shim renames it into place as the last thing it does
 names/incarnations/<incarnation>   what it is called in which network, where it is in any (see names.records)
 """
 
@@ -35,19 +34,18 @@ from portlayer.substrates.linux.spec import CONFIG, CONTAINER_ANNOTATION
 class Record(Value):
     """A prepared process.
 
-    runtime: name of the one that made it, for each has its own gate. init: the first process of the container; conmon:
+    runtime: name of the one that made it, for each has its own gate. init: the first process of the container; shim:
     what holds its streams. waiting: device and inode of the program that init runs while it waits; it runs another once
-    it is released. stdin: `pipe:[inode]` where it has one, and `tty` for a terminal that takes input. log_offset: where
-    its output begins in the container's log.
+    it is released. stdin: whether it takes input. log_offset: where its output begins in the container's log.
     """
 
     container: str
     runtime: str
     init: Process
-    conmon: Process
+    shim: Process
     waiting: tuple[int, int]
     terminal: bool
-    stdin: str
+    stdin: bool
     log_offset: int
 
 
@@ -67,6 +65,7 @@ class Incarnation:
     def __init__(self, paths: Paths, incarnation: str) -> None:
         self.id = incarnation
         self.directory = f"{paths.incarnations}/{component(incarnation)}"
+        self.exits = str(paths.exits)
         self.exit_file = f"{paths.exits}/{incarnation}"
         self._names = str(paths.names)
         self.runtime_root = f"{self.directory}/runtime"
@@ -134,8 +133,7 @@ class Incarnation:
         except FileNotFoundError:
             return None
         try:
-            code = os.read(descriptor, _LONGEST_CODE)  # nothing yet in one that conmon writes beside, to rename it
-            return (int(code), os.fstat(descriptor).st_mtime_ns) if code else None
+            return int(os.read(descriptor, _LONGEST_CODE)), os.fstat(descriptor).st_mtime_ns
         finally:
             os.close(descriptor)
 

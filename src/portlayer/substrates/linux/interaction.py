@@ -1,4 +1,4 @@
-"""Streams on a Linux host: output is read from conmon's log, input goes to the pipe or terminal that conmon holds."""
+"""Streams on a Linux host: output is read from the shim's log, input goes to the pipe or terminal that it holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from portlayer.model.errors import InvalidState
 from portlayer.model.interaction import Chunk
-from portlayer.substrates.linux import conmonlog, kernel, stdio
+from portlayer.substrates.linux import crilog, kernel, stdio
 from portlayer.substrates.linux.exits import Exits
 from portlayer.substrates.linux.incarnation import Incarnation
 from portlayer.substrates.linux.inotify import Inotify
@@ -106,7 +106,7 @@ class LinuxInteraction:
                 if stdin.terminal:
                     await stdin.end_terminal()
                 else:
-                    await stdio.close_pipe(Incarnation(self._paths, incarnation))
+                    stdio.close_pipe(Incarnation(self._paths, incarnation).record())
             except OSError:
                 pass  # it is gone, and its stdin with it
             finally:
@@ -139,8 +139,8 @@ class LinuxInteraction:
 async def _read(log: int, cursor: int, *, split: bool) -> tuple[list[Chunk], int]:
     """The next block of the log, parsed."""
     if os.fstat(log).st_size - cursor <= _INLINE:
-        return conmonlog.parse(os.pread(log, _INLINE, cursor), cursor, split=split)
-    return await asyncio.to_thread(lambda: conmonlog.parse(os.pread(log, _BLOCK, cursor), cursor, split=split))
+        return crilog.parse(os.pread(log, _INLINE, cursor), cursor, split=split)
+    return await asyncio.to_thread(lambda: crilog.parse(os.pread(log, _BLOCK, cursor), cursor, split=split))
 
 
 def _no_stdin(container: str) -> InvalidState:

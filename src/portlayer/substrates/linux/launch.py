@@ -1,60 +1,47 @@
-"""What happens in the spawner's thread for one start: resolve the user, write the bundle, start conmon."""
+"""What happens in the spawner's thread for one start: resolve the user, write the bundle, start the shim."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import resource
+import signal
 from pathlib import Path
 from typing import NamedTuple
 
 from portlayer.model.errors import InvalidArgument, Unsupported
 from portlayer.model.execution import ContainerSpec
 from portlayer.model.storage import MountSpec
-from portlayer.substrates.linux import capabilities, conmon, disks, files, hostfiles, kernel, process, users
+from portlayer.substrates.linux import capabilities, disks, hostfiles, kernel, shim, users
 from portlayer.substrates.linux.cgroups import Cgroups
 from portlayer.substrates.linux.incarnation import Incarnation
 from portlayer.substrates.linux.paths import Paths
-from portlayer.substrates.linux.process import Process
-from portlayer.substrates.linux.runtime import Runtime, find_program
+from portlayer.substrates.linux.runtime import Runtime
 from portlayer.substrates.linux.spawn import spawn
 from portlayer.substrates.linux.spec import CONFIG, Host, Volume, build
 
 # Those that need no shared libraries, which an image may not have; by package: docker.io or tini, catatonit, podman.
 _INITS = ("/usr/bin/docker-init", "/usr/bin/tini-static", "/usr/bin/catatonit", "/usr/libexec/podman/catatonit")
 _OPEN_FILES = 1_048_576
-_COMPLAINTS = 4096
 
 
 class Launched(NamedTuple):
-    """starter: pid of a child of ours that makes conmon, writes its pid to `pidfile` and ends. report: the read end of
-    conmon's report. errors: a file in memory with what it complained of. log_offset: where the output of this start
-    begins in the log."""
+    """shim: a child of ours. report: the read end of its report. log_offset: where the output of this start begins."""
 
-    starter: int
-    pidfile: str
+    shim: int
     report: int
-    errors: int
     log_offset: int
 
-    def holder(self) -> Process | None:
-        """The conmon that has reported; None where it has ended since. Call it once: it ends the starter."""
-        os.waitpid(self.starter, 0)
-        return process.identify(int(files.content(self.pidfile)))
-
-    def complaints(self) -> str:
-        """What conmon said on its stderr, which it closes soon."""
-        return os.pread(self.errors, _COMPLAINTS, 0).decode(errors="replace")
-
     def close(self) -> None:
-        """Our descriptors."""
+        """Our descriptor."""
         os.close(self.report)
-        os.close(self.errors)
 
     def abandon(self) -> None:
-        """Wait for the starter, so that all of it can be found, and removed, by its arguments."""
+        """End the shim, with the runtime where that is still at work."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.shim, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.starter, 0)
+            os.waitpid(self.shim, 0)
 
 
 class Launcher:
@@ -63,7 +50,6 @@ class Launcher:
     def __init__(self, paths: Paths, cgroups: Cgroups) -> None:
         self._paths = paths
         self._cgroups = cgroups
-        self._conmon = find_program("conmon")
         self._host = host_limits(cgroups)
         self._held: dict[str, list[int]] = {}
 
@@ -109,20 +95,16 @@ class Launcher:
         except FileNotFoundError:
             log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             log_offset = 0
-        command = conmon.command(
-            *(self._conmon, runtime, place, log, self._paths.exits), stdin=container.stdin, terminal=container.terminal
-        )
+        command = shim.command(runtime, place, log, stdin=container.stdin, terminal=container.terminal)
         read, write = os.pipe()
-        errors = os.memfd_create("errors")
         try:
-            pid = spawn(command, conmon.ENVIRONMENT, directory=place.directory, errors=errors, inherited=write)
+            pid = spawn(command, shim.ENVIRONMENT, directory=place.directory, inherited=write)
         except OSError:
             os.close(read)
-            os.close(errors)
             raise
         finally:
             os.close(write)
-        return Launched(pid, place.file("conmon"), read, errors, log_offset)
+        return Launched(pid, read, log_offset)
 
     def _volume(self, place: Incarnation, number: int, mount: MountSpec) -> Volume:
         source = f"{place.directory}/volumes/{number}" if mount.subpath else self._content(place, mount)

@@ -11,7 +11,7 @@ import ctypes
 import os
 from collections.abc import Mapping, Sequence
 
-_SETSIGDEF, _SETSIGMASK = 0x04, 0x08
+_SETSIGDEF, _SETSIGMASK, _SETSID = 0x04, 0x08, 0x80
 _OPAQUE_BYTES = 1024
 _waits = ctypes.CDLL(None)
 _quick = ctypes.PyDLL(None)  # keeps the interpreter's lock, which calls that only fill structures need not let go of
@@ -26,7 +26,7 @@ def posix_spawn(
     copied: Sequence[tuple[int, int]],
     defaults: Sequence[int],
 ) -> int:
-    """Start *command*, whose first word is a path; its pid. Raises OSError.
+    """Start *command*, whose first word is a path, in a session of its own; its pid. Raises OSError.
 
     First each (descriptor, path, flags) of *opened* is opened, then each (from, to) of *copied* is copied, in order.
     defaults: signals that get their default action again; none is blocked.
@@ -58,7 +58,7 @@ def _set_signals(attributes: ctypes.Array[ctypes.c_uint64], defaults: Sequence[i
     for number in defaults:
         _quick.sigaddset(signals, int(number))
     _quick.posix_spawnattr_setsigdefault(attributes, signals)
-    _quick.posix_spawnattr_setflags(attributes, ctypes.c_short(_SETSIGDEF | _SETSIGMASK))
+    _quick.posix_spawnattr_setflags(attributes, ctypes.c_short(_SETSIGDEF | _SETSIGMASK | _SETSID))
 
 
 def _strings(words: Sequence[str]) -> ctypes.Array[ctypes.c_char_p]:

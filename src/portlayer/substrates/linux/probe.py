@@ -22,6 +22,7 @@ from portlayer.model.base import Value, now
 from portlayer.model.errors import PortlayerError, Unavailable
 from portlayer.model.execution import ContainerImage, ContainerSpec, Process
 from portlayer.model.names import new_id
+from portlayer.substrates.linux import shim
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.runtime import Runtime, find_program, installed
 
@@ -52,11 +53,11 @@ class _Remembered(Value):
 
 async def choose(paths: Paths, only: str, try_it: Try) -> Chosen:
     """The fastest that works; *only* names the one to use. Raises Unavailable with what each one said."""
-    if not find_program("conmon"):
-        raise Unavailable("This host has no conmon, which holds the containers' streams: apt install conmon.")
+    if not shim.is_there():
+        raise Unavailable(f"The shim, which holds the containers' streams, is not there: {shim.REMEDY}.")
     memory = paths.run / "runtime.json"
     runtimes = installed(only)
-    key = [only, _boot(), *(_stamp(runtime.path) for runtime in runtimes), _stamp(find_program("conmon"))]
+    key = [only, _boot(), *(_stamp(runtime.path) for runtime in runtimes), _stamp(shim.PROGRAM)]
     remembered = _recall(memory)
     if remembered is not None and remembered.key == key:
         runtime = next(runtime for runtime in runtimes if runtime.path == remembered.path)

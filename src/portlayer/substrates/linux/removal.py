@@ -8,13 +8,14 @@ import os
 import signal
 
 from portlayer.substrates.linux import process
+from portlayer.substrates.linux import shim as shims
 from portlayer.substrates.linux.cgroups import Cgroups
 from portlayer.substrates.linux.exits import Exits, reap
 from portlayer.substrates.linux.incarnation import Incarnation
 from portlayer.substrates.linux.process import Process
 
 _POLL_SECONDS = 0.001
-_CONMON_SECONDS = 2.5
+_SHIM_SECONDS = 2.5
 
 
 class Remover:
@@ -33,10 +34,10 @@ class Remover:
         if record is not None:
             if place.exit() is None:
                 await asyncio.to_thread(self._kill, place.id, record.init)
-            await self._conmon_gone(place.id, record.conmon)
+            await self._shim_gone(place.id, record.shim)
         elif place.exists() or self._cgroups.pids(place.id):
-            for conmon in await asyncio.to_thread(self._kill_unrecorded, place):
-                await self._killed(conmon)
+            for shim in await asyncio.to_thread(self._kill_unrecorded, place):
+                await self._killed(shim)
         # The groups first, for what is left in them may still write to the directory.
         while not await asyncio.to_thread(self._ungroup, place.id):  # noqa: ASYNC110 - nothing tells of an empty group
             await asyncio.sleep(_POLL_SECONDS)
@@ -48,26 +49,26 @@ class Remover:
         process.send_signal(init, signal.SIGKILL)
 
     def _kill_unrecorded(self, place: Incarnation) -> list[Process]:
-        """The runtime may still be at work: it is in the process group of its conmon, which nobody wrote down."""
-        found = [*process.find("-b", place.directory)]
-        for conmon in found:
+        """The runtime may still be at work: it is in the process group of its shim, which nobody wrote down."""
+        found = [*process.find(*shims.arguments(place.exits, place.id))]
+        for shim in found:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(conmon.pid, signal.SIGKILL)
+                os.killpg(shim.pid, signal.SIGKILL)
         self._cgroups.kill(place.id)
         return found
 
-    async def _conmon_gone(self, incarnation: str, conmon: Process) -> None:
+    async def _shim_gone(self, incarnation: str, shim: Process) -> None:
         """It writes the exit code first; where its container is dead and it does not end, it is stuck."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CONMON_SECONDS):
+            async with asyncio.timeout(_SHIM_SECONDS):
                 await self._exits.wait_alone(incarnation)
-        await self._killed(conmon)
+        await self._killed(shim)
 
-    async def _killed(self, conmon: Process) -> None:
-        while process.is_alive(conmon):
-            process.send_signal(conmon, signal.SIGKILL)
+    async def _killed(self, shim: Process) -> None:
+        while process.is_alive(shim):
+            process.send_signal(shim, signal.SIGKILL)
             await asyncio.sleep(_POLL_SECONDS)
-        reap(conmon)
+        reap(shim)
 
     def _ungroup(self, incarnation: str) -> bool:
         """Remove its groups, for which the kernel's lock may have to be waited for; False while they are not empty."""

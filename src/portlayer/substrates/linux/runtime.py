@@ -26,7 +26,7 @@ _ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl
 
 
 class Runtime:
-    """name: the program's name. path: where it is. command: what conmon runs, which may be a copy in memory."""
+    """name: the program's name. path: where it is. command: what the shim runs, which may be a copy in memory."""
 
     name: ClassVar[str]
     _refusals: ClassVar[tuple[re.Pattern[str], ...]]

@@ -48,16 +48,16 @@ def _enter() -> None:
         kernel.umount(str(_HIDDEN), kernel.MNT_DETACH)
 
 
-def spawn(command: list[str], environment: Mapping[str, str], *, directory: str, errors: int, inherited: int) -> int:
-    """Start *command*; its pid. Only in the spawner's thread.
+def spawn(command: list[str], environment: Mapping[str, str], *, directory: str, inherited: int) -> int:
+    """Start *command* in a session of its own; its pid. Only in the spawner's thread.
 
-    directory: where it starts. errors, inherited: descriptors of ours that it has as its stderr and as 3.
+    directory: where it starts. inherited: a descriptor of ours that it has as 3.
     """
     os.chdir(directory)
     return posix_spawn(
         command,
         environment,
         opened=((0, os.devnull, os.O_RDWR),),
-        copied=((0, 1), (errors, 2), (inherited, 3)),
+        copied=((0, 1), (0, 2), (inherited, 3)),
         defaults=_IGNORED_BY_PYTHON,
     )

@@ -1,27 +1,22 @@
-"""The stdin and the terminal of an incarnation, by way of the descriptors that conmon holds.
+"""The stdin and the terminal of an incarnation, by way of the descriptor that its shim holds.
 
-conmon keeps the writing end of the stdin pipe, or the terminal, open for as long as the process lives. We take a
-duplicate of it (pidfd_getfd(2)) and write ourselves: nothing is copied by conmon, a full pipe is felt at once, and our
-own end closes nothing. conmon closes its own when a connection to its attach socket ends, and nobody else connects.
+The shim keeps the writing end of the stdin pipe, or the terminal, open for as long as the process lives. We take a
+duplicate of it (pidfd_getfd(2)) and write ourselves: nothing is copied, a full pipe is felt at once, and our own end
+closes nothing.
 """
 
-# Paths are strings here: a Path would cost more than the system call that it is for.
-# ruff: noqa: PTH115, PTH208
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import os
-import socket
+import signal
 import struct
 import termios
 
-from portlayer.substrates.linux import kernel
-from portlayer.substrates.linux.incarnation import Incarnation, Record
-from portlayer.substrates.linux.process import open_pidfd
+from portlayer.substrates.linux import kernel, process, shim
+from portlayer.substrates.linux.incarnation import Record
 
-TERMINAL = "tty"
 _END_OF_FILE = b"\x04"
 
 
@@ -83,27 +78,19 @@ def _finish(waiter: asyncio.Future[None]) -> None:
 
 def open_stdin(record: Record) -> Stdin | None:
     """None where it has none, or it is closed or gone."""
-    if not record.stdin:
-        return None
-    descriptor = _duplicate(record, record.stdin)
-    return None if descriptor is None else Stdin(descriptor, terminal=record.stdin == TERMINAL)
+    descriptor = _duplicate(record) if record.stdin else None
+    return None if descriptor is None else Stdin(descriptor, terminal=record.terminal)
 
 
-async def close_pipe(incarnation: Incarnation) -> None:
-    """Make conmon close its end; the process reads what was written, and then the end."""
-    directory = os.open(incarnation.directory, os.O_PATH | os.O_CLOEXEC)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-    try:
-        # By way of the descriptor, for an address has room for 107 characters only.
-        await asyncio.get_running_loop().sock_connect(connection, f"/proc/self/fd/{directory}/attach")
-    finally:
-        connection.close()
-        os.close(directory)
+def close_pipe(record: Record | None) -> None:
+    """Make the shim close its end; the process reads what was written, and then the end."""
+    if record is not None:
+        process.send_signal(record.shim, signal.SIGUSR1)
 
 
 def resize(record: Record, width: int, height: int) -> bool:
     """Set the size in characters; False where there is no terminal."""
-    descriptor = _duplicate(record, TERMINAL) if record.terminal else None
+    descriptor = _duplicate(record) if record.terminal else None
     if descriptor is None:
         return False
     try:
@@ -113,25 +100,14 @@ def resize(record: Record, width: int, height: int) -> bool:
     return True
 
 
-def pipe_of(pid: int) -> str:
-    """What the kernel calls the stdin of *pid*: `pipe:[inode]`."""
-    return os.readlink(f"/proc/{pid}/fd/0")
-
-
-def _duplicate(record: Record, wanted: str) -> int | None:
-    """A duplicate of conmon's descriptor of a pipe by its name, or of its terminal; None where it has none."""
-    pidfd = open_pidfd(record.conmon)
+def _duplicate(record: Record) -> int | None:
+    """A duplicate of the shim's end; None where it is closed, or the shim is gone."""
+    pidfd = process.open_pidfd(record.shim)
     if pidfd is None:
         return None
     try:
-        directory = f"/proc/{record.conmon.pid}/fd"
-        for name in os.listdir(directory):
-            with contextlib.suppress(OSError):  # conmon closes others meanwhile
-                target = os.readlink(f"{directory}/{name}")
-                if target == wanted or (wanted == TERMINAL and target.endswith("/ptmx")):
-                    return kernel.pidfd_getfd(pidfd, int(name))
+        return kernel.pidfd_getfd(pidfd, shim.INPUT)
     except OSError:
         return None
     finally:
         os.close(pidfd)
-    return None

@@ -1,10 +1,10 @@
-"""conmon's log: a line for each piece of output, in which a newline that the process wrote can be told from ours.
+"""The shim's log: a line for each piece of output, in which a newline that the process wrote can be told from ours.
 
     2026-11-23T06:29:22.018603657+00:00 stdout F hello
     |--------------- 35 --------------| |- 6-| |
 
 F: the process wrote a newline after this; P: it did not. Everything before the text has always the same length.
-Source: conmon(8), `k8s-file`; the logging format of Kubernetes' CRI.
+Source: the logging format of Kubernetes' CRI, as conmon's `k8s-file` has it, too.
 """
 
 from __future__ import annotations
