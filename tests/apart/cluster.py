@@ -21,8 +21,9 @@ from portlayer.client import PortLayer, connect
 from portlayer.components.membership import Membership
 from portlayer.compose import Assembled, Settings, assemble
 from portlayer.failpoints import Failpoints
-from portlayer.interfaces.components import Components
+from portlayer.interfaces.components import Components, Relay
 from portlayer.interfaces.store import Store, Transaction
+from portlayer.model.caller import Caller
 from portlayer.model.errors import Unavailable
 from portlayer.model.execution import replace
 from portlayer.model.topology import Part, Topology, place
@@ -133,7 +134,15 @@ class Cluster:
         if not self.moves:
             return components
         shaken = {name: _Shaken(name, getattr(components, name), self.move, self.settled) for name in COMPONENTS}
-        return replace_components(components, shaken)
+        relays = {name: self._shaken(relay) for name, relay in components.relays.items()}
+        return replace_components(components, {**shaken, "relays": relays})
+
+    def _shaken(self, relay: Relay) -> Relay:
+        async def call(caller: Caller, method: str, message: Any) -> bytes:
+            await (self.settled() if message.call.verb == "GET" else asyncio.shield(asyncio.ensure_future(self.move())))
+            return await relay(caller, method, message)
+
+        return call
 
     @property
     def world(self) -> World:

@@ -12,19 +12,14 @@ from typing import Any, Protocol, cast
 from portlayer.components import keys
 from portlayer.components.handles import Draft, Sealer
 from portlayer.components.records import Records
-from portlayer.interfaces.components import Components
+from portlayer.interfaces.components import AT_THE_CONTAINER, Components, Relay
 from portlayer.model.caller import Caller
 from portlayer.model.changes import CreateContainer, fold
 from portlayer.model.errors import InvalidArgument, NotFound, Unavailable
+from portlayer.model.topology import COMPONENTS
 from portlayer.tracing import Tracer
 
 Method = Callable[..., Awaitable[Any]]
-
-AT_THE_CONTAINER = {
-    "execution": frozenset({"commit", "delete_container", "signal"}),
-    "interaction": frozenset({"attach", "output", "write_stdin", "close_stdin", "resize", "logs"}),
-}
-"""The calls that are answered on the container's host alone."""
 
 STREAMING_IN = frozenset({"import_image", "write_stdin"})
 """The calls with a body, which is there once."""
@@ -86,7 +81,13 @@ class Routed:
     """
 
     def __init__(
-        self, component: str, local: object | None, host: str, hosts: Hosts, directory: Directory, tracer: Tracer
+        self,
+        component: str,
+        local: object | None,
+        host: str,
+        hosts: Hosts | None,
+        directory: Directory,
+        tracer: Tracer,
     ) -> None:
         self._component = component
         self._local = local
@@ -98,28 +99,41 @@ class Routed:
 
     def __getattr__(self, method: str) -> Method:
         async def routed(caller: Caller, request: Any, *more: Any) -> Any:
-            host = await self._hosts.of(caller, request) if method in self._bound_to_hosts else None
-            there = await self._at(host)
-            try:
-                return await self._ask(there, method, caller, request, *more)
-            except Unavailable as error:
-                moved = error.facts.get("refused") and method not in STREAMING_IN and await self._moved(host, there)
-                if not moved:
-                    await self._name_host(host, error)
-                    raise
-            return await self._ask(moved, method, caller, request, *more)
+            hosts = self._hosts if method in self._bound_to_hosts else None
+            host = None if hosts is None else await hosts.of(caller, request)
+            return await self._asked(host, method, method, caller, request, *more)
 
         return routed
+
+    async def relay(self, caller: Caller, method: str, message: Any) -> bytes:
+        """Implements interfaces.components.Relay, where there is no local one."""
+        answer: bytes = await self._asked(None, method, "relay", caller, message)
+        return answer
+
+    async def _asked(self, host: str | None, method: str, how: str, *what: Any) -> Any:
+        """The answer of who answers for *host*. how: the name of the function to call there; method: what it does."""
+        there = await self._at(host)
+        try:
+            return await self._ask(there, method, how, *what)
+        except Unavailable as error:
+            moved = error.facts.get("refused") and method not in STREAMING_IN and await self._moved(host, there)
+            if not moved:
+                await self._name_host(host, error)
+                raise
+        return await self._ask(moved, method, how, *what)
 
     async def _name_host(self, host: str | None, error: Unavailable) -> None:
         """Raise *error* anew, telling where the container is, if that is another host that nobody answers for; or
         NotFound for one that has been removed."""
         if host is not None and host != self._host and error.facts.get("refused"):
-            where = await self._hosts.named(host)
+            where = await self._where(host)
             raise Unavailable(f"{error.detail} The container is{where}.", **error.facts) from error
 
-    async def _ask(self, there: object, method: str, *what: Any) -> Any:
-        ask = getattr(there, method)
+    async def _where(self, host: str | None) -> str:
+        return await self._hosts.named(host) if self._hosts is not None and host is not None else ""
+
+    async def _ask(self, there: object, method: str, how: str, *what: Any) -> Any:
+        ask = getattr(there, how)
         if there is self._local:
             return await ask(*what)
         with self._tracer.span(f"forward {self._component}/{method}", kind="client"):
@@ -132,7 +146,7 @@ class Routed:
             await self._directory.refresh()
             there = self._known(host)
         if there is None:
-            where = await self._hosts.named(host) if host else ""
+            where = await self._where(host)
             raise Unavailable(f"No process runs {self._component}{where} now.", retry_after_seconds=1, refused=True)
         return there
 
@@ -165,26 +179,22 @@ class Elsewhere:
 
 
 def routed(
-    local: Components, have: frozenset[str], host: str, hosts: Hosts, directory: Directory, tracer: Tracer
+    local: Components, have: frozenset[str], host: str, hosts: Hosts | None, directory: Directory, tracer: Tracer
 ) -> Components:
-    """The four components of the whole port layer, as seen from a process that *have* some of them."""
+    """The four components of the whole port layer, as seen from a process that *have* some of them.
+
+    hosts: None where there is one alone, so that nobody need look where a container is.
+    """
 
     def way(component: str) -> Any:
         here = getattr(local, component) if component in have else None
-        if here is not None and component not in AT_THE_CONTAINER:
+        if here is not None and (hosts is None or component not in AT_THE_CONTAINER):
             return here
         return Routed(component, here, host, hosts, directory, tracer)
 
-    execution = way("execution")
-    return Components(
-        service=local.service,
-        storage=way("storage"),
-        execution=execution,
-        network=way("network"),
-        interaction=way("interaction"),
-        # Most steps are execution's, and the longest: one hop there, not one for each of them.
-        composer=None if "execution" in have else execution.compose,
-    )
+    ways = {component: way(component) for component in COMPONENTS}
+    relays: dict[str, Relay] = {component: ways[component].relay for component in COMPONENTS if component not in have}
+    return Components(service=local.service, **ways, relays=relays)
 
 
 def missing(component: str) -> Any:

@@ -92,8 +92,7 @@ async def assemble(
     alone: no other process of this name lives; what such a one has left is swept. clock: seconds by which this process
     keeps its lease.
     """
-    metrics = Metrics()
-    tell_of_process(metrics)
+    tell_of_process(metrics := Metrics())
     store = MeasuredStore(store, metrics)
     records = Records(store)
     await ensure_vch(records, DEFAULT_VCH, now())
@@ -169,7 +168,8 @@ async def assemble(
         closing.push_async_callback(peers.close)
         if settings.topology.has_several:
             await closing.enter_async_context(peers.followed())
-            components = routed(here, have, part.host, Hosts(records, sealer), peers, tracer)
+            where = Hosts(records, sealer) if len(settings.topology.hosts) > 1 else None
+            components = routed(here, have, part.host, where, peers, tracer)
         source.storage = components.storage
         if "execution" in have:
             closing.push_async_callback(execution.close)

@@ -41,6 +41,7 @@ class Peers:
         self._known: dict[str, Process] = {}
         self._lost: dict[tuple[str, str], Part] = {}
         self._clients: dict[str, RestClient] = {}
+        self._ways: dict[tuple[str, str | None], list[Components]] = {}
         self._following: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
 
@@ -62,18 +63,20 @@ class Peers:
     def find(self, component: str, host: str | None = None, besides: object = None) -> Components | None:
         """Some process with *component*, on *host* where that is given, that is not reached by *besides*; one on this
         machine rather than another."""
-        for parts in ([process.part for process in self._known.values()], self._lost.values()):
-            having = [
-                part
-                for part in parts
-                if component in part.components and part.name != self._me.name and host in (None, part.host)
-            ]
-            having.sort(key=lambda part: (part.host != self._me.host, part.name))
-            for part in having:
-                way = self._client(part, component).components
-                if getattr(way, component) is not besides:
-                    return way
-        return None
+        ways = self._ways.get((component, host))
+        if ways is None:
+            parts = (*self._having(component, host, self.parts()), *self._having(component, host, self._lost.values()))
+            ways = self._ways[component, host] = [self._client(part, component).components for part in parts]
+        return next((way for way in ways if getattr(way, component) is not besides), None)
+
+    def _having(self, component: str, host: str | None, parts: Iterable[Part]) -> list[Part]:
+        """Those of *parts* that have it, the best first."""
+        having = [
+            part
+            for part in parts
+            if component in part.components and part.name != self._me.name and host in (None, part.host)
+        ]
+        return sorted(having, key=lambda part: (part.host != self._me.host, part.name))
 
     def service(self, part: Part) -> Service:
         """The service of the process that is *part*."""
@@ -86,6 +89,7 @@ class Peers:
         with contextlib.suppress(PortlayerError):
             await asyncio.shield(self._looking)
         self._lost.clear()
+        self._ways.clear()
 
     def _client(self, part: Part, component: str) -> RestClient:
         client = self._clients.get(part.address)
@@ -124,6 +128,7 @@ class Peers:
         for process in known.values():
             self._lost.pop((process.part.host, process.part.name), None)
         self._known = known
+        self._ways.clear()
 
     def parts(self) -> Iterable[Part]:
         """All that live, this one too."""

@@ -3,7 +3,7 @@
 A process that forwards a call has found out already who calls. It signs what it found, for that one request line, with
 a key that only processes of the same port layer have; the next one believes it and asks no further:
 
-    Portlayer-Caller: base64url(JSON of the Caller) "." base64url(HMAC-SHA256(key, verb "\\n" target "\\n" JSON))
+    Portlayer-Caller: base64url(JSON of the Caller) "." base64url(BLAKE2b-256(key, verb "\\n" target "\\n" JSON))
 
 A request that carries one is never forwarded again: one hop. The steps of a compose are requests of their own.
 """
@@ -50,7 +50,9 @@ class Passport:
             raise Unauthenticated(_REFUSAL) from None
 
     def _signature(self, said: bytes, verb: str, target: str) -> bytes:
-        return hmac.digest(self._key, b"\n".join((verb.encode(), target.encode(), said)), hashlib.sha256)
+        # Keyed BLAKE2b is a MAC by itself (RFC 7693), and takes a fifth of the time of an HMAC.
+        told = b"\n".join((verb.encode(), target.encode(), said))
+        return hashlib.blake2b(told, digest_size=_KEY_BYTES, key=self._key).digest()
 
 
 _REFUSAL = f"{HEADER} is for processes of one port layer among themselves, and this one was signed by none of them."

@@ -118,6 +118,12 @@ class Call(Generic[Q, A]):
         return "vch" in self.parameters and not long
 
     @cached_property
+    def plain(self) -> bool:
+        """Whether body and answer are JSON, or nothing, and no header has a part: it can be passed on as it is."""
+        whole = self.consumes in {None, JSON} and self.produces == JSON
+        return whole and not (self.streams or self.headers or self.unsupported)
+
+    @cached_property
     def audited(self) -> bool:
         """Whether the audit log is told: of what changes something, or may write to a container."""
         return self.acts or (self.verb == "POST" and not self.mutation) or (self.streams and self.role != "viewer")

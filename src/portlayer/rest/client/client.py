@@ -19,7 +19,7 @@ class RestClient:
     """The components behind *address*: `unix:///path/of/socket` or `https://host:port`. Connects at the first call.
 
     contexts, passport, name, retries, token: see Connection. No retries here, since a caller in front of us has its own
-    patience.
+    patience. components: the same, as the bundle that a server or another layer takes.
     """
 
     def __init__(
@@ -38,11 +38,7 @@ class RestClient:
         self.execution = RestExecution(self._connection)
         self.network = RestNetwork(self._connection)
         self.interaction = RestInteraction(self._connection)
-
-    @property
-    def components(self) -> Components:
-        """The same, as the bundle that a server or another layer takes."""
-        return Components(self.service, self.storage, self.execution, self.network, self.interaction)
+        self.components = Components(self.service, self.storage, self.execution, self.network, self.interaction)
 
     async def close(self) -> None:
         """Close all connections."""

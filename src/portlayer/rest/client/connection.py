@@ -7,12 +7,11 @@ import logging
 import random
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from http import HTTPStatus
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -21,18 +20,18 @@ from yarl import URL
 from portlayer.model.base import Value
 from portlayer.model.caller import Caller
 from portlayer.model.certificates import PROCESS_NAME
-from portlayer.model.errors import InvalidArgument, NotFound, Unauthenticated, Unavailable
-from portlayer.model.storage import Nothing
+from portlayer.model.errors import InvalidArgument, Unauthenticated, Unavailable
 from portlayer.rest import problems, tls
-from portlayer.rest.calls import Call, Place
+from portlayer.rest.calls import Call
 from portlayer.rest.calls.call import JSON
 from portlayer.rest.calls.service import HEALTH
+from portlayer.rest.client import writing
 from portlayer.rest.client.pulse import Pulse, Silent
 from portlayer.rest.client.trail import trail
 from portlayer.rest.client.wire import CONNECT_SECONDS, Answer, Garbled, Lost, Unreached, Wire
 from portlayer.rest.liveness import ask_after
+from portlayer.rest.message import Message
 from portlayer.rest.passport import HEADER, Passport
-from portlayer.rest.query import written
 from portlayer.tracing import entered
 
 A = TypeVar("A")
@@ -91,18 +90,24 @@ class Connection:
 
     async def fetch(self, call: Call[Q, Any], caller: Caller, request: Q) -> bytes:
         """Make *call*; the bytes of its answer. One that may be repeated is, once, where the connection is lost."""
-        return await self._again(call, caller, lambda: self._fetch_once_or_twice(call, caller, request))
+        with self._translating():
+            message = writing.message(call, caller, request)
+        return await self.relay(caller, message)
 
-    async def _fetch_once_or_twice(self, call: Call[Q, Any], caller: Caller, request: Q) -> bytes:
+    async def relay(self, caller: Caller, message: Message) -> bytes:
+        """Send *message* for *caller*; the bytes of its answer, as `fetch` gives them."""
+        return await self._again(message.call, caller, lambda: self._once_or_twice(caller, message))
+
+    async def _once_or_twice(self, caller: Caller, message: Message) -> bytes:
         with self._translating():
             try:
-                return await self._fetch(call, caller, request)
+                return await self._sent(caller, message)
             except (aiohttp.ClientConnectorError, Unreached):
                 raise
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, Lost):
-                if not _repeatable(call, caller):
+                if not _repeatable(message.call, caller):
                     raise
-            return await self._fetch(call, caller, request)
+            return await self._sent(caller, message)
 
     async def _again(self, call: Call[Q, Any], caller: Caller, ask: Callable[[], Awaitable[T]]) -> T:
         """What *ask* gives; asked again after the time that the server names, where that does no harm."""
@@ -117,33 +122,31 @@ class Connection:
                 await asyncio.sleep(seconds * random.uniform(1, 1.5))  # noqa: S311
         return await ask()
 
-    async def _fetch(self, call: Call[Q, Any], caller: Caller, request: Q) -> bytes:
-        async with self._felt():
-            return await self._whole(call, caller, request)
+    async def _sent(self, caller: Caller, message: Message) -> bytes:
+        with self._felt():
+            return await self._whole(caller, message)
 
-    async def _whole(self, call: Call[Q, Any], caller: Caller, request: Q) -> bytes:
+    async def _whole(self, caller: Caller, message: Message) -> bytes:
         """The bytes of the answer."""
-        if self._wire is None:
-            async with await self._request(call, caller, request) as response:
-                return await response.read()
-        url = self._url(call, caller, request)
-        headers = _headers(call, caller, request) | self._told(call, caller, url)
-        body = None
+        call, target, told, body = message
+        headers = {**told, **self._told(call, caller, target)}
         if call.consumes:
             headers["Content-Type"] = call.consumes
-            body = _body(call, request)
-        answer = await self._wire.ask(call.verb, url.raw_path_qs, headers, body)
+        if self._wire is None:
+            async with await self._request(call, target, headers, body) as response:
+                return await response.read()
+        answer = await self._wire.ask(call.verb, target, headers, body)
         if _is_problem(answer):
             raise self._problem(answer.status, answer.body)
         return answer.body
 
-    def _felt(self) -> AbstractAsyncContextManager[None]:
+    def _felt(self) -> AbstractContextManager[None]:
         """Another process of ours is asked for its health while it is waited for."""
         return self._pulse.felt() if self._pulse else nullcontext()
 
     async def _health(self) -> None:
         with entered(None):  # for many calls, of which none is the cause
-            await self._whole(HEALTH, Caller(), Nothing())
+            await self._whole(Caller(), Message(HEALTH, HEALTH.path, {}, None))
 
     async def open(
         self, call: Call[Q, Any], caller: Caller, request: Q, *, accept: str | None = None, data: Any = None
@@ -152,8 +155,15 @@ class Connection:
 
         async def ask() -> aiohttp.ClientResponse:
             with self._translating():
-                async with self._felt():
-                    return await self._request(call, caller, request, accept=accept, data=data)
+                target = writing.target(call, caller, request)
+                headers = writing.headers(call, caller, request) | self._told(call, caller, target)
+                if accept is not None:
+                    headers["Accept"] = accept
+                if call.consumes:
+                    headers["Content-Type"] = call.consumes
+                body = writing.body(call, request) if call.consumes and data is None else data
+                with self._felt():
+                    return await self._request(call, target, headers, body)
 
         once = data is not None  # what streams in is not there twice
         return await (ask() if once else self._again(call, caller, ask))
@@ -165,11 +175,15 @@ class Connection:
 
         async def ask() -> aiohttp.ClientWebSocketResponse:
             with self._translating():
-                url = self._url(call, caller, request)
-                headers = self._told(call, caller, url)
-                async with self._felt():
+                target = writing.target(call, caller, request)
+                headers = self._told(call, caller, target)
+                with self._felt():
                     opened: aiohttp.ClientWebSocketResponse = await self._open_session().ws_connect(
-                        url, headers=headers, protocols=(protocol,), max_msg_size=_ATTACH_MESSAGE, **self._security()
+                        self._url(target),
+                        headers=headers,
+                        protocols=(protocol,),
+                        max_msg_size=_ATTACH_MESSAGE,
+                        **self._security(),
                     )
                     return opened
 
@@ -203,43 +217,28 @@ class Connection:
         return self._session
 
     async def _request(
-        self, call: Call[Q, Any], caller: Caller, request: Q, *, accept: str | None = None, data: Any = None
+        self, call: Call[Any, Any], target: str, headers: Mapping[str, str], data: Any
     ) -> aiohttp.ClientResponse:
-        headers = _headers(call, caller, request)
-        if accept is not None:
-            headers["Accept"] = accept
-        if call.consumes:
-            headers["Content-Type"] = call.consumes
-            data = data if data is not None else _body(call, request)
-        url = self._url(call, caller, request)
-        headers |= self._told(call, caller, url)
         return await self._open_session().request(
-            call.verb, url, headers=headers, data=data, allow_redirects=False, **self._security()
+            call.verb, self._url(target), headers=headers, data=data, allow_redirects=False, **self._security()
         )
+
+    def _url(self, target: str) -> URL:
+        return URL(self._base + target, encoded=True)
 
     def _security(self) -> dict[str, Any]:
         if self._path:
             return {}
         return {"ssl": self._contexts(), "server_hostname": PROCESS_NAME if self._passport else None}
 
-    def _told(self, call: Call[Q, Any], caller: Caller, url: URL) -> dict[str, str]:
+    def _told(self, call: Call[Any, Any], caller: Caller, target: str) -> dict[str, str]:
         """Who calls, and what it is a part of."""
-        return self._signed(call, caller, url) | trail(forwarded=self._passport is not None)
+        return self._signed(call, caller, target) | trail(forwarded=self._passport is not None)
 
-    def _signed(self, call: Call[Q, Any], caller: Caller, url: URL) -> dict[str, str]:
+    def _signed(self, call: Call[Any, Any], caller: Caller, target: str) -> dict[str, str]:
         if self._passport is not None:
-            return {HEADER: self._passport.sign(caller, call.verb, url.raw_path_qs)}
+            return {HEADER: self._passport.sign(caller, call.verb, target)}
         return {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
-
-    def _url(self, call: Call[Q, Any], caller: Caller, request: Q) -> URL:
-        segments = {name: _segment(caller.vch if name == "vch" else getattr(request, name)) for name in call.parameters}
-        query = "&".join(
-            f"{info.encode_name}={quote(text, safe='')}"
-            for info in call.at(Place.QUERY)
-            if (value := getattr(request, info.name)) not in (None, info.default)
-            for text in written(value)
-        )
-        return URL(f"{self._base}{call.path.format(**segments)}{'?' if query else ''}{query}", encoded=True)
 
     async def _raise_problem(self, response: aiohttp.ClientResponse) -> None:
         """Problem documents become errors, also where a WebSocket was asked for; not-ready carries an answer."""
@@ -332,41 +331,7 @@ async def pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         raise Unavailable("The stream broke off; open it again.", retry_after_seconds=1) from error
 
 
-def _segment(value: str) -> str:
-    """*value* as one segment of a path; these three would make it another path."""
-    if value in {"", ".", ".."}:
-        raise NotFound(f"Nothing is called {value!r}.", id=value)
-    return quote(value, safe="")
-
-
-def _headers(call: Call[Q, Any], caller: Caller, request: Q) -> dict[str, str]:
-    headers = {}
-    if caller.idempotency_key is not None:
-        headers["Idempotency-Key"] = _printable(caller.idempotency_key)
-    for name, header in call.headers.items():
-        value = getattr(request, name)
-        if value is not None:
-            headers[header] = value if value == "*" else f'"{_printable(value)}"'
-    return headers
-
-
 def _token(token: str) -> str:
     if not token.isascii() or not token.isprintable():
         raise InvalidArgument("The token has characters that no token has.")  # which, nobody needs to see
     return token
-
-
-def _printable(value: str) -> str:
-    if not (value.isascii() and value.isprintable()):
-        raise InvalidArgument(f"{value!r} cannot be sent in a header; use printable ASCII.")
-    return value
-
-
-def _body(call: Call[Q, Any], request: Q) -> bytes:
-    for info in call.at(Place.CONTENT):
-        content: bytes = getattr(request, info.name)
-        return content
-    if call.body is call.request:
-        return msgspec.json.encode(request)
-    inside = {info.name: getattr(request, info.name) for info in call.at(Place.BODY)}
-    return msgspec.json.encode(call.body(**inside)) if call.body else b""

@@ -12,15 +12,13 @@ from portlayer.model.caller import Caller
 from portlayer.model.storage import HandleAnswer
 from portlayer.rest.calls import compose
 from portlayer.rest.calls import execution as calls
-from portlayer.rest.client.connection import Connection, decoded
+from portlayer.rest.client.connection import decoded
+from portlayer.rest.client.remote import Remote
 from portlayer.rest.pointers import refusal
 
 
-class RestExecution:
+class RestExecution(Remote):
     """Implements interfaces.execution.Execution, and what REST adds to it: `compose`."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
 
     async def create(self, caller: Caller, request: m.Create) -> m.Created:
         return await self._connection.call(calls.CREATE, caller, request)

@@ -11,16 +11,14 @@ from portlayer.model.storage import HandleAnswer
 from portlayer.rest import problems
 from portlayer.rest.calls import interaction as calls
 from portlayer.rest.client.attachment import RestAttachment
-from portlayer.rest.client.connection import Connection, pieces
+from portlayer.rest.client.connection import pieces
+from portlayer.rest.client.remote import Remote
 from portlayer.rest.client.stream import Stream
 from portlayer.rest.frames import log_chunks
 
 
-class RestInteraction:
+class RestInteraction(Remote):
     """Implements interfaces.interaction.Interaction."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
 
     async def join(self, caller: Caller, request: m.JoinInteraction) -> HandleAnswer:
         return await self._connection.call(calls.JOIN, caller, request)

@@ -6,14 +6,11 @@ from portlayer.model import network as m
 from portlayer.model.caller import Caller
 from portlayer.model.storage import HandleAnswer
 from portlayer.rest.calls import network as calls
-from portlayer.rest.client.connection import Connection
+from portlayer.rest.client.remote import Remote
 
 
-class RestNetwork:
+class RestNetwork(Remote):
     """Implements interfaces.network.Network."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
 
     async def join(self, caller: Caller, request: m.JoinNetwork) -> m.JoinedNetwork:
         return await self._connection.call(calls.JOIN, caller, request)

@@ -8,8 +8,9 @@ it is told, and need not wait for a network that may never heal.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
 
 EVERY_SECONDS = 5.0
 PATIENCE_SECONDS = 5.0
@@ -24,25 +25,13 @@ class Pulse:
 
     def __init__(self, ask: Callable[[], Awaitable[object]]) -> None:
         self._ask = ask
-        self._waiting: set[asyncio.Timeout] = set()
+        self._waiting: set[Feeling] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
 
-    @contextlib.asynccontextmanager
-    async def felt(self) -> AsyncIterator[None]:
-        """Wait for the other end. Raises Silent where it does not answer for ten seconds."""
-        limit = asyncio.timeout(None)
-        try:
-            async with limit:
-                self._waiting.add(limit)
-                self._look_later()
-                yield
-        except TimeoutError:
-            if limit.expired():
-                raise Silent from None
-            raise
-        finally:
-            self._waiting.discard(limit)
+    def felt(self) -> Feeling:
+        """Wait for the other end within it. Raises Silent where it does not answer for ten seconds."""
+        return Feeling(self._waiting, self._look_later)
 
     def close(self) -> None:
         """Ask no more."""
@@ -61,15 +50,48 @@ class Pulse:
         if self._waiting:
             self._asking = asyncio.create_task(self._feel(set(self._waiting)))
 
-    async def _feel(self, waiting: set[asyncio.Timeout]) -> None:
+    async def _feel(self, waiting: set[Feeling]) -> None:
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._ask()
         except Exception:  # noqa: BLE001  (whatever it says: it is not the answer)
-            now = asyncio.get_running_loop().time()
-            for limit in waiting & self._waiting:
-                limit.reschedule(now)
+            for each in waiting & self._waiting:
+                each.lose()
         finally:
             self._asking = None
         if self._waiting:
             self._look_later()
+
+
+class Feeling(AbstractContextManager[None]):
+    """One that waits, in *waiting* meanwhile. An `asyncio.timeout` without a time, which takes much longer to make."""
+
+    __slots__ = ("_begin", "_cancelling", "_lost", "_task", "_waiting")
+
+    def __init__(self, waiting: set[Feeling], begin: Callable[[], None]) -> None:
+        self._waiting = waiting
+        self._begin = begin
+        self._lost = False
+
+    def lose(self) -> None:
+        """There is nothing to wait for any more."""
+        self._lost = True
+        self._task.cancel()
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("only a task can wait")
+        self._task, self._cancelling = task, task.cancelling()
+        self._waiting.add(self)
+        self._begin()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._waiting.discard(self)
+        if not self._lost:
+            return
+        # Somebody else may have cancelled the task meanwhile, too: that goes before.
+        if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise Silent from None

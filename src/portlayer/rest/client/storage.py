@@ -14,15 +14,13 @@ from portlayer.model.caller import Caller
 from portlayer.model.errors import PortlayerError, Unavailable
 from portlayer.rest import problems
 from portlayer.rest.calls import storage as calls
-from portlayer.rest.client.connection import Connection, decoded, pieces
+from portlayer.rest.client.connection import decoded, pieces
+from portlayer.rest.client.remote import Remote
 from portlayer.rest.client.stream import Stream
 
 
-class RestStorage:
+class RestStorage(Remote):
     """Implements interfaces.storage.Storage."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
 
     async def join(self, caller: Caller, request: m.JoinVolume) -> m.HandleAnswer:
         return await self._connection.call(calls.JOIN, caller, request)

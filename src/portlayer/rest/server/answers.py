@@ -27,9 +27,14 @@ class Refused(Exception):
 
 def json_answer(value: Any, status: int = 200) -> web.Response:
     """*value* as JSON; None is an answer without a body."""
-    if value is None:
+    return written_answer(b"" if value is None else _encode(value), status)
+
+
+def written_answer(body: bytes, status: int) -> web.Response:
+    """*body* is JSON, or empty."""
+    if not body:
         return web.Response(status=status)
-    return web.Response(body=_encode(value), status=status, content_type=JSON)
+    return web.Response(body=body, status=status, content_type=JSON)
 
 
 def problem_answer(error: Exception) -> web.Response:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -54,7 +56,8 @@ class Audit:
             "code": code,
             "request": request,
         }
-        _logger.info("audit", extra={name: value for name, value in line.items() if name != "time"})
+        # The log's own line is a copy, and can wait until the caller has the answer.
+        asyncio.get_running_loop().call_soon(_log, line)
         try:
             self._write(msgspec.json.encode(line) + b"\n")
         except OSError:
@@ -83,3 +86,7 @@ class Audit:
             if older.exists():
                 older.replace(path.with_name(f"{path.name}.{number + 1}"))
         path.replace(path.with_name(f"{path.name}.1"))
+
+
+def _log(line: dict[str, Any]) -> None:
+    _logger.info("audit", extra={name: value for name, value in line.items() if name != "time"})

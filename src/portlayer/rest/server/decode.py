@@ -49,7 +49,7 @@ class Decoder:
         values = self._query(query)
         check_encoding(http)
         if self._body is not None:
-            body = await self._read_json(http, self._body)
+            body = _read(self._body, await self._json(http))
             if self._whole_body:
                 whole: Value = body
                 return whole
@@ -63,6 +63,10 @@ class Decoder:
         for name, header, text in self._conditions(http):
             values[self._call.fields[name].encode_name] = _entity_tag(header, text)
         return self._converted({**parameters, **values})
+
+    async def body(self, http: web.BaseRequest) -> bytes | None:
+        """The body that `decode` has read, for whoever reads it once more elsewhere; None for a call that has none."""
+        return None if self._body is None else await http.read() or b"{}"
 
     def _check_conditions(self, http: web.BaseRequest) -> None:
         """Nothing is changed on a condition that is not looked at. Reads may answer in full whatever the condition.
@@ -109,16 +113,20 @@ class Decoder:
             raise InvalidArgument(found.detail.replace("at /", "at ?"), pointer=pointer or None) from error
         return request
 
-    async def _read_json(self, http: web.BaseRequest, decoder: msgspec.json.Decoder[Any]) -> Any:
+    async def _json(self, http: web.BaseRequest) -> bytes:
         content = await read(http)
         if not content and self._empty_body:
-            content = b"{}"
-        elif "Content-Type" in http.headers and http.content_type != JSON:
+            return b"{}"
+        if "Content-Type" in http.headers and http.content_type != JSON:
             raise Refused(InvalidArgument(f"The body must be {JSON}, not {http.content_type[:100]}."), 415)
-        try:
-            return decoder.decode(content)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise refusal(error) from error
+        return content
+
+
+def _read(decoder: msgspec.json.Decoder[Any], content: bytes) -> Any:
+    try:
+        return decoder.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise refusal(error) from error
 
 
 def idempotency_key(http: web.BaseRequest) -> str | None:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from portlayer import tracing
 from portlayer.interfaces.authority import Authority
-from portlayer.interfaces.components import Components
+from portlayer.interfaces.components import AT_THE_CONTAINER, Components, Relay
 from portlayer.metrics import Metrics
 from portlayer.model.access import Identity, decide
 from portlayer.model.bounds import HttpBounds
@@ -24,10 +24,11 @@ from portlayer.rest import passport
 from portlayer.rest.calls import CALLS, Call
 from portlayer.rest.calls.compose import COMPOSE
 from portlayer.rest.calls.service import HEALTH, METRICS_TEXT, READY
+from portlayer.rest.message import Message
 from portlayer.rest.passport import Passport
 from portlayer.rest.problems import PROBLEM, TABLE
 from portlayer.rest.server import execution, interaction, service, storage
-from portlayer.rest.server.answers import Refused, json_answer, problem_answer
+from portlayer.rest.server.answers import Refused, json_answer, problem_answer, written_answer
 from portlayer.rest.server.audit import Audit
 from portlayer.rest.server.decode import Decoder, idempotency_key
 from portlayer.rest.server.exchange import Exchange, Handler, Shared
@@ -100,6 +101,7 @@ class Dispatcher:
         self._passport = passport
         self._router = Router(CALLS)
         self._decoders = {call: Decoder(call) for call in CALLS}
+        self._relays = {call: relay for call in CALLS if (relay := _relay(components, call)) is not None}
 
     async def __call__(self, http: web.BaseRequest) -> web.StreamResponse:
         began = time.monotonic()
@@ -184,8 +186,12 @@ class Dispatcher:
         identity, caller, components = asked
         query = http.raw_path.partition("?")[2]
         request = await self._decoders[call].decode(http, parameters, query)
-        exchange = Exchange(self.shared, components, http, call, caller, request)
-        work = SPECIAL.get(call, _plain)(exchange)
+        work: Awaitable[web.StreamResponse]
+        if components is self._components and call in self._relays:
+            message = Message(call, http.raw_path, {}, await self._decoders[call].body(http))
+            work = _relayed(self._relays[call], caller, message)
+        else:
+            work = SPECIAL.get(call, _plain)(Exchange(self.shared, components, http, call, caller, request))
         if identity is not None and call.streams:
             work = self._while_good(work, identity, http)
         if identity is not None and call.audited:
@@ -204,7 +210,7 @@ class Dispatcher:
 
     def _behind(self, call: Call[Any, Any]) -> Components:
         """Whom to ask for what was forwarded. A compose is done here; its steps are calls of their own, of one hop."""
-        return self._components if call is COMPOSE and self._components.composer is None else self._here
+        return self._components if call is COMPOSE and COMPOSE not in self._relays else self._here
 
     async def _forwarded(self, http: web.BaseRequest, said: str) -> Caller:
         """Who calls, by the word of another process, which has asked whether they may. From another host, a
@@ -290,10 +296,11 @@ class Dispatcher:
 
     async def _finished(self, work: Awaitable[web.StreamResponse], call: Call[Any, Any]) -> web.StreamResponse:
         """Do *work*; a drain waits for it. To its end, also where the caller goes away, unless the call `leaves`."""
-        task = asyncio.ensure_future(_answered(work))
+        mine = asyncio.current_task() if call.leaves else None
+        task = mine or asyncio.ensure_future(_answered(work))
         self.shared.acting.add(task)
         task.add_done_callback(self.shared.acting.discard)
-        return await (task if call.leaves else asyncio.shield(task))
+        return await (work if mine else asyncio.shield(task))
 
 
 def _cut(http: web.BaseRequest) -> None:
@@ -307,6 +314,18 @@ def _code(response: web.StreamResponse) -> str | None:
         return None
     code: str = msgspec.json.decode(response.body)["code"]  # type: ignore[arg-type]  # we made it of bytes
     return code
+
+
+def _relay(components: Components, call: Call[Any, Any]) -> Relay | None:
+    """What passes *call* on to another process, as it came; None where that has to be written anew."""
+    bound = call.method in AT_THE_CONTAINER.get(call.component, ())
+    return components.relays.get(call.component) if call.plain and not bound else None
+
+
+async def _relayed(relay: Relay, caller: Caller, message: Message) -> web.StreamResponse:
+    """What the other process answers, as it comes. The request was read here, too: what it lacks takes no hop."""
+    call = message.call
+    return written_answer(await relay(caller, call.method or call.name, message), call.status)
 
 
 async def _plain(exchange: Exchange) -> web.StreamResponse:

@@ -23,7 +23,7 @@ class Shared:
 
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
-    acting: set[asyncio.Task[web.StreamResponse]] = field(default_factory=set)
+    acting: set[asyncio.Task[Any]] = field(default_factory=set)
     cut_at_drain: set[asyncio.Transport] = field(default_factory=set)
     turns: Turns = field(default_factory=Turns)
 

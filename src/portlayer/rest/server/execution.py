@@ -26,8 +26,6 @@ _LEASING = ActivateEndpoint.__struct_config__.tag
 async def compose(exchange: Exchange) -> web.StreamResponse:
     steps: Sequence[msgspec.Struct] = getattr(exchange.request, "steps", ())
     _check(steps)
-    if exchange.components.composer is not None:
-        return json_answer(await exchange.components.composer(exchange.caller, msgspec.to_builtins(steps)))
     composition = _Composition(exchange, steps)
     return json_answer(await composition.recalled() or await composition.run())
 

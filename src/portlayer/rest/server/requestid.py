@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import random
 import re
-import secrets
 
 from aiohttp import web
 
@@ -17,5 +17,5 @@ def request_id(http: web.BaseRequest) -> str:
     known: str | None = http.get(_KEY)
     if known is None:
         given = http.headers.get(HEADER, "")
-        known = http[_KEY] = given if _FIT.fullmatch(given) else secrets.token_hex(8)
+        known = http[_KEY] = given if _FIT.fullmatch(given) else f"{random.getrandbits(64):016x}"
     return known

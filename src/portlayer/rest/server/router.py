@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -56,16 +56,17 @@ class Router:
         raise Refused(InvalidArgument(f"{method} is not possible here; {allow} is."), 405, {"Allow": allow})
 
 
-def _ends(node: _Node, segments: list[str], wild: tuple[str, ...] = ()) -> Iterator[tuple[_Node, tuple[str, ...]]]:
-    if not segments:
-        if node.calls:
-            yield node, wild
-        return
-    first, *rest = segments
-    if first in node.literal:
-        yield from _ends(node.literal[first], rest, wild)
-    if node.wild is not None and first:
-        yield from _ends(node.wild, rest, (*wild, first))
+def _ends(root: _Node, segments: list[str]) -> list[tuple[_Node, tuple[str, ...]]]:
+    """Where a path may end, with the segments that stand for parameters; literal ones first."""
+    ends: list[tuple[_Node, tuple[str, ...]]] = [(root, ())]
+    for segment in segments:
+        before, ends = ends, []
+        for node, wild in before:
+            if segment in node.literal:
+                ends.append((node.literal[segment], wild))
+            if node.wild is not None and segment:
+                ends.append((node.wild, (*wild, segment)))
+    return [end for end in ends if end[0].calls]
 
 
 def _decoded(segment: str) -> str:
