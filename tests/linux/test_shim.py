@@ -130,8 +130,14 @@ def test_signals_that_end_others_do_not_end_it(lab: Lab) -> None:
 
 def test_orphans_of_the_container_are_reaped(lab: Lab) -> None:
     """A process whose parent has gone is the shim's; its end is not taken for the container's."""
-    started, _ = lab.start('sh -c "exit 9 &"; read x < next; exit 8')
+    started, _ = lab.start("(sh -c 'echo $$ > orphan; exit 9' &); read x < next; exit 8")
     lab.release()
+    orphan = ""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not orphan or Path("/proc", orphan).exists():
+        assert time.monotonic() < until
+        with contextlib.suppress(FileNotFoundError):
+            orphan = (lab.place / "orphan").read_text().strip()
     lab.release("next")
     assert lab.wait(started) == "8"
 
