@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from linux.netlab import Lab, Machine, network, plug, until
 from portlayer.model.errors import Unsupported
 from portlayer.model.execution import replace
 from portlayer.model.network import Port
-from portlayer.substrates.linux import host, sysctls
+from portlayer.substrates.linux import host, links, sysctls
+from portlayer.substrates.linux.netlink import Netlink
 from portlayer.substrates.linux.network import LinuxNetwork
 
 SYSCTL = Path("/proc/sys/net/ipv6/conf")
@@ -51,6 +53,21 @@ def setting(machine: Machine, link: str, name: str) -> str:
     return machine.inside(lambda: (SYSCTL / link / name).read_text().strip())
 
 
+def tentative(machine: Machine) -> bool:
+    """Whether the kernel has yet to come to an address of eth0: also where it asks nobody for it."""
+    return any(one.get("tentative") for one in machine.link("eth0")["addr_info"])
+
+
+def takes_in(machine: Machine, address: str) -> bool:
+    """Whether packets to *address* are for the machine."""
+
+    def there() -> bool:
+        with Netlink() as netlink:
+            return links.is_local(netlink.run([links.get_route(ip_address(address))])[0])
+
+    return machine.inside(there)
+
+
 def advertise_router(machine: Machine, link: str) -> None:
     """All on *link* hear from *machine* that it leads everywhere."""
 
@@ -83,9 +100,18 @@ class TestLinks:
         await plug(driver, a, dual(), 2)
         ours = [one for one in a.link("eth0")["addr_info"] if one["scope"] == "global"]
         assert [(one["local"], one["prefixlen"]) for one in ours] == [("10.210.1.2", 24), ("fd00:210:1::2", 64)]
-        assert not any(one.get("tentative") for one in a.link("eth0")["addr_info"])
+        assert not any(one.get("tentative") for one in ours)
+        until(lambda: not tentative(a))
         assert [route["gateway"] for route in a.ip("-6", "route", "show", "default")] == ["fd00:210:1::1"]
         assert setting(a, "eth0", "accept_ra") == "0"
+
+    async def test_packets_to_an_address_are_taken_in_at_once(self, lab, driver):
+        net, a = dual(), lab.machine()
+        made = await plug(driver, a, net, 2)
+        for last in range(3, 53):
+            address = f"fd00:210:1::{last}"
+            await driver.plug(a.id, a.incarnation, replace(made, address6=address), net)
+            assert takes_in(a, address), address
 
     async def test_each_link_has_ipv6_or_not_as_its_network(self, lab, driver):
         a = lab.machine()
@@ -104,6 +130,7 @@ class TestLinks:
     async def test_plugging_twice_changes_nothing_and_another_address_moves_it(self, lab, driver):
         net, a, b = dual(), lab.machine(), lab.machine()
         made = await plug(driver, a, net, 2)
+        until(lambda: not tentative(a))
         before = a.link("eth0")
         await driver.plug(a.id, a.incarnation, made, net)
         assert a.link("eth0") == before

@@ -44,7 +44,7 @@ _NUD_STALE = 0x04
 _IFA_F_NODAD = 0x02
 _IPV6_METRIC = 1024  # the kernel's own of a route that names none; 0 means this one
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-_RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST = 254, 4, 0, 1
+_RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST, _RTN_LOCAL = 254, 4, 0, 1, 2
 _IFF_UP = 1
 _OPERSTATE_UP = 6
 _FORWARDING = 3
@@ -179,7 +179,8 @@ def list_links() -> Request:
 def add_address(index: int, address: Interface) -> Request:
     """Also adds the route to the address's own subnet. The same address again is fine.
 
-    An IPv6 address is used at once: the kernel does not ask first whether another has it, for we know.
+    An IPv6 address is used at once: the kernel does not ask first whether another has it, for we know. Yet packets to
+    it are taken in only once another thread of the kernel has come to that: then its route `is_local`.
     """
     flags = _IFA_F_NODAD if address.version == 6 else 0
     head = _ADDRESS.pack(_FAMILIES[address.version], address.network.prefixlen, flags, _RT_SCOPE_UNIVERSE, index)
@@ -207,6 +208,12 @@ def add_default_route(index: int, gateway: Address, metric: int) -> Request:
     head = _ROUTE.pack(family, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST, 0)
     body = head + attribute(_RTA_GATEWAY, gateway.packed) + number(_RTA_OIF, index) + number(_RTA_PRIORITY, metric)
     return Request(_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body)
+
+
+def get_route(destination: Address) -> Request:
+    """Where packets to *destination* go; see `is_local`."""
+    head = _ROUTE.pack(_FAMILIES[destination.version], destination.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    return Request(_GETROUTE, 0, head + attribute(_RTA_DST, destination.packed))
 
 
 def list_routes() -> Request:
@@ -257,6 +264,11 @@ def parse_addresses(bodies: Sequence[bytes]) -> list[tuple[int, Interface]]:
         kind = IPv6Interface if family == socket.AF_INET6 else IPv4Interface
         found.append((index, kind((packed, length))))
     return found
+
+
+def is_local(bodies: Sequence[bytes]) -> bool:
+    """Whether that route leads to ourselves."""
+    return any(_ROUTE.unpack_from(body)[7] == _RTN_LOCAL for body in bodies)
 
 
 def parse_routes(bodies: Sequence[bytes]) -> list[IPv4Network | IPv6Network]:

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from portlayer.substrates.linux.paths import Paths
 
 _AT_ONCE = 16  # twice as many answers fit into a socket's buffer
 _LOOPBACK = 1  # the index of lo, in every namespace
-_READY_SECONDS = 2.0
+_READY_SECONDS, _POLL_SECONDS = 10.0, 0.001
 _GONE = {errno.ENODEV, errno.EINVAL}  # a master that is not there is EINVAL
 _MATCHES_ALL_OR_HALF = 1  # a route as wide as this says nothing of what the host uses
 
@@ -255,6 +255,7 @@ class Wiring:
             [links.configure_bridge(bridge.index, alias, network.mtu)]
             + [links.add_address(bridge.index, _gateway(subnet)) for subnet in network.subnets]
         )
+        _await_local(self._netlink, [_gateway(subnet) for subnet in network.subnets])
         if not network.internal:
             sysctls.forward(network.ipv6)
         gateways = tuple(str(_gateway(subnet).ip) for subnet in network.subnets)
@@ -289,6 +290,7 @@ class Wiring:
         neighbours = [links.set_neighbour(master, address.ip, endpoint.mac_address) for address in addresses]
         # Whoever uses his own published port gets his frames back, where bridges pass the firewall.
         self._netlink.run([*neighbours, links.reflect(name)] if endpoint.ports else neighbours)
+        _await_local(inside.netlink, addresses)
         for address in addresses:
             self._announcer.announce(bridge, address.ip, endpoint.mac_address)
 
@@ -317,14 +319,30 @@ class Wiring:
 
     def _await_ready(self, port: str, bridge: str) -> None:
         """Asking makes it so, but on older kernels carriers come up a moment later."""
-        deadline = time.monotonic() + _READY_SECONDS
-        while True:
+
+        def ready() -> bool:
             of_port, of_bridge = self._netlink.run([links.get_link(port), links.get_link(bridge)])
-            if links.parse_link(of_port[0]).forwards and links.parse_link(of_bridge[0]).ready:
-                return
-            if time.monotonic() > deadline:
-                raise TimeoutError(errno.ETIMEDOUT, f"the link {port} has no carrier after {_READY_SECONDS} s")
-            time.sleep(0.001)
+            return links.parse_link(of_port[0]).forwards and links.parse_link(of_bridge[0]).ready
+
+        _await(ready, f"the link {port} has no carrier")
+
+
+def _await_local(netlink: Netlink, addresses: Iterable[Interface]) -> None:
+    """The kernel takes in packets to an IPv6 address a moment after it was given."""
+    asked = [links.get_route(address.ip) for address in addresses if address.version == 6]
+    if asked:
+        _await(
+            lambda: all(links.is_local(reply.bodies) for reply in netlink.exchange(asked)),
+            "no packets to it are taken in",
+        )
+
+
+def _await(holds: Callable[[], bool], lack: str) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while not holds():
+        if time.monotonic() > deadline:
+            raise TimeoutError(errno.ETIMEDOUT, f"{lack} after {_READY_SECONDS:g} s")
+        time.sleep(_POLL_SECONDS)
 
 
 def delete_links(names: Iterable[str]) -> None:
