@@ -5,6 +5,8 @@ v1 itself runs in every test that starts a container here.
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -148,6 +150,33 @@ def test_removing_takes_groups_below_along(tmp_path: Path) -> None:
     busy.mkdir()
     (busy / "cgroup.procs").touch()  # an ordinary file holds its directory as a process holds its group
     assert not found.remove("busy")
+
+
+def test_a_group_that_somebody_removes_meanwhile() -> None:
+    """On this host, where the kernel has words of its own for a group that is just going."""
+    found = cgroups.detect(os.urandom(4).hex())
+    found.start()
+    places = [path / "a" for above in ("", "*/") for path in cgroups.ROOT.glob(f"{above}{found.parent()[1:]}")]
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            for place in places:
+                place.mkdir()
+            for place in places:
+                place.rmdir()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(3000):
+            found.kill("a")
+            found.freeze("a", frozen=True)
+            assert found.pids("a") == []
+    finally:
+        over.set()
+        thread.join()
+        found.close()
 
 
 def split(root: Path, *controllers: str) -> SplitCgroups:

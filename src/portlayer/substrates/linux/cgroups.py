@@ -10,6 +10,7 @@ Sources: kernel documentation, admin-guide/cgroup-v1 and admin-guide/cgroup-v2.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -93,6 +94,17 @@ def quota(cpus: float) -> int:
 
 def _write(path: str, value: str | int) -> None:
     files.write(path, str(value).encode())
+
+
+def _write_if_there(path: str, value: str | int) -> bool:
+    """False where there is no such file, or its group is just being removed."""
+    try:
+        _write(path, value)
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ENODEV}:
+            raise
+        return False
+    return True
 
 
 def _read(path: str) -> str:
@@ -223,8 +235,7 @@ class SplitCgroups(_Named):
         self.freeze(name, frozen=False)
 
     def freeze(self, name: str, *, frozen: bool) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            _write(f"{self._group('freezer', name)}/freezer.state", "FROZEN" if frozen else "THAWED")
+        _write_if_there(f"{self._group('freezer', name)}/freezer.state", "FROZEN" if frozen else "THAWED")
 
     def state(self, name: str) -> str:
         return _read(f"{self._group('freezer', name)}/freezer.state").strip().lower() or "thawed"
@@ -301,15 +312,12 @@ class UnifiedCgroups(_Named):
         return _pids(self._group(name))
 
     def kill(self, name: str) -> None:
-        try:
-            _write(f"{self._group(name)}/cgroup.kill", 1)
-        except FileNotFoundError:  # before Linux 5.14
+        if not _write_if_there(f"{self._group(name)}/cgroup.kill", 1):  # before Linux 5.14
             _kill(self.pids(name))
             self.freeze(name, frozen=False)
 
     def freeze(self, name: str, *, frozen: bool) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            _write(f"{self._group(name)}/cgroup.freeze", int(frozen))
+        _write_if_there(f"{self._group(name)}/cgroup.freeze", int(frozen))
 
     def state(self, name: str) -> str:
         if _counter(f"{self._group(name)}/cgroup.events", "frozen"):

@@ -8,6 +8,7 @@ Source: proc_pid_stat(5), field 22.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from portlayer.substrates.linux import files
 
 _START_TIME_AFTER_NAME = 19
 _STATE_AFTER_NAME = 0
+_NO_PROCESS = {errno.ESRCH, errno.EINVAL, errno.ENOENT}
+"""What kernels say of a number that no process has: the latter where it is a thread's by now, or a group's still."""
 
 
 class Process(NamedTuple):
@@ -47,7 +50,9 @@ def open_pidfd(process: Process) -> int | None:
     """A descriptor of this very process; None where it has ended."""
     try:
         descriptor = os.pidfd_open(process.pid)
-    except ProcessLookupError:
+    except OSError as error:
+        if error.errno not in _NO_PROCESS:
+            raise
         return None
     if is_alive(process):
         return descriptor
