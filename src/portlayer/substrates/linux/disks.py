@@ -131,19 +131,25 @@ def _attach(backing: int) -> tuple[int, str]:
     try:
         for _ in range(_TRIES):
             name = f"/dev/loop{fcntl.ioctl(control, _GET_FREE)}"
-            writable = os.open(name, os.O_RDWR | os.O_CLOEXEC)
             try:
-                _configure(writable, backing)
-                # Some kernels mount nothing that anybody has open for writing.
-                return os.open(name, os.O_RDONLY | os.O_CLOEXEC), name
+                return _taken(name, backing), name
             except OSError as error:
-                if error.errno != errno.EBUSY:  # somebody else was faster
+                if error.errno not in {errno.EBUSY, errno.ENXIO}:  # somebody else was faster, or even done with it
                     raise
-            finally:
-                os.close(writable)
     finally:
         os.close(control)
     raise OSError(errno.EBUSY, "no loop device is free")
+
+
+def _taken(name: str, backing: int) -> int:
+    """The free device *name*, with *backing* on it."""
+    writable = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        _configure(writable, backing)
+        # Some kernels mount nothing that anybody has open for writing.
+        return os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(writable)
 
 
 def _configure(device: int, backing: int) -> None:
