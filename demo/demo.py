@@ -24,7 +24,7 @@ from portlayer.model.interaction import STDOUT
 
 E = TypeVar("E", bound=Exception)
 CONTAINER, NETWORK, VISITOR = "cookie_monster", "gibson_network", "hacker"
-SERVE = "mkdir /www; echo me want cookie > /www/index.html; echo ready; exec httpd -f -p 80 -h /www"
+SERVE = "mkdir /www; echo me want cookie > /www/index.html; httpd -p 80 -h /www; echo ready; exec sleep 1000"
 EAT = 'while read cookie; do echo "om nom nom: $cookie"; done; echo no more cookies >&2; exit 3'
 
 

@@ -121,7 +121,7 @@ async def _set_up(pl: PortLayer, archive: bytes) -> str:
     await pl.storage.import_image(archive)
     await pl.network.create_network("lan")
     jar = (await pl.storage.create_volume("jar")).id
-    serve = "mkdir /www; echo reached >/www/index.html; echo up; exec httpd -f -p 80 -h /www"
+    serve = "mkdir /www; echo reached >/www/index.html; httpd -p 80 -h /www; echo up; exec sleep 1000"
     web = Steps().create("busybox", "sh", "-c", serve, name="web").join_network("lan").bind_network()
     committed = await pl.execution.commit(web.set_state("running"))
     address = committed.endpoints[0].address

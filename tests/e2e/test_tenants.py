@@ -17,7 +17,7 @@ from portlayer.model.errors import AlreadyExists, NotFound, ResourceExhausted
 from portlayer.model.network import Port
 from portlayer.model.service import Quota
 
-SERVES = ("sh", "-c", "echo ready; exec httpd -f -p 80 -h /etc")
+SERVES = ("sh", "-c", "httpd -p 80 -h /etc; echo ready; exec sleep 1000")
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,9 @@ def test_two_tenants_side_by_side(server: Served) -> None:
     with tenant(server, "left") as left, tenant(server, "right") as right:
         for pl in (left, right):
             run(pl, "web", *SERVES)
+            for chunk in pl.interaction.logs("web", follow=True):
+                assert chunk.data == b"ready\n"
+                break
         for here in (left, right):
             assert "HTTP/1" in fetched(here, address(here, "web"))
         for here, there in ((left, right), (right, left)):
