@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from virtualtime import VirtualTime
 
 from portlayer.company import Company
 from portlayer.components.admission import Gate, Held, Place, tell_of
 from portlayer.metrics import Metrics
 from portlayer.model.bounds import Bounds
 from portlayer.model.errors import Unavailable
+
+
+@pytest.fixture(autouse=True)
+async def time() -> VirtualTime:
+    return VirtualTime()
 
 
 def gate(
