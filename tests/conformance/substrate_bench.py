@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -80,14 +81,15 @@ class Started:
             return [chunk async for chunk in reader]
 
     async def printed(self, text: bytes, cursor: int = 0) -> int:
-        """Wait until *text* is in the log after *cursor*; the cursor after the piece that completes it."""
-        reader = self.bench.substrate.interaction.read_log(self.spec.id, cursor, follow=self.incarnation)
+        """Wait until *text* is in the log after *cursor*; the cursor after the line that completes it."""
+        reader = self.bench.substrate.interaction.read_log(self.spec.id, cursor, follow=self.incarnation, split=True)
         seen = b""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            async for chunk in reader:
-                seen += chunk.data
-                if text in seen:
-                    return chunk.cursor
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                async for chunk in reader:
+                    seen += chunk.data
+                    if text in seen:
+                        return chunk.cursor
         raise AssertionError(f"{text!r} never came, only {seen!r}")
 
 
