@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,15 +22,20 @@ from portlayer.stores.etcd_messages import CLASSES
 
 START_SECONDS = 30.0
 LOOK_AGAIN_SECONDS = 0.02
+PORTS = range(20_000, 32_000)
+"""Below those that the kernel gives away by itself, and beyond those that tests name."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody has just now."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    """Ports of loopback that nobody has just now, and that nobody is given by chance who connects somewhere."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        with socket.socket() as trying, contextlib.suppress(OSError):
+            trying.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("no ports are free")
 
 
 @dataclass

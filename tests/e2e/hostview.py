@@ -44,11 +44,11 @@ class HostView:
 
     def groups(self) -> set[str]:
         """Incarnations that have a control group."""
-        return {path.name for path in self._files("*") if path.is_dir()}
+        return {path.name for parent in self._parents() for path in _entries(parent) if path.is_dir()}
 
     def incarnations(self) -> dict[str, str]:
         """Those that have a directory, with their containers; "" where one was hardly begun."""
-        return {path.name: _container(path) for path in (self.run / "live" / "incarnations").glob("*")}
+        return {path.name: _container(path) for path in _entries(self.run / "live" / "incarnations")}
 
     def processes(self) -> list[Process]:
         """The first process of each incarnation that has any."""
@@ -78,8 +78,7 @@ class HostView:
 
     def trees(self, area: str) -> set[str]:
         """Names in an area of the state directory."""
-        path = self.state / area
-        return {entry.name for entry in path.iterdir()} if path.exists() else set()
+        return {entry.name for entry in _entries(self.state / area)}
 
     def disks(self) -> set[str]:
         """Volumes that are on a loop device."""
@@ -87,20 +86,21 @@ class HostView:
         backing = [_text(path) for path in Path("/sys/block").glob("loop*/loop/backing_file")]
         return {Path(path).parent.name for path in backing if path.startswith(marks)}
 
-    def _files(self, pattern: str) -> Iterator[Path]:
-        """In this instance's part of every hierarchy, of v1 and of v2."""
+    def _parents(self) -> Iterator[Path]:
+        """This instance's part of every hierarchy, of v1 and of v2."""
         for above in ("", "*/"):
-            yield from _GROUPS.glob(f"{above}portlayer-{self.instance}/{pattern}")
+            yield from _GROUPS.glob(f"{above}portlayer-{self.instance}")
 
     def _first(self, incarnation: str) -> int:
-        for group in self._files(f"{incarnation}/cgroup.procs"):
-            pids = sorted(int(pid) for pid in _text(group).split())
+        for parent in self._parents():
+            pids = sorted(int(pid) for pid in _text(parent / incarnation / "cgroup.procs").split())
             if pids and pids[0]:
                 return pids[0]
         return 0
 
     def _process(self, container: str, incarnation: str, pid: int) -> Process:
-        frozen = _read(self._files(f"{incarnation}/freezer.state"), self._files(f"{incarnation}/cgroup.freeze"))
+        states = ("freezer.state", "cgroup.freeze")
+        frozen = {_text(parent / incarnation / name) for parent in self._parents() for name in states}
         try:
             routes = Path(f"/proc/{pid}/net/fib_trie").read_text()
         except OSError:
@@ -110,8 +110,12 @@ class HostView:
         )
 
 
-def _read(*files: Iterator[Path]) -> set[str]:
-    return {_text(path) for several in files for path in several}
+def _entries(directory: Path) -> list[Path]:
+    """What is in *directory*; nothing, where that goes meanwhile, which glob would not take."""
+    try:
+        return list(directory.iterdir())
+    except OSError:
+        return []
 
 
 def _text(path: Path) -> str:

@@ -19,7 +19,7 @@ from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.substrate import LinuxSubstrate
 
 CGROUPS = Path("/sys/fs/cgroup")
-DYING_SECONDS = 5.0
+DYING_SECONDS = 20.0
 
 
 class RunLab(Bench):
@@ -74,8 +74,9 @@ class RunLab(Bench):
         return [*self.processes(), *self._groups(), *(path.name for path in self.paths.incarnations.iterdir())]
 
     def _groups(self) -> Iterator[str]:
-        for parent in CGROUPS.glob(f"**/portlayer-{self.paths.instance}"):
-            yield from (str(path) for path in parent.iterdir() if path.is_dir())
+        for above in ("", "*/"):
+            for parent in CGROUPS.glob(f"{above}portlayer-{self.paths.instance}"):
+                yield from (str(path) for path in parent.iterdir() if path.is_dir())
 
     def processes(self) -> Iterator[str]:
         for process in Path("/proc").glob("[0-9]*"):
