@@ -196,7 +196,7 @@ class Harness(Driver):
         for task in doomed:
             task.cancel()
         if doomed:
-            await asyncio.wait(doomed, timeout=5)
+            await asyncio.wait(doomed, timeout=30)
         await self.start()
 
     @property

@@ -152,7 +152,7 @@ class Mortals(Driver):
         for task in doomed:
             task.cancel()
         if doomed:
-            await asyncio.wait(doomed, timeout=5)
+            await asyncio.wait(doomed, timeout=30)
         await process.server.drain(0)  # the kernel closes its sockets
         await self._begin(self._topology.part(name))
         self.pl = self._living[self.names[0]].assembled.components

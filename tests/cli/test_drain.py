@@ -67,10 +67,10 @@ def running(pl: SyncPortLayer, archive: bytes, *command: str) -> None:
 
 
 def test_readiness_goes_first_and_what_was_begun_is_finished(fresh: Cli, archive: bytes) -> None:
-    server = serving(fresh, options=configured(fresh, "[drain]\nnoticeSeconds = 1.5\nseconds = 30\n"))
+    server = serving(fresh, options=configured(fresh, "[drain]\nnoticeSeconds = 3\nseconds = 30\n"))
     with connect_sync(host=fresh.host, retries=0) as pl:
         running(pl, archive, "sh", "-c", STUBBORN)
-        stopping = pl.execution.set_state(pl.execution.get_container("one"), "stopped", timeout_seconds=5)
+        stopping = pl.execution.set_state(pl.execution.get_container("one"), "stopped", timeout_seconds=8)
         done: list[Any] = []
         commit = threading.Thread(target=lambda: done.append(pl.execution.commit(stopping)))
         commit.start()

@@ -147,7 +147,7 @@ def test_a_collector_that_does_not_answer_costs_nothing(tmp_path: Path, archive:
             assert pl.execution.wait("runs", timeout_seconds=20).exit_code == 0
         deaf.settimeout(20)
         deaf.accept()[0].close()  # it did try
-        assert sorted(took)[len(took) // 2] < 0.05
+        assert sorted(took)[len(took) // 2] < 0.5  # a busy machine takes its time, who waits for an answer 10 seconds
         began = time.monotonic()
         assert stop(server) == 0
         assert time.monotonic() - began < 20

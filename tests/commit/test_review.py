@@ -80,7 +80,7 @@ async def test_a_container_may_take_over_what_it_lets_go(harness: Harness) -> No
 
 
 async def until(harness, ref, test):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not test(await harness.inspect(ref)):
             await asyncio.sleep(0.01)
 
@@ -105,10 +105,11 @@ async def test_removed_when_stopped(harness: Harness) -> None:
 
 async def test_a_restart_survives_our_death(harness: Harness) -> None:
     await harness.run("sh", "-c", "exit 0", name="r", restart_policy=e.RestartPolicy(name="always"))
-    await until(harness, "r", lambda c: c.restarts == 2 and c.state == "stopped")
+    await until(harness, "r", lambda c: c.restarts >= 2 and c.state == "stopped")
     await harness.crash()
+    before = (await harness.inspect("r")).restarts
     await harness.start()
-    await until(harness, "r", lambda c: c.restarts >= 3)
+    await until(harness, "r", lambda c: c.restarts > before)
 
 
 async def test_a_death_between_an_exit_and_its_removal_leaves_nothing(

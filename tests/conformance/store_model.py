@@ -126,7 +126,7 @@ class Model:
         await self.store.apply(Transaction(ops=[Put(end, b"")], durable=False))
         state: dict[str, Record] = {}
         last = (0, -1)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             async for change in self.watch:
                 assert (change.revision, change.index) > last
                 last = change.revision, change.index

@@ -44,7 +44,7 @@ async def delete(store: Store, *keys: str) -> int:
 
 
 async def next_changes(watch: AsyncIterator[Changed], count: int) -> list[Changed]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return [await anext(watch) for _ in range(count)]
 
 

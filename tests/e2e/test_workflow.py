@@ -20,6 +20,7 @@ from e2e.raw import Api, api, url
 from portlayer.client import connect_sync
 
 PROTOCOL = "portlayer.attach.v1"
+_TRIES = 1000
 
 
 @pytest.fixture(scope="module", params=[Served, ServedApart], ids=["all in one", "each apart"])
@@ -381,14 +382,14 @@ def _own_address() -> str:
 
 
 def _fetched(address: str, port: int) -> bytes:
-    for attempt in range(200):
+    for attempt in range(_TRIES):
         try:
             with socket.create_connection((address, port), timeout=10) as connection:
                 connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
                 return connection.makefile("rb").read()
         except OSError as error:
             # Of a container that has just ended: its address is nobody's, until the port is taken back.
-            if attempt == 199 or error.errno not in {errno.ECONNREFUSED, errno.EHOSTUNREACH}:
+            if attempt == _TRIES - 1 or error.errno not in {errno.ECONNREFUSED, errno.EHOSTUNREACH}:
                 raise
             threading.Event().wait(0.02)
     raise AssertionError

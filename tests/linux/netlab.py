@@ -28,7 +28,7 @@ from portlayer.substrates.linux.paths import Paths
 
 R = TypeVar("R")
 _CLONE_NEWNET = 0x40000000
-PATIENCE = 5.0
+PATIENCE = 20.0
 IMPATIENCE = 0.4  # how long what must not be reached is tried
 
 

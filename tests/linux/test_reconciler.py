@@ -255,7 +255,7 @@ async def test_a_runtime_that_misbehaves(tmp_path: Path, mood: str) -> None:
         f'#!/bin/sh\ncase "$(cat {mind} 2>/dev/null)" in {moods} esac\nexec {shutil.which("crun")} "$@"\n'
     )
     runtime.chmod(0o755)
-    lab = Lab(tmp_path, runtime=str(runtime), runtime_seconds=2)
+    lab = Lab(tmp_path, runtime=str(runtime), runtime_seconds=3 if mood == "hang" else 60)
     await lab.start()
     try:
         await lab.image()

@@ -226,17 +226,23 @@ async def test_events_go_on_without_gaps(lab: Lab) -> None:
     rest, network = lab.processes["rest"], lab.processes["network"]
     seen: list[str] = []
 
+    async def come_and_go(name: str) -> None:
+        done = await rest.driver.run("sleep", "1000", name=name)
+        await rest.driver.remove(done.id, force=True)
+
     async def read() -> None:
         events = await network.driver.pl.service.events(ME, v.Subscribe(since="now"))
         async for one in events:
             seen.append(f"{one.event.type} {one.event.name}")  # noqa: PERF401
 
     reading = asyncio.create_task(read())
-    await asyncio.sleep(0.5)
+    async with asyncio.timeout(HEAL_SECONDS):
+        while "container.removed first" not in seen:  # its reader may still be on its way
+            await come_and_go("first")
+            await asyncio.sleep(0.05)
     network.host.cut(*lab.stores)
     for name in ("e0", "e1"):
-        done = await rest.driver.run("sleep", "1000", name=name)
-        await rest.driver.remove(done.id, force=True)
+        await come_and_go(name)
     await asyncio.sleep(1)
     network.host.heal()
     async with asyncio.timeout(HEAL_SECONDS):
@@ -245,5 +251,5 @@ async def test_events_go_on_without_gaps(lab: Lab) -> None:
             await asyncio.sleep(0.05)
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
-    told = [one for one in seen if one.startswith(("container.created", "container.removed"))]
+    told = [one for one in seen if one.startswith(("container.created e", "container.removed e"))]
     assert told == [f"container.{what} {name}" for name in ("e0", "e1") for what in ("created", "removed")]

@@ -176,7 +176,7 @@ class Counting:
         finally:
             await attachment.close()
 
-    async def goes_on(self, seconds: float = 10.0) -> None:
+    async def goes_on(self, seconds: float = HEAL_SECONDS) -> None:
         """More of what it says arrives."""
         assert self._reading is not None
         before = self.seen

@@ -54,7 +54,7 @@ async def test_both_ends_of_an_attachment_say_the_same(client: RestClient, world
         Output(stream=im.STDERR, data=b"x"),
         EXIT,
     ]
-    await asyncio.wait_for(dialogue.closed.wait(), 5)
+    await asyncio.wait_for(dialogue.closed.wait(), 20)
     assert world.interaction.asked == [("attach", Caller(), request)]
 
 
@@ -80,7 +80,7 @@ async def test_what_was_still_said_is_told_where_nobody_listens_any_more(
     dialogue.refusing = e.Unavailable("The attachment has ended; nothing more can be sent.")
     attachment = await client.interaction.attach(Caller(), im.Attach(ref="c", stdin=True))
     await attachment.write(b"typed")
-    await asyncio.wait_for(dialogue.refused.wait(), 5)
+    await asyncio.wait_for(dialogue.refused.wait(), 20)
     for item in (Output(stream=im.STDOUT, data=b"last words"), EXIT, None):
         dialogue.output.put_nowait(item)
     assert [item async for item in attachment] == [Output(stream=im.STDOUT, data=b"last words"), EXIT]
@@ -89,7 +89,7 @@ async def test_what_was_still_said_is_told_where_nobody_listens_any_more(
 async def test_closing_detaches(client: RestClient, dialogue: Dialogue) -> None:
     attachment = await client.interaction.attach(Caller(), im.Attach(ref="c"))
     await attachment.close()
-    await asyncio.wait_for(dialogue.closed.wait(), 5)
+    await asyncio.wait_for(dialogue.closed.wait(), 20)
     with pytest.raises(e.Unavailable):
         await attachment.write(b"x")
 
@@ -140,7 +140,7 @@ async def test_what_is_not_of_the_protocol_gets_an_error_and_a_close(
         fields = control(await socket.receive(5))
         assert (fields["type"], fields["problem"]["code"]) == ("error", "InvalidArgument")
         assert (await socket.receive(5)).type is aiohttp.WSMsgType.CLOSE
-    await asyncio.wait_for(dialogue.closed.wait(), 5)
+    await asyncio.wait_for(dialogue.closed.wait(), 20)
 
 
 async def test_stdin_that_was_not_attached_is_refused(http: aiohttp.ClientSession, dialogue: Dialogue) -> None:
@@ -204,7 +204,7 @@ async def test_a_client_can_detach_and_knows_from_where_to_go_on(client: RestCli
     attachment = await client.interaction.attach(Caller(), im.Attach(ref="c"))
     await attachment.detach()
     assert [item async for item in attachment] == [Control(kind="detached", fields={"cursor": "42"})]
-    await asyncio.wait_for(dialogue.closed.wait(), 5)
+    await asyncio.wait_for(dialogue.closed.wait(), 20)
 
 
 async def test_an_attachment_that_breaks_off_is_not_taken_for_its_end(client: RestClient, dialogue: Dialogue) -> None:

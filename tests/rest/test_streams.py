@@ -77,7 +77,7 @@ async def test_closing_a_stream_ends_it_at_the_component(client: RestClient, wor
     stream: Any = await client.interaction.output(Caller(), REF, im.STDOUT)
     await anext(stream)
     await stream.aclose()
-    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.wait_for(ended.wait(), 20)
 
 
 CHUNKS = (
@@ -154,7 +154,7 @@ async def test_a_wait_ends_when_its_caller_goes(client: RestClient, world: World
     waiting = asyncio.ensure_future(client.execution.wait(Caller(), Wait(ref="c")))
     await began.wait()
     waiting.cancel()
-    await asyncio.wait_for(cancelled.wait(), 5)
+    await asyncio.wait_for(cancelled.wait(), 20)
 
 
 async def test_a_commit_is_finished_when_its_caller_goes(client: RestClient, world: World) -> None:
@@ -172,7 +172,7 @@ async def test_a_commit_is_finished_when_its_caller_goes(client: RestClient, wor
     await asyncio.gather(deleting, return_exceptions=True)
     await client.close()
     go_on.set()
-    await asyncio.wait_for(finished.wait(), 5)
+    await asyncio.wait_for(finished.wait(), 20)
 
 
 async def test_events_carry_their_cursor(http: aiohttp.ClientSession, client: RestClient, world: World) -> None:
@@ -202,7 +202,7 @@ async def test_quiet_events_are_kept_alive_and_end_with_the_server(
     async with http.get(f"{V}/events") as response:
         while b"still here" not in await response.content.readline():
             pass
-        await asyncio.wait_for(server.drain(5), 5)
+        await asyncio.wait_for(server.drain(60), 20)
         await response.content.read()
 
 
@@ -321,7 +321,7 @@ async def test_an_upload_that_breaks_off_is_an_error_of_the_taxonomy_at_the_comp
     upload = asyncio.ensure_future(client.storage.import_image(Caller(), sm.ImportImage(), stuck()))
     await reading.wait()
     upload.cancel()
-    assert isinstance(await asyncio.wait_for(caught.get(), 5), e.Unavailable)
+    assert isinstance(await asyncio.wait_for(caught.get(), 20), e.Unavailable)
 
 
 async def test_progress_lines_end_in_the_result(http: aiohttp.ClientSession, world: World) -> None:

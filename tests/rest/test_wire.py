@@ -52,7 +52,7 @@ async def served(path: Path, respond: Serve) -> AsyncIterator[tuple[Server, Wire
 
 
 async def ask(wire: Wire, body: bytes | None = None) -> Answer:
-    return await asyncio.wait_for(wire.ask("POST", "/x?y=1", {"A": "b"}, body), 5)
+    return await asyncio.wait_for(wire.ask("POST", "/x?y=1", {"A": "b"}, body), 20)
 
 
 async def test_calls_one_by_one_use_one_connection_and_those_at_once_one_each(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ async def test_a_connection_that_the_server_closes_is_not_used_again(tmp_path: P
 
     async with served(tmp_path, close) as (server, wire):
         assert (await ask(wire)).body == b"gone"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while wire._open:
                 await asyncio.sleep(0.001)
         assert (await ask(wire)).body == b"gone"
