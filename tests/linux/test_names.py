@@ -322,7 +322,7 @@ class TestLife:
         (pid,) = server(lab)
         before = descriptors(pid)
         await driver.remove_network(second.id)
-        assert descriptors(pid) == before - 2
+        until(lambda: descriptors(pid) <= before - 2)  # who tells it of networks has a connection for a moment
         assert ask(a, "web").found == ["10.210.1.2"]
         await driver.remove_network(first.id)
         assert server(lab) == []
