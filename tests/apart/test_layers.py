@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +15,11 @@ from apart.cluster import HOSTS, TOPOLOGIES, Cluster
 from driver import ME, Driver
 from harness import Harness
 
+from portlayer.components import layers
 from portlayer.compose import Settings
 from portlayer.model import service as m
 from portlayer.model import storage as s
+from portlayer.model.caller import Caller
 from portlayer.model.errors import ResourceExhausted, SubstrateFailed, Unavailable
 from portlayer.stores.memory import MemoryStore
 from portlayer.substrates.memory.world import Step
@@ -111,6 +114,112 @@ async def test_what_is_damaged_is_refused_and_nothing_is_kept(cluster: Cluster, 
     assert not any((cluster.state("east") / "fetching").iterdir())
     blobs[-1].write_bytes(whole)
     assert (await driver.commit(handle)).state == "created"
+
+
+class Breaking:
+    """A blob of which one piece comes, and then nothing more."""
+
+    def __init__(self, blob: Any) -> None:
+        self._blob = blob
+        self.size_bytes = blob.size_bytes
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async with contextlib.aclosing(self._blob):
+            yield await anext(self._blob)
+            raise SubstrateFailed("The cable is pulled.")
+
+
+@pytest.fixture
+def offsets(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Where each connection for the largest layer began. While `BROKEN` is among them, each of them breaks."""
+    seen: list[int] = []
+    storage = cluster.process("west").here.storage
+    original = storage.get_layer
+
+    async def get_layer(caller: Caller, request: s.LayerRef) -> Any:
+        blob = await original(caller, request)
+        if request.offset + blob.size_bytes < 3 << 20:
+            return blob
+        seen.append(request.offset)
+        return Breaking(blob) if BROKEN in seen or len(seen) <= 2 else blob
+
+    monkeypatch.setattr(storage, "get_layer", get_layer)
+    monkeypatch.setattr(layers, "PAUSES", (0.0, 0.0, 0.0))
+    return seen
+
+
+BROKEN = -1
+
+
+async def of_metrics(cluster: Cluster, name: str) -> dict[str, float]:
+    """The figures of east about layers that are called *name*, by label."""
+    text = await cluster.driver("east").pl.service.metrics(ME, s.Nothing())
+    lines = [line.removeprefix(f"portlayer_layer_{name}").split(" ") for line in text.splitlines() if name in line]
+    return {label: float(value) for label, value in (line for line in lines if len(line) == 2)}
+
+
+async def test_a_layer_that_breaks_off_goes_on_where_it_was(cluster: Cluster, offsets: list[int]) -> None:
+    driver = cluster.driver("east")
+    (image,) = await driver.archive(archive("plain:latest", ""))
+    assert (await driver.commit(await driver.draft(host="east", image="plain"))).state == "created"
+    assert set(cluster.worlds["east"].layers) == {layer.diff_id for layer in image.layers}
+    first, second, third = offsets
+    assert (first, 0 < second < third) == (0, True)
+    assert await of_metrics(cluster, "fetched_bytes_total") == {"": sum(layer.size_bytes for layer in image.layers)}
+    assert await of_metrics(cluster, "fetches_total") == {'{result="ok"}': 3}
+    assert await of_metrics(cluster, "fetch_breaks_total") == {"": 2}
+
+
+async def test_a_layer_that_breaks_off_again_and_again_is_given_up(cluster: Cluster, offsets: list[int]) -> None:
+    driver = cluster.driver("east")
+    await driver.archive(archive("plain:latest", ""))
+    handle = await driver.draft(host="east", image="plain")
+    offsets.append(BROKEN)
+    with pytest.raises(Unavailable, match="broke off"):
+        await driver.commit(handle)
+    assert len(offsets[1:]) == 4
+    assert not cluster.worlds["east"].rootfs
+    assert not any((cluster.state("east") / "fetching").iterdir())
+    assert (await of_metrics(cluster, "fetches_total"))['{result="failed"}'] == 1
+    offsets.remove(BROKEN)
+    assert (await driver.commit(handle)).state == "created"
+
+
+async def test_a_layer_that_goes_on_as_another_is_refused(cluster: Cluster, offsets: list[int]) -> None:
+    driver = cluster.driver("east")
+    (image,) = await driver.archive(archive("plain:latest", ""))
+    file = cluster.state("west") / "blobs" / "sha256" / image.layers[2].digest.removeprefix("sha256:")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-5000] + b"!" + whole[-4999:])
+    with pytest.raises(SubstrateFailed, match="damaged"):
+        await driver.commit(await driver.draft(host="east", image="plain"))
+    assert len(offsets) == 3
+
+
+async def test_storage_that_starts_anew_under_a_fetch_only_delays_the_commit(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = cluster.driver("east")
+    one = images.busybox_rootfs([images.file("much", b"m" * (3 << 20))])
+    await driver.archive(images.oci_archive(images.Built([one], "one:latest", {"Cmd": ["sh"]})))
+    reached, storage = asyncio.Event(), cluster.process("west").here.storage
+    original = storage.get_layer
+
+    class Stuck(Breaking):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield await anext(self._blob)
+            reached.set()
+            await asyncio.Event().wait()
+
+    async def get_layer(caller: Caller, request: s.LayerRef) -> Any:
+        return Stuck(await original(caller, request))
+
+    monkeypatch.setattr(storage, "get_layer", get_layer)
+    committing = asyncio.ensure_future(driver.commit(await driver.draft(host="east", image="one")))
+    await reached.wait()
+    await cluster.stop("west")
+    await cluster.start(cluster.topology.part("west"))
+    assert (await committing).state == "created"
 
 
 async def test_storage_that_is_away_is_named_and_the_same_handle_commits_later(cluster: Cluster) -> None:

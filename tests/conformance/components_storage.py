@@ -42,6 +42,14 @@ class StorageSuite:
         blob = await driver.pl.storage.get_layer(driver.me, s.LayerRef(digest=layer.digest))
         await anext(blob)
         await blob.aclose()
+        half = len(data) // 2
+        for offset in (half, len(data)):
+            blob = await driver.pl.storage.get_layer(driver.me, s.LayerRef(digest=layer.digest, offset=offset))
+            assert (blob.size_bytes, b"".join([piece async for piece in blob])) == (len(data) - offset, data[offset:])
+        for offset in (-1, len(data) + 1):
+            with pytest.raises(InvalidArgument, match="offset") as caught:
+                await driver.pl.storage.get_layer(driver.me, s.LayerRef(digest=layer.digest, offset=offset))
+            assert caught.value.facts == {"pointer": "?offset"}
         with pytest.raises(NotFound):
             await driver.pl.storage.get_layer(driver.me, s.LayerRef(digest="sha256:" + "0" * 64))
 

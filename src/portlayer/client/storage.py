@@ -79,9 +79,11 @@ class Storage(Component):
         """Remove a name of an image, or by id all of it. prune: its layers too, where nothing uses them."""
         await self._components.storage.delete_image(self._caller, m.DeleteImage(ref=ref, prune=prune))
 
-    async def get_layer(self, digest: str) -> AsyncIterator[bytes]:
-        """The blob of an image's layer, as it was imported, in pieces. Raises NotFound where no image has it."""
-        async with closing(await self._components.storage.get_layer(self._caller, m.LayerRef(digest=digest))) as pieces:
+    async def get_layer(self, digest: str, *, offset: int = 0) -> AsyncIterator[bytes]:
+        """The blob of an image's layer, as it was imported, in pieces, from byte *offset* on. Raises NotFound where no
+        image has it."""
+        request = m.LayerRef(digest=digest, offset=offset)
+        async with closing(await self._components.storage.get_layer(self._caller, request)) as pieces:
             async for piece in pieces:
                 yield piece
 

@@ -13,6 +13,8 @@ from collections.abc import AsyncGenerator, Mapping
 from io import FileIO
 from pathlib import Path
 
+from portlayer.model.errors import InvalidArgument
+
 _PIECE = 1 << 18
 _PREFIX = "sha256:"
 
@@ -49,13 +51,20 @@ class Blobs:
         with contextlib.suppress(FileNotFoundError):
             await asyncio.to_thread(self._path(digest).unlink)
 
-    async def open(self, digest: str) -> tuple[int, AsyncGenerator[bytes, None]]:
-        """Its size, and its bytes in pieces; the caller reads or closes them. Raises OSError."""
+    async def open(self, digest: str, offset: int) -> tuple[int, AsyncGenerator[bytes, None]]:
+        """How much there is from *offset* on, and that in pieces; the caller reads or closes them.
+
+        Raises OSError, and InvalidArgument where there is no such offset.
+        """
         file = await asyncio.to_thread(self._path(digest).open, "rb", buffering=0)
-        size = os.fstat(file.fileno()).st_size
         pieces = _pieces(file)
         await anext(pieces)  # from here on it closes the file, even where nobody reads
-        return size, pieces
+        size = os.fstat(file.fileno()).st_size
+        if not 0 <= offset <= size:
+            await pieces.aclose()
+            raise InvalidArgument(f"The layer has {size} bytes; offset cannot be {offset}.", pointer="?offset")
+        file.seek(offset)
+        return size - offset, pieces
 
     def _path(self, digest: str) -> Path:
         return self._directory / digest.removeprefix(_PREFIX)

@@ -1,8 +1,9 @@
 """Layers on a host: what a container's image needs comes before its filesystem is made, and goes when no image has it.
 
 The storage component has each layer's blob. Where a host lacks a layer, the blob is fetched by its digest, on behalf of
-the VCH whose image it is: into a file, verified, then unpacked, which verifies the diffID. So memory is bounded, and
-whatever is cut short leaves nothing but a file that the next start removes. Who wants what is being fetched waits.
+the VCH whose image it is: into a file, verified, then unpacked, which verifies the diffID. A fetch that breaks off goes
+on where it was. So memory is bounded, and whatever is cut short leaves nothing but a file that the next start removes.
+Who wants what is being fetched waits.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from portlayer.failpoints import Failpoints
 from portlayer.interfaces.storage import Blob, LayerSource
 from portlayer.interfaces.store import Store
 from portlayer.interfaces.substrate import StorageDriver
+from portlayer.metrics import Counter, Metrics
 from portlayer.model.errors import InvalidArgument, NotFound, ResourceExhausted, SubstrateFailed, Unavailable
 from portlayer.model.execution import ContainerSpec
 from portlayer.model.names import new_id
@@ -35,6 +37,9 @@ STEP = "layers"
 IDLE_SECONDS = 60.0
 AT_ONCE = 3
 """How many layers a host fetches at once."""
+PAUSES = (0.2, 1.0, 3.0)
+"""Seconds to wait before going on with a layer that broke off; then it is given up. A process of storage starts in less
+than the sum."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -50,6 +55,7 @@ class Layers:
         book: HostBook,
         host: str,
         failpoints: Failpoints,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._driver = driver
@@ -61,6 +67,9 @@ class Layers:
         self._removing = asyncio.Lock()
         self._places = asyncio.Semaphore(AT_ONCE)
         self._fetching: dict[str, asyncio.Task[None]] = {}
+        self._results = metrics.counter("layer_fetches_total", "Layers fetched from storage, by result.", ("result",))
+        self._bytes = metrics.counter("layer_fetched_bytes_total", "Bytes of layers that came from storage.")
+        self._breaks = metrics.counter("layer_fetch_breaks_total", "Fetches that broke off, and went on.")
 
     async def start(self, *, alone: bool) -> None:
         """alone: no other process fetches for this host; what one that died has left is removed."""
@@ -117,6 +126,14 @@ class Layers:
             return
 
     async def _fetch(self, vch: str, layer: Layer) -> None:
+        result = "failed"
+        try:
+            await self._install(vch, layer)
+            result = "ok"
+        finally:
+            self._results.add(result)
+
+    async def _install(self, vch: str, layer: Layer) -> None:
         file = self._staging / new_id()
         try:
             async with self._places:
@@ -137,16 +154,19 @@ class Layers:
 
     async def _download(self, vch: str, layer: Layer, file: Path) -> None:
         """The blob into *file*, verified."""
-        digest, size = hashlib.sha256(), 0
-        blob = await self._source.open(vch, layer.digest)
-        try:
-            with await asyncio.to_thread(file.open, "wb", buffering=0) as out:
-                while (piece := await _piece(blob)) is not None and size <= layer.size_bytes:
-                    size += len(piece)
-                    await asyncio.to_thread(_write, out, piece, digest.update)
-        finally:
-            await blob.aclose()
-        if size != layer.size_bytes or f"sha256:{digest.hexdigest()}" != layer.digest:
+        with await asyncio.to_thread(file.open, "wb", buffering=0) as out:
+            copy = _Copy(layer, out, self._bytes)
+            for pause in (*PAUSES, None):
+                try:
+                    await copy.take(await self._source.open(vch, layer.digest, copy.size))
+                    break
+                except Unavailable as error:
+                    if pause is None or not copy.began:
+                        raise
+                    log.warning("layer %s broke off at byte %d: %s", layer.digest, copy.size, error.detail)
+                self._breaks.add()
+                await asyncio.sleep(pause)
+        if not copy.is_whole:
             raise SubstrateFailed(
                 f"What storage has of layer {layer.digest} is damaged; import the image again.", step=STEP
             )
@@ -165,6 +185,34 @@ class Layers:
                     await self._driver.remove_layer(layer)
                     removed += 1
         return removed
+
+
+class _Copy:
+    """What has come of a blob, into *out*. began: whether storage has answered at all."""
+
+    def __init__(self, layer: Layer, out: FileIO, counter: Counter) -> None:
+        self._layer = layer
+        self._out = out
+        self._counter = counter
+        self._digest = hashlib.sha256()
+        self.began = False
+        self.size = 0
+
+    async def take(self, blob: Blob) -> None:
+        """Add all that comes, and close *blob*. Raises Unavailable where it breaks off, OSError."""
+        self.began = True
+        try:
+            while (piece := await _piece(blob)) is not None and self.size <= self._layer.size_bytes:
+                await asyncio.to_thread(_write, self._out, piece, self._digest.update)
+                self.size += len(piece)
+                self._counter.add(amount=len(piece))
+        finally:
+            await blob.aclose()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of the layer, and nothing else."""
+        return self.size == self._layer.size_bytes and f"sha256:{self._digest.hexdigest()}" == self._layer.digest
 
 
 async def _piece(blob: Blob) -> bytes | None:

@@ -261,7 +261,7 @@ class LocalStorage:
             raise _no_layer(digest)
         place = await self._streams.admit(caller.vch)
         try:
-            size, pieces = await self._blobs.open(digest)
+            size, pieces = await self._blobs.open(digest, request.offset)
         except BaseException as error:
             place.leave()
             if isinstance(error, FileNotFoundError):  # its last image went just now

@@ -107,7 +107,9 @@ async def assemble(
     membership = Membership(store, part, clock, settings.process_seconds)
     landscape = Landscape(store, substrate, features, settings, part, membership)
     figures, source = Figures(metrics, tracer), StorageLayers(part.host)
-    layers = Layers(*(store, substrate.storage, source, state / "fetching", landscape.book, part.host, failpoints))
+    layers = Layers(
+        *(store, substrate.storage, source, state / "fetching", landscape.book, part.host, failpoints, metrics)
+    )
     engine = Engine(
         *(
             records,

@@ -15,7 +15,8 @@ class StorageLayers:
         self.storage: Storage | None = None
         self._subject = f"host {host}"
 
-    async def open(self, vch: str, digest: str) -> Blob:
+    async def open(self, vch: str, digest: str, offset: int) -> Blob:
         if self.storage is None:
             raise Unavailable("This process is starting; come again.", retry_after_seconds=1)
-        return await self.storage.get_layer(Caller(vch=vch, subject=self._subject), LayerRef(digest=digest))
+        request = LayerRef(digest=digest, offset=offset)
+        return await self.storage.get_layer(Caller(vch=vch, subject=self._subject), request)

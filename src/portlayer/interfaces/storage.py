@@ -12,7 +12,8 @@ Report = Callable[[m.Progress], None]
 
 
 class Blob(Protocol):
-    """An AsyncIterator of the bytes of a blob in pieces; who does not read them to their end closes it."""
+    """An AsyncIterator of the bytes of a blob in pieces; who does not read them to their end closes it. size_bytes:
+    of all that comes."""
 
     size_bytes: int
 
@@ -27,8 +28,9 @@ class Blob(Protocol):
 class LayerSource(Protocol):
     """Gives execution the layers that its host lacks."""
 
-    async def open(self, vch: str, digest: str) -> Blob:
-        """The blob of a layer that an image of *vch* has. Raises NotFound where none has, Unavailable."""
+    async def open(self, vch: str, digest: str, offset: int) -> Blob:
+        """The blob of a layer that an image of *vch* has, from byte *offset* on. Raises NotFound where none has,
+        Unavailable; so does what is read of it where it breaks off."""
 
 
 class Storage(Protocol):
@@ -56,7 +58,10 @@ class Storage(Protocol):
         """Raises InUse while a container uses it."""
 
     async def get_layer(self, caller: Caller, request: m.LayerRef) -> Blob:
-        """The blob of a layer, as it was imported, compressed or not. Raises NotFound where no image here has it."""
+        """The blob of a layer, as it was imported, compressed or not.
+
+        Raises NotFound where no image here has it, InvalidArgument where it ends before the offset.
+        """
 
     async def create_volume(self, caller: Caller, request: m.CreateVolume) -> m.Volume:
         """An empty volume."""

@@ -64,9 +64,11 @@ class ImageRef(Value):
 
 
 class LayerRef(Value):
-    """`digest` is of the blob, as an image's layers say it."""
+    """`digest` is of the blob, as an image's layers say it; `offset` leaves out its first bytes, to go on where a
+    stream broke off."""
 
     digest: str
+    offset: int = 0
 
 
 class DeleteImage(Value):
