@@ -9,6 +9,7 @@ import etcdlab
 import hoststate
 import pytest
 from harness import Harness
+from reports import Reports
 from workers import Workers
 
 from portlayer.compose import Settings
@@ -18,6 +19,7 @@ from portlayer.stores.sqlite import SqliteStore
 
 
 def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.register(Reports())
     pluginmanager.register(Workers())
 
 
