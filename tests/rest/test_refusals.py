@@ -169,8 +169,6 @@ async def test_if_match_is_one_entity_tag(http: aiohttp.ClientSession, tag: str)
     [
         ("PUT", f"{V}/kv/k", "If-None-Match"),
         ("DELETE", f"{V}/execution/containers/c", "If-Match"),
-        ("POST", "/v1/tokens", "Idempotency-Key"),
-        ("POST", "/v1/certificates", "Idempotency-Key"),
     ],
 )
 async def test_a_condition_that_is_not_looked_at_is_refused(

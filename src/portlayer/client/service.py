@@ -66,11 +66,18 @@ class Service(Component):
         await self._components.service.delete_vch(self._caller, m.DeleteVch(ref=name, force=force))
 
     async def create_token(
-        self, subject: str, role: Role, *, vch: str | None = None, ttl_seconds: int | None = None
+        self,
+        subject: str,
+        role: Role,
+        *,
+        vch: str | None = None,
+        ttl_seconds: int | None = None,
+        idempotency_key: str | None = None,
     ) -> g.NewToken:
-        """A token for *subject*; its secret is told this once. A viewer or user has a vch, an operator none."""
+        """A token for *subject*; its secret is told once, or to whom it was told, again under the same idempotency_key.
+        A viewer or user has a vch, an operator none."""
         request = g.CreateToken(subject=subject, role=role, vch=vch, ttl_seconds=ttl_seconds)
-        return await self._components.service.create_token(self._caller, request)
+        return await self._components.service.create_token(self._creating(idempotency_key), request)
 
     async def list_tokens(self) -> tuple[g.Grant, ...]:
         """All tokens that are good, without their secrets."""
@@ -92,11 +99,12 @@ class Service(Component):
         *,
         vch: str | None = None,
         ttl_seconds: int = g.CERTIFICATE_DAYS * 86400,
+        idempotency_key: str | None = None,
     ) -> g.NewCertificate:
         """A certificate for *subject*. request: a signing request, PEM, of the key that its holder has. A viewer or
         user has a vch, an operator none."""
         wanted = g.CreateCertificate(subject=subject, role=role, vch=vch, ttl_seconds=ttl_seconds, request=request)
-        return await self._components.service.create_certificate(self._caller, wanted)
+        return await self._components.service.create_certificate(self._creating(idempotency_key), wanted)
 
     async def list_certificates(self) -> tuple[g.Grant, ...]:
         """All certificates of clients that are good."""

@@ -6,8 +6,10 @@ from __future__ import annotations
 from portlayer.components.ca import Ca
 from portlayer.components.grants import Grants
 from portlayer.components.records import Records
+from portlayer.components.replays import Replays
 from portlayer.model import grants as g
 from portlayer.model.access import Identity
+from portlayer.model.caller import Caller
 from portlayer.model.errors import InvalidArgument
 
 MOST_SECONDS = 5 * 365 * 86400
@@ -17,11 +19,11 @@ _MAX_REQUEST = 16 * 1024
 class CertificateBook:
     """Issues, lists, revokes and recognises certificates."""
 
-    def __init__(self, records: Records, ca: Ca) -> None:
-        self.grants = Grants(records, "certificate", MOST_SECONDS)
+    def __init__(self, records: Records, replays: Replays, ca: Ca) -> None:
+        self.grants = Grants(records, replays, "certificate", MOST_SECONDS)
         self._ca = ca
 
-    async def create(self, request: g.CreateCertificate) -> g.NewCertificate:
+    async def create(self, caller: Caller, request: g.CreateCertificate) -> g.NewCertificate:
         """Raises InvalidArgument; NotFound for a VCH that is not there."""
         from portlayer.components import x509  # noqa: PLC0415
 
@@ -31,14 +33,12 @@ class CertificateBook:
             raise InvalidArgument("The signing request is longer than any that makes sense.", pointer="/request")
         public = x509.requested(request.request.encode())
         await self._ca.load()
-        issued: list[x509.Chained] = []
 
-        def prove(grant: g.Grant) -> bytes:
-            issued.append(self._ca.issue_client(grant, public, request.ttl_seconds or 0))
-            return issued[0].der
+        def prove(grant: g.Grant) -> tuple[bytes, g.NewCertificate]:
+            issued = self._ca.issue_client(grant, public, request.ttl_seconds or 0)
+            return issued.der, g.NewCertificate(pem=issued.pem, certificate=grant)
 
-        grant = await self.grants.add(request, prove)
-        return g.NewCertificate(pem=issued[0].pem, certificate=grant)
+        return await self.grants.add(caller, request, g.NewCertificate, prove)
 
     async def page(self, request: g.ListGrants) -> g.Certificates:
         """Certificates by id."""

@@ -15,16 +15,22 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from portlayer.components import keys
 from portlayer.components.records import Records, decode, put
-from portlayer.interfaces.store import Check, CheckFailed, Compacted, Delete, Record, Transaction
+from portlayer.components.replays import Replays
+from portlayer.interfaces.store import Check, CheckFailed, Compacted, Delete, Put, Record, Transaction
 from portlayer.model.access import Identity
 from portlayer.model.base import Value, rfc3339
+from portlayer.model.caller import Caller
 from portlayer.model.errors import InvalidArgument, NotFound, Unavailable
+from portlayer.model.execution import replace
 from portlayer.model.grants import Grant, ListGrants, Wanted
 from portlayer.model.names import is_id, new_id
 
+A = TypeVar("A", bound=Value)
+W = TypeVar("W", bound=Wanted)
 RETRY_SECONDS = 1.0
 _SUBJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}")
 _NANO = 1_000_000_000
@@ -44,29 +50,32 @@ class GrantRecord(Value):
 class Grants:
     """Those of one *kind*, `token` or `certificate`, that last for *most_seconds* at the most."""
 
-    def __init__(self, records: Records, kind: str, most_seconds: int) -> None:
+    def __init__(self, records: Records, replays: Replays, kind: str, most_seconds: int) -> None:
         self._records = records
+        self._replays = replays
         self._store = records.store
         self._kind = kind
         self._prefix = keys.grants(kind)
         self._most_seconds = most_seconds
 
-    async def add(self, wanted: Wanted, prove: Callable[[Grant], bytes]) -> Grant:
-        """A new one; *prove* makes what will prove it. Raises InvalidArgument; NotFound for a VCH that is not there."""
+    async def add(self, caller: Caller, wanted: W, told: type[A], prove: Callable[[Grant], tuple[bytes, A]]) -> A:
+        """A new one; or, under an Idempotency-Key that *caller* has used before, that one.
+
+        prove: makes what will prove it, and what is told of it. That is kept with the key, so it is no secret.
+        Raises InvalidArgument; NotFound for a VCH that is not there.
+        """
         self._check(wanted)
-        grant, until = _granted(wanted)
-        digest = _digest(prove(grant))
-        while True:
+
+        async def create(_caller: Caller, _wanted: W) -> tuple[A, list[Check], list[Put]]:
+            grant, until = _granted(wanted)
+            proof, answer = prove(grant)
+            self._records.tenants.forget(wanted.vch or "")
             tenant = None if wanted.vch is None else await self._records.check_vch(wanted.vch)
-            record = GrantRecord(grant=grant, digest=digest, vch_id=tenant.id if tenant else None, until=until)
+            record = GrantRecord(grant=grant, digest=digest(proof), vch_id=tenant.id if tenant else None, until=until)
             checks = [Check(self._prefix + grant.id, 0), *([tenant.unchanged] if tenant else [])]
-            ops = (put(self._prefix + grant.id, record, wanted.ttl_seconds),)
-            try:
-                await self._store.apply(Transaction(checks, ops))
-            except CheckFailed:
-                self._records.tenants.forget(wanted.vch or "")
-            else:
-                return grant
+            return answer, checks, [put(self._prefix + grant.id, record, wanted.ttl_seconds)]
+
+        return await self._replays.once(_apart(caller), self._kind, wanted, told, create)
 
     async def page(self, request: ListGrants) -> tuple[tuple[Grant, ...], str | None]:
         """Those that are good, by id, and the cursor of the next page."""
@@ -90,7 +99,7 @@ class Grants:
         if row is None:
             return None
         record = decode(GrantRecord, row.value)
-        if not hmac.compare_digest(record.digest, _digest(proof)) or not await self._is_good(row):
+        if not hmac.compare_digest(record.digest, digest(proof)) or not await self._is_good(row):
             return None
         grant = record.grant
         return Identity(subject=grant.subject, role=grant.role, vch=grant.vch, how=f"{self._kind}:{grant.id}")
@@ -165,5 +174,13 @@ def _is_over(record: GrantRecord) -> bool:
     return record.until is not None and record.until <= time.time_ns()
 
 
-def _digest(proof: bytes) -> str:
+def _apart(caller: Caller) -> Caller:
+    """*caller*, whose Idempotency-Key is another one's from whoever else has the same: nobody gets what was told to
+    others."""
+    key = caller.idempotency_key
+    return caller if key is None else replace(caller, idempotency_key=f"{caller.subject}\0{caller.role}\0{key}")
+
+
+def digest(proof: bytes) -> str:
+    """What is kept of *proof*."""
     return hashlib.sha256(proof).hexdigest()

@@ -11,17 +11,19 @@ from collections.abc import Mapping
 from portlayer.components.ca import Ca
 from portlayer.components.certificates import CertificateBook
 from portlayer.components.records import Records
+from portlayer.components.replays import Replays
 from portlayer.components.tokens import TokenBook
 from portlayer.model.access import Identity
 from portlayer.model.execution import replace
 
 
 class Proofs:
-    """Implements interfaces.authority.Authority. clients: whom certificates of given CAs prove, by subject."""
+    """Implements interfaces.authority.Authority. clients: whom certificates of given CAs prove, by subject. key: the
+    host's."""
 
-    def __init__(self, records: Records, ca: Ca, clients: Mapping[str, Identity]) -> None:
-        self.tokens = TokenBook(records)
-        self.certificates = CertificateBook(records, ca)
+    def __init__(self, records: Records, replays: Replays, ca: Ca, clients: Mapping[str, Identity], key: bytes) -> None:
+        self.tokens = TokenBook(records, replays, key)
+        self.certificates = CertificateBook(records, replays, ca)
         self.grants = self.tokens.grants, self.certificates.grants
         self._ca = ca
         self._clients = clients

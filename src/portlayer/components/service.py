@@ -187,8 +187,8 @@ class LocalService:
     async def delete_vch(self, caller: Caller, request: m.DeleteVch) -> None:  # noqa: ARG002
         await self._vchs.delete(request)
 
-    async def create_token(self, caller: Caller, request: g.CreateToken) -> g.NewToken:  # noqa: ARG002
-        return await self._tokens.create(request)
+    async def create_token(self, caller: Caller, request: g.CreateToken) -> g.NewToken:
+        return await self._tokens.create(caller, request)
 
     async def list_tokens(self, caller: Caller, request: g.ListGrants) -> g.Tokens:  # noqa: ARG002
         return await self._tokens.page(request)
@@ -196,8 +196,8 @@ class LocalService:
     async def delete_token(self, caller: Caller, request: g.GrantRef) -> None:  # noqa: ARG002
         await self._tokens.grants.delete(request.id)
 
-    async def create_certificate(self, caller: Caller, request: g.CreateCertificate) -> g.NewCertificate:  # noqa: ARG002
-        return await self._certificates.create(request)
+    async def create_certificate(self, caller: Caller, request: g.CreateCertificate) -> g.NewCertificate:
+        return await self._certificates.create(caller, request)
 
     async def list_certificates(self, caller: Caller, request: g.ListGrants) -> g.Certificates:  # noqa: ARG002
         return await self._certificates.page(request)

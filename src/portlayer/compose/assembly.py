@@ -136,7 +136,7 @@ async def assemble(
     network = LocalNetwork(
         *(drafts, pool, quotas, Ports(store), replays, substrate.network, failpoints, landscape.book)
     )
-    proofs = Proofs(records, trust.ca, settings.tls.clients)
+    proofs = Proofs(records, replays, trust.ca, settings.tls.clients, trust.secret)
     vchs = Vchs(records, quotas, replays, failpoints, proofs.grants)
     peers = Peers(store, part, trust.passport, trust.calling)
     have = frozenset(part.components)

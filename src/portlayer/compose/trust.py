@@ -17,10 +17,11 @@ from portlayer.rest.server.app import Contexts
 
 
 class Trust:
-    """passport: signs for callers. ca: the private one. certificates: of the process *part*, where processes are
-    reached over TLS."""
+    """secret: the host's key. passport: signs for callers. ca: the private one. certificates: of the process *part*,
+    where processes are reached over TLS."""
 
     def __init__(self, store: Store, secret: bytes, part: Part, settings: Settings) -> None:
+        self.secret = secret
         self.passport = Passport(hmac.digest(secret, b"portlayer passport 1", hashlib.sha256))
         self.ca = Ca(store, secret)
         self.certificates = Certificates(self.ca, part, settings.tls) if settings.topology.has_remote else None

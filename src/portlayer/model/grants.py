@@ -34,7 +34,8 @@ class CreateToken(Wanted):
 
 
 class NewToken(Value):
-    """A token that was just made. secret: what its holder sends; it is told this once, and kept by nobody."""
+    """A token that was just made. secret: what its holder sends; it is told now, and kept by nobody. A repeated request
+    under the same Idempotency-Key is told it again."""
 
     secret: str
     token: Grant

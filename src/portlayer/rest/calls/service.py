@@ -46,13 +46,11 @@ CREATE_VCH = _table.create("create-vch", f"{V1}/vchs", m.CreateVch, m.Vch)
 UPDATE_VCH = _table.patch("update-vch", f"{V1}/vchs/{{ref}}", m.UpdateVch, m.Vch, headers={"if_match": "If-Match"})
 DELETE_VCH = _table.delete("delete-vch", f"{V1}/vchs/{{ref}}", m.DeleteVch, headers={"if_match": "If-Match"})
 
-CREATE_TOKEN = _table.post("create-token", f"{V1}/tokens", g.CreateToken, g.NewToken, status=201)
+CREATE_TOKEN = _table.create("create-token", f"{V1}/tokens", g.CreateToken, g.NewToken)
 LIST_TOKENS = _table.get("list-tokens", f"{V1}/tokens", g.ListGrants, g.Tokens)
 DELETE_TOKEN = _table.delete("delete-token", f"{V1}/tokens/{{id}}", g.GrantRef)
 
-CREATE_CERTIFICATE = _table.post(
-    "create-certificate", f"{V1}/certificates", g.CreateCertificate, g.NewCertificate, status=201
-)
+CREATE_CERTIFICATE = _table.create("create-certificate", f"{V1}/certificates", g.CreateCertificate, g.NewCertificate)
 LIST_CERTIFICATES = _table.get("list-certificates", f"{V1}/certificates", g.ListGrants, g.Certificates)
 DELETE_CERTIFICATE = _table.delete("delete-certificate", f"{V1}/certificates/{{id}}", g.GrantRef)
 AUTHORITIES = _table.get("authorities", f"{V1}/ca", Nothing, g.Authorities, needs="viewer")

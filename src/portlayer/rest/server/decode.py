@@ -20,7 +20,6 @@ from portlayer.rest.server.answers import Refused
 from portlayer.rest.server.content import check_encoding, read
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
-CREATED = 201
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _CONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
 _ETAG = re.compile(r'"([^"\x00-\x1f]*)"')
@@ -69,19 +68,11 @@ class Decoder:
         return None if self._body is None else await http.read() or b"{}"
 
     def _check_conditions(self, http: web.BaseRequest) -> None:
-        """Nothing is changed on a condition that is not looked at. Reads may answer in full whatever the condition.
-
-        Nothing is created twice for a key that is not looked at: secrets are told once, and not kept.
-        """
+        """Nothing is changed on a condition that is not looked at. Reads may answer in full whatever the condition."""
         known = {header.lower() for header in self._call.headers.values()}
         for header in _CONDITIONS:
             if self._call.verb != "GET" and header in http.headers and header.lower() not in known:
                 raise Unsupported(f"{header} is not offered for this call; leave it out.", option=header)
-        if self._call.status == CREATED and not self._call.creates and IDEMPOTENCY_KEY in http.headers:
-            raise Unsupported(
-                f"What this call answers is not kept, so it cannot be repeated: leave {IDEMPOTENCY_KEY} out.",
-                option=IDEMPOTENCY_KEY,
-            )
 
     def _conditions(self, http: web.BaseRequest) -> Iterator[tuple[str, str, str]]:
         """Fields that travel in headers, where they were sent: name, header, text."""
