@@ -124,6 +124,11 @@ class Call(Generic[Q, A]):
         return whole and not (self.streams or self.headers or self.unsupported)
 
     @cached_property
+    def whole(self) -> bool:
+        """Whether body and answer have their ends, and are no archives: they can be here at once."""
+        return self.consumes in {None, JSON} and self.produces != BYTES and not self.streams
+
+    @cached_property
     def audited(self) -> bool:
         """Whether the audit log is told: of what changes something, or may write to a container."""
         return self.acts or (self.verb == "POST" and not self.mutation) or (self.streams and self.role != "viewer")

@@ -19,7 +19,6 @@ from portlayer.metrics import Metrics
 from portlayer.model.access import Identity
 from portlayer.model.bounds import HttpBounds
 from portlayer.model.errors import InUse, InvalidArgument
-from portlayer.rest.liveness import ask_after
 from portlayer.rest.passport import Passport
 from portlayer.rest.server.answers import problem_answer
 from portlayer.rest.server.audit import Audit
@@ -28,6 +27,7 @@ from portlayer.rest.server.dispatch import Dispatcher
 from portlayer.rest.server.identity import Peers
 from portlayer.rest.server.listening import TlsListener, bound
 from portlayer.rest.server.load import Load
+from portlayer.rest.server.quick import Quick
 from portlayer.tracing import Tracer
 
 _logger = logging.getLogger(__name__)
@@ -176,7 +176,6 @@ class _ProblemProtocol(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        ask_after(transport.get_extra_info("socket"))
         self._load.connected(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -201,10 +200,28 @@ class _ProblemServer(web.Server):
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         super().__init__(dispatcher, request_factory=_request, handler_cancellation=True)
-        self._load = dispatcher.load
+        self._dispatcher = dispatcher
+        self._quick: set[Quick] = set()
 
-    def __call__(self) -> web.RequestHandler:
-        return _ProblemProtocol(self, self._load)
+    def __call__(self) -> Any:
+        """A new connection. It begins as one of the short way."""
+        return Quick(self._dispatcher, self._dispatcher.load, self._full, self._quick)
+
+    def _full(self) -> web.RequestHandler:
+        return _ProblemProtocol(self, self._dispatcher.load)
+
+    def pre_shutdown(self) -> None:
+        super().pre_shutdown()
+        for connection in tuple(self._quick):
+            connection.close()
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  (aiohttp's signature)
+        await super().shutdown(timeout)
+        tasks = [connection.task for connection in self._quick if connection.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
+        for connection in tuple(self._quick):
+            connection.force_close()
 
 
 def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:

@@ -62,6 +62,7 @@ class _Route(NamedTuple):
     parameters: dict[str, str]
 
 
+_ROUTE = web.RequestKey("route", object)
 _Asked = tuple[Identity | None, Caller, Components]
 """Who asks, None where another process of ours vouches or nobody has to be known; the caller; whom to ask for them."""
 
@@ -103,9 +104,14 @@ class Dispatcher:
         self._decoders = {call: Decoder(call) for call in CALLS}
         self._relays = {call: relay for call in CALLS if (relay := _relay(components, call)) is not None}
 
+    def is_whole(self, http: web.BaseRequest) -> bool:
+        """Whether *http* is for a call that is `whole`; False for what leads nowhere, too."""
+        route = http[_ROUTE] = self._route(http)
+        return isinstance(route, _Route) and route.call.whole
+
     async def __call__(self, http: web.BaseRequest) -> web.StreamResponse:
         began = time.monotonic()
-        route = self._route(http)
+        route = http.get(_ROUTE) or self._route(http)
         call = None if isinstance(route, Exception) else route.call
         with (
             self.load.using(http.protocol),
@@ -325,7 +331,7 @@ def _relay(components: Components, call: Call[Any, Any]) -> Relay | None:
 async def _relayed(relay: Relay, caller: Caller, message: Message) -> web.StreamResponse:
     """What the other process answers, as it comes. The request was read here, too: what it lacks takes no hop."""
     call = message.call
-    return written_answer(await relay(caller, call.method or call.name, message), call.status)
+    return written_answer(await relay(caller, call.method or call.name.partition("/")[2], message), call.status)
 
 
 async def _plain(exchange: Exchange) -> web.StreamResponse:

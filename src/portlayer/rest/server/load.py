@@ -9,8 +9,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from aiohttp import web
+from typing import Protocol
 
 from portlayer.model.bounds import HttpBounds
 from portlayer.model.errors import Unavailable
@@ -18,17 +17,24 @@ from portlayer.model.errors import Unavailable
 _RETRY_SECONDS = 1
 
 
+class Connection(Protocol):
+    """One that is open."""
+
+    def force_close(self) -> None:
+        """Close it now."""
+
+
 class Load:
     """The connections that are open, and the requests that are being answered."""
 
     def __init__(self, bounds: HttpBounds) -> None:
         self._bounds = bounds
-        self._idle: dict[web.RequestHandler, None] = {}
-        self._busy: set[web.RequestHandler] = set()
+        self._idle: dict[Connection, None] = {}
+        self._busy: set[Connection] = set()
         self._requests = 0
         self._of_vch: collections.Counter[str] = collections.Counter()
 
-    def connected(self, connection: web.RequestHandler) -> None:
+    def connected(self, connection: Connection) -> None:
         """A new one. Where there are too many, the one that has been idle for longest goes."""
         self._idle[connection] = None
         if len(self._idle) + len(self._busy) > self._bounds.connections:
@@ -36,7 +42,7 @@ class Load:
             del self._idle[oldest]
             oldest.force_close()
 
-    def disconnected(self, connection: web.RequestHandler) -> None:
+    def disconnected(self, connection: Connection) -> None:
         """It is gone."""
         self._idle.pop(connection, None)
         self._busy.discard(connection)
@@ -46,7 +52,7 @@ class Load:
         return [(("idle",), len(self._idle)), (("busy",), len(self._busy))]
 
     @contextmanager
-    def using(self, connection: web.RequestHandler) -> Iterator[None]:
+    def using(self, connection: Connection) -> Iterator[None]:
         """It has a request."""
         self._idle.pop(connection, None)
         self._busy.add(connection)
