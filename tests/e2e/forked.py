@@ -9,6 +9,7 @@ import ctypes
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -24,7 +25,9 @@ def start(
     arguments: Sequence[str], environment: Mapping[str, str], log: Path, network: str = ""
 ) -> tuple[ForkServerProcess, Connection]:
     """`portlayer` with *arguments*, its errors in *log*; the process, and where its output can be read. network: the
-    file of the network namespace that it is in."""
+    file of the network namespace that it is in; "" for that of who calls, as the process that forks may be in another:
+    where its first caller was."""
+    network = network or f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net"
     reading, writing = _context.Pipe(duplex=False)
     process = _context.Process(target=_portlayer, args=(arguments, dict(environment), str(log), writing, network))
     process.start()
@@ -56,9 +59,9 @@ def ended(process: ForkServerProcess, seconds: float) -> int:
 def _portlayer(
     arguments: Sequence[str], environment: dict[str, str], log: str, writing: Connection, network: str
 ) -> None:
-    if network:
-        descriptor = os.open(network, os.O_RDONLY | os.O_CLOEXEC)
-        assert ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+    descriptor = os.open(network, os.O_RDONLY | os.O_CLOEXEC)
+    assert ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+    os.close(descriptor)
     os.environ.update(environment)
     os.dup2(writing.fileno(), 1)
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
