@@ -26,8 +26,7 @@ def cluster():
 
 
 @pytest.fixture
-async def harness(cluster: etcdlab.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Harness]:
-    monkeypatch.setattr(etcd_client, "PATIENCE_SECONDS", 0.3)
+async def harness(cluster: etcdlab.Cluster, tmp_path: Path) -> AsyncIterator[Harness]:
     opened: list[Store] = []
 
     async def open_store() -> Store:
@@ -46,7 +45,9 @@ async def harness(cluster: etcdlab.Cluster, tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     "point", ["commit.intent", "commit.done.Prepare", "commit.done.Publish", "commit.record", "commit.done.Release"]
 )
-async def test_the_same_handle_tells_once_it_is_back(harness: Harness, cluster: etcdlab.Cluster, point: str) -> None:
+async def test_the_same_handle_tells_once_it_is_back(
+    harness: Harness, cluster: etcdlab.Cluster, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
     await setting(harness)
     work = await create_and_start(harness)
     reached, go = asyncio.Event(), asyncio.Event()
@@ -59,10 +60,12 @@ async def test_the_same_handle_tells_once_it_is_back(harness: Harness, cluster: 
     first = asyncio.ensure_future(work())
     await reached.wait()
     cluster.kill()
+    monkeypatch.setattr(etcd_client, "PATIENCE_SECONDS", 0.3)
     harness.failpoints.disarm()
     go.set()
     answer = (await asyncio.gather(first, return_exceptions=True))[0]
     assert isinstance(answer, Unavailable) or answer.state == "running"
+    monkeypatch.undo()
     await asyncio.to_thread(cluster.start)
     async with asyncio.timeout(60):
         while True:
