@@ -43,6 +43,8 @@ TWO = Topology(
     )
 )
 SHORT = 4.0
+PROMPT_SECONDS = 3.0
+"""Less than it takes to see that somebody is silent."""
 
 
 class Pair:
@@ -270,6 +272,35 @@ async def test_a_process_that_was_paused_comes_back_by_itself(pair: Pair) -> Non
     await pair.until_host("up")
     assert (await pair.west.inspect("runs")).state == "running"
     await until(lambda: _told(pair, ["away", "returned"]))
+
+
+async def test_nobody_waits_for_it_longer_than_its_lease_lasts(pair: Pair) -> None:
+    """Its commit hangs, while it answers that it is well; nor is it asked for anything more then."""
+    await pair.east.run("sleep", "1000", name="runs", host="east")
+    handle = await pair.west.draft(name="new", host="east")
+    reached, go = asyncio.Event(), asyncio.Event()
+
+    async def hang(_: str) -> None:
+        reached.set()
+        await go.wait()
+
+    pair.cluster.failpoints["east"].arm("commit.intent", hang)
+    waiting = asyncio.ensure_future(pair.west.commit(handle))
+    async with asyncio.timeout(20):
+        await reached.wait()
+    pair.cluster.mute("east")
+    await pair.outlast()
+    async with asyncio.timeout(PROMPT_SECONDS):
+        with pytest.raises(Unavailable, match="does not answer"):
+            await waiting
+        for call in (pair.west.commit(handle), pair.west.pl.interaction.logs(ME, i.Logs(ref="runs"))):
+            with pytest.raises(Unavailable, match="on host east") as away:
+                await call
+            assert away.value.facts["retry_after_seconds"]
+    go.set()
+    await pair.cluster.unmute("east")
+    await pair.until_host("up")
+    assert (await pair.west.commit(handle)).state == "created"
 
 
 @ON_ETCD_TOO

@@ -12,6 +12,7 @@ import pytest
 from apart.cluster import EXECUTION, INTERACTION, NETWORK, STORAGE, Cluster
 from driver import ME, Driver
 
+from portlayer.interfaces.store import Delete, Transaction
 from portlayer.model import execution as e
 from portlayer.model import network as n
 from portlayer.model import service as m
@@ -247,6 +248,24 @@ async def test_a_name_is_had_once_on_all_hosts(cluster: Cluster) -> None:
     )
     assert sum(isinstance(one, e.Committed) for one in done) == 1
     assert sum(len(world.rootfs) for world in cluster.worlds.values()) == 1
+
+
+async def test_a_container_from_before_hosts_had_records_counts_once_its_host_has_started(cluster: Cluster) -> None:
+    driver = cluster.driver("west")
+    await driver.run("sleep", "1000", name="busy", host="far", resources=e.Resources(cpus=3))
+    await driver.commit(await driver.draft(host="far", name="idle"))
+    await cluster.stop("far")
+    rows = await cluster.store.range("/placed/far/")
+    await cluster.store.apply(Transaction(ops=[Delete(row.key) for row in rows]))
+    await cluster.start(cluster.topology.part("far"))
+    await until(cluster, "west", lambda hosts: all(host.state == "up" for host in hosts))
+    (far,) = [host for host in await hosts_of(driver) if host.name == "far"]
+    assert (far.committed_cpus, far.containers) == (3, 2)
+    with pytest.raises(ResourceExhausted):
+        await placed(driver, placement=asked(zone="b"), resources=e.Resources(cpus=2))
+    for ref in ("busy", "idle"):
+        await driver.remove(ref, force=True)
+    assert await cluster.store.range("/placed/far/") == []
 
 
 async def test_a_network_is_where_it_is_needed_and_goes_from_everywhere(cluster: Cluster) -> None:

@@ -8,65 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
-import pytest_asyncio
 from driver import ME
-from partitions.lab import LONGER_THAN_LEASE, Host, Lab, laboratory, within
-from partitions.work import CALL_SECONDS, HEAL_SECONDS, Counting, Work, again, settles
+from partitions.conftest import FULL
+from partitions.lab import LONGER_THAN_LEASE, Host, Lab, within
+from partitions.work import CALL_SECONDS, HEAL_SECONDS, Counting, Work, again
 
 from portlayer.model import service as v
 from portlayer.model import storage as s
 from portlayer.model.errors import Unavailable
 
-FULL = pytest.mark.skipif(not os.environ.get("PORTLAYER_FULL"), reason="make test-partitions")
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with laboratory(tmp_path_factory.mktemp("lab")) as lab:
-        yield lab
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(built: Lab) -> AsyncIterator[tuple[Lab, Counting]]:
-    """The lab's processes, with a container that counts, and somebody attached to it."""
-    try:
-        await built.start()
-        counting = Counting("counting", built.processes["rest"].driver)
-        await counting.start()
-        yield built, counting
-        await counting.leave()
-    finally:
-        await built.stop()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def lab(running: tuple[Lab, Counting]) -> AsyncIterator[Lab]:
-    """Whole before and after each test, without anybody's hands."""
-    lab, counting = running
-    yield lab
-    lab.heal()
-    await heals(lab)
-    await counting.goes_on()
-
-
-@pytest.fixture
-def counting(running: tuple[Lab, Counting]) -> Counting:
-    return running[1]
-
-
-async def heals(lab: Lab) -> None:
-    """Every process is of use, and nothing is left half done."""
-    work = Work(lab)
-    async with work.going_on():
-        await work.succeeds_at(*lab.processes.values())
-    await settles(lab)
 
 
 @FULL
@@ -202,7 +157,8 @@ async def test_etcd_is_full(lab: Lab, counting: Counting) -> None:
         await work.fails_at(rest)
         async with within(CALL_SECONDS):
             assert (await rest.driver.inspect("counting")).state == "running"
-            assert (await rest.driver.pl.storage.list_images(ME, s.ListImages())).images
+            listed = await again(lambda: rest.driver.pl.storage.list_images(ME, s.ListImages()))
+            assert listed.images  # once it has seen that leases tell nothing any more
         await counting.goes_on()
         await work.succeeds_at(*lab.processes.values())
     assert "NOSPACE" not in lab.etcd.control("alarm", "list")

@@ -16,12 +16,13 @@ from portlayer.components import keys
 from portlayer.components.commit import outcome
 from portlayer.components.commit.engine import Engine
 from portlayer.components.handles import NEVER, Draft
+from portlayer.components.placing import share
 from portlayer.components.records import Records, decode, event_puts, own_volumes, put
-from portlayer.interfaces.store import CheckFailed, Compacted, Delete, Transaction
+from portlayer.interfaces.store import Check, CheckFailed, Compacted, Delete, Record, Transaction
 from portlayer.model.base import now
 from portlayer.model.changes import ChangeState, RemoveContainer
 from portlayer.model.errors import PortlayerError, Unavailable
-from portlayer.model.execution import ContainerRecord, Observed, replace
+from portlayer.model.execution import ContainerRecord, ContainerSpec, Observed, replace
 from portlayer.model.names import new_id
 from portlayer.scope import apart
 
@@ -59,11 +60,16 @@ class Observer:
         self._engine.work.started = self.follow
         self._engine.work.ended = lambda vch, container: self._spawn(self._after_end(vch, container), vch, container)
         await self._engine.recovery.recover_all()
+        placed = {row.key for row in await self._records.store.range(keys.placed(self._host))}
         for vch in await self._vchs():
             for row in await self._records.store.range(keys.entities(vch, "containers")):
                 spec = decode(ContainerRecord, row.value).spec
+                if spec.host != self._host:
+                    continue
+                if keys.place(self._host, vch, spec.id) not in placed:
+                    await self._adopt(vch, row, spec)
                 observed = await self._records.read(Observed, keys.entity(vch, "observed", spec.id))
-                if spec.host != self._host or observed is None:
+                if observed is None:
                     continue
                 if observed.state in LIVE:
                     self.follow(vch, spec.id, observed.incarnation)
@@ -72,6 +78,12 @@ class Observer:
         self._spawn(self._remove_gone("networks", self._remove_network))
         self._spawn(self._remove_gone("volumes", self._engine.substrate.storage.remove_volume))
         self._spawn(self._retry())
+
+    async def _adopt(self, vch: str, row: Record, spec: ContainerSpec) -> None:
+        """A container that was made before hosts had records counts among what this host has from now on."""
+        place = put(keys.place(self._host, vch, spec.id), share(spec.resources))
+        with contextlib.suppress(CheckFailed):  # it is just being changed, or removed; the next start looks again
+            await self._records.store.apply(Transaction((Check(row.key, row.revision),), (place,), durable=False))
 
     async def _vchs(self) -> list[str]:
         return [keys.last(row.key) for row in await self._records.store.range(keys.VCHS)]

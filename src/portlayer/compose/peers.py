@@ -28,9 +28,9 @@ class Peers:
 
     contexts: for those at https addresses, the certificates by which processes know each other.
 
-    What was last known stays known while the store is away: a process that has gone answers nothing, which says so. So
-    is one asked whose lease has ended, where no other has the component, until it cannot be reached: it may live, and
-    not be able to say so, as in a store that is full.
+    What was last known stays known while the store is away: a process that has gone answers nothing, which says so. One
+    whose lease has ended is not asked, and no longer waited for. But where this one's has ended, too, leases tell
+    nothing, as in a store that is full: then it is asked until it cannot be reached.
     """
 
     def __init__(self, store: Store, me: Part, passport: Passport, contexts: Contexts | None = None) -> None:
@@ -65,7 +65,8 @@ class Peers:
         machine rather than another."""
         ways = self._ways.get((component, host))
         if ways is None:
-            parts = (*self._having(component, host, self.parts()), *self._having(component, host, self._lost.values()))
+            lost = () if self._says_that_it_lives() else self._lost.values()
+            parts = (*self._having(component, host, self.parts()), *self._having(component, host, lost))
             ways = self._ways[component, host] = [self._client(part, component).components for part in parts]
         return next((way for way in ways if getattr(way, component) is not besides), None)
 
@@ -78,6 +79,11 @@ class Peers:
         ]
         return sorted(having, key=lambda part: (part.host != self._me.host, part.name))
 
+    def _says_that_it_lives(self) -> bool:
+        """Whether this process does."""
+        me = (self._me.host, self._me.name)
+        return any((part.host, part.name) == me for part in self.parts())
+
     def service(self, part: Part) -> Service:
         """The service of the process that is *part*."""
         return self._client(part, "service").components.service
@@ -88,7 +94,8 @@ class Peers:
             self._looking = asyncio.create_task(self._read())
         with contextlib.suppress(PortlayerError):
             await asyncio.shield(self._looking)
-        self._lost.clear()
+        if not self._says_that_it_lives():
+            self._lost.clear()  # one of them could not be reached
         self._ways.clear()
 
     def _client(self, part: Part, component: str) -> RestClient:
@@ -123,12 +130,17 @@ class Peers:
         self._learn({row.key: decode(Process, row.value) for row in await self._store.range(keys.PROCESSES)})
 
     def _learn(self, known: dict[str, Process]) -> None:
-        """All that live are *known*."""
+        """All that live are *known*. Who waits for one that does not any more has waited long enough."""
         self._lost |= {(process.part.host, process.part.name): process.part for process in self._known.values()}
         for process in known.values():
             self._lost.pop((process.part.host, process.part.name), None)
+        gone = {process.part.address for process in self._known.values()}
+        gone -= {process.part.address for process in known.values()}
         self._known = known
         self._ways.clear()
+        if self._says_that_it_lives():
+            for address in gone & self._clients.keys():
+                self._clients[address].give_up()
 
     def parts(self) -> Iterable[Part]:
         """All that live, this one too."""

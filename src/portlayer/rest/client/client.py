@@ -40,6 +40,10 @@ class RestClient:
         self.interaction = RestInteraction(self._connection)
         self.components = Components(self.service, self.storage, self.execution, self.network, self.interaction)
 
+    def give_up(self) -> None:
+        """Wait no longer for what was asked: the other end is known to be gone. Streams go on."""
+        self._connection.give_up()
+
     async def close(self) -> None:
         """Close all connections."""
         await self._connection.close()

@@ -189,6 +189,11 @@ class Connection:
 
         return await self._again(call, caller, ask)
 
+    def give_up(self) -> None:
+        """Whoever waits for an answer of another process of ours is told that none will come. Streams go on."""
+        if self._pulse is not None:
+            self._pulse.give_up()
+
     async def close(self) -> None:
         """Close all connections."""
         if self._pulse is not None:

@@ -14,6 +14,7 @@ from types import TracebackType
 
 EVERY_SECONDS = 5.0
 PATIENCE_SECONDS = 5.0
+LAST_WORDS_SECONDS = 1.0
 
 
 class Silent(Exception):
@@ -30,8 +31,12 @@ class Pulse:
         self._asking: asyncio.Task[None] | None = None
 
     def felt(self) -> Feeling:
-        """Wait for the other end within it. Raises Silent where it does not answer for ten seconds."""
+        """Wait for the other end within it. Raises Silent where it does not answer for ten seconds, or is given up."""
         return Feeling(self._waiting, self._look_later)
+
+    def give_up(self) -> None:
+        """The other end is gone, as somebody knows: wait no longer, but for answers that are on their way."""
+        asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, self._lose, set(self._waiting))
 
     def close(self) -> None:
         """Ask no more."""
@@ -55,12 +60,15 @@ class Pulse:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._ask()
         except Exception:  # noqa: BLE001  (whatever it says: it is not the answer)
-            for each in waiting & self._waiting:
-                each.lose()
+            self._lose(waiting)
         finally:
             self._asking = None
         if self._waiting:
             self._look_later()
+
+    def _lose(self, waiting: set[Feeling]) -> None:
+        for each in waiting & self._waiting:
+            each.lose()
 
 
 class Feeling(AbstractContextManager[None]):
@@ -75,8 +83,9 @@ class Feeling(AbstractContextManager[None]):
 
     def lose(self) -> None:
         """There is nothing to wait for any more."""
-        self._lost = True
-        self._task.cancel()
+        if not self._lost:
+            self._lost = True
+            self._task.cancel()
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
