@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cli.conftest import Cli
 
+from portlayer import __version__
 from portlayer.client import Steps, SyncPortLayer
 
 
@@ -54,6 +55,51 @@ def test_several_at_once_and_those_that_fail_are_told(cli: Cli, pl: SyncPortLaye
     done = cli("rm", "-f", "a-one", "absent", "a-two")
     assert (done.code, done.out) == (1, "a-one\na-two\n")
     assert done.err == "portlayer: There is no container called 'absent'.\n"
+
+
+def test_programs_are_told_what_came_of_each(cli: Cli, pl: SyncPortLayer) -> None:
+    ids = {name: run(pl, name, "sleep", "1000") for name in ("j-one", "j-two")}
+    stopped = cli.json("stop", "-t", "0", "j-one", "j-two")
+    assert [(one["ref"], one["id"], one["state"]) for one in stopped] == [
+        (name, ident, "stopped") for name, ident in ids.items()
+    ]
+    assert cli.json("wait", "j-one") == [{"ref": "j-one", "exitCode": 137, "state": "stopped"}]
+    done = cli("kill", "--json", "j-two", "absent")
+    (refused, missing), code = json.loads(done.out), done.code
+    assert (code, refused["ref"], refused["problem"]["code"]) == (1, "j-two", "InvalidState")
+    assert (missing["ref"], missing["problem"]["code"]) == ("absent", "NotFound")
+    assert done.err.splitlines()[1] == "portlayer: There is no container called 'absent'."
+    assert cli.json("rm", "j-one", "j-two") == [{"ref": "j-one"}, {"ref": "j-two"}]
+
+
+def test_logs_for_programs(cli: Cli, pl: SyncPortLayer) -> None:
+    long = "x" + 100_000 * "ä"  # so that it is cut in the middle of a letter
+    script = (
+        "echo out; sleep 0.01; echo err >&2; sleep 0.01; "
+        'awk \'BEGIN {printf "x"; while (i++ < 100000) printf "ä"; print ""}\'; printf \'\\377 open\''
+    )
+    pl.execution.wait(run(pl, "tells", "sh", "-c", script))
+    lines = [json.loads(line) for line in cli.ok("logs", "--json", "tells").splitlines()]
+    assert [(line["stream"], line["text"], "partial" in line) for line in lines[:2]] == [
+        ("stdout", "out", False),
+        ("stderr", "err", False),
+    ]
+    *long_line, last = lines[2:]
+    assert len(long_line) > 1
+    assert [line.get("partial", False) for line in long_line] == [True] * (len(long_line) - 1) + [False]
+    assert "".join(line["text"] for line in long_line) == long
+    assert (last["text"], last["partial"]) == ("\ufffd open", True)
+    assert all(set(line) - {"partial"} == {"time", "stream", "text"} for line in lines)
+    times = [line["time"] for line in lines]
+    assert times == sorted(times)
+    assert all(len(time) == 30 for time in times)
+    assert [json.loads(line)["text"] for line in cli.ok("logs", "--json", "-n", "1", "tells").splitlines()] == [
+        last["text"]
+    ]
+
+
+def test_the_command_tells_its_version_without_a_server(tmp_path: Path) -> None:
+    assert Cli(tmp_path).ok("--version") == f"portlayer {__version__}\n"
 
 
 def test_logs_as_asked(cli: Cli, pl: SyncPortLayer) -> None:

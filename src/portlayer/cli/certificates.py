@@ -70,14 +70,13 @@ def ls(json: Json = False) -> None:
 
 
 @app.command()
-def revoke(certificates: Annotated[list[str], typer.Argument(metavar="ID...")]) -> None:
+def revoke(certificates: Annotated[list[str], typer.Argument(metavar="ID...")], json: Json = False) -> None:
     """Revoke certificates: they are good for nothing from now on, and streams that they opened end."""
 
-    async def one(pl: PortLayer, ident: str) -> str:
+    async def one(pl: PortLayer, ident: str) -> None:
         await pl.service.revoke_certificate(ident)
-        return ident
 
-    each(certificates, one)
+    each(certificates, one, json=json)
 
 
 def _private(file: Path) -> BinaryIO:

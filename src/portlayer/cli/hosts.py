@@ -33,14 +33,14 @@ def ls(json: Json = False) -> None:
 def rm(
     hosts: Annotated[list[str], typer.Argument(metavar="HOST...")],
     force: Annotated[bool, typer.Option("--force", "-f", help="With its containers and volumes.")] = False,
+    json: Json = False,
 ) -> None:
     """Forget hosts that are away and do not come back: what they had is let go."""
 
-    async def remove(pl: PortLayer, name: str) -> str:
+    async def remove(pl: PortLayer, name: str) -> None:
         await pl.service.remove_host(name, force=force)
-        return name
 
-    each(hosts, remove)
+    each(hosts, remove, json=json)
 
 
 def _of(committed: str, whole: str) -> str:

@@ -80,14 +80,13 @@ def inspect(images: Images, json: Json = False) -> None:
 
 
 @app.command()
-def rm(images: Images) -> None:
+def rm(images: Images, json: Json = False) -> None:
     """Remove images: a name takes that name away, and the image with its last one."""
 
-    async def one(pl: PortLayer, ref: str) -> str:
+    async def one(pl: PortLayer, ref: str) -> None:
         await pl.storage.remove_image(await image_id(pl, ref))
-        return ref
 
-    each(images, one)
+    each(images, one, json=json)
 
 
 class _Bars:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from portlayer import __version__
 from portlayer.model.errors import PortlayerError
 from portlayer.tracing import entered, read
 
@@ -72,8 +73,18 @@ class _OnDemand(typer.core.TyperGroup):
 app = typer.Typer(cls=_OnDemand, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"portlayer {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
+    version: Annotated[  # noqa: ARG001 - all that it does is done by its callback
+        bool,
+        typer.Option("--version", is_eager=True, callback=_tell_version, help="Show the version of this command."),
+    ] = False,
     vch: Annotated[str | None, typer.Option("--vch", metavar="NAME", help="The VCH that the command is for.")] = None,
 ) -> None:
     """A port layer: container primitives under an engine.

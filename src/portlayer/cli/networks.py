@@ -79,14 +79,13 @@ def inspect(networks: Networks, json: Json = False) -> None:
 
 
 @app.command()
-def rm(networks: Networks) -> None:
+def rm(networks: Networks, json: Json = False) -> None:
     """Remove networks."""
 
-    async def one(pl: PortLayer, ref: str) -> str:
+    async def one(pl: PortLayer, ref: str) -> None:
         await pl.network.remove(await network_id(pl, ref))
-        return ref
 
-    each(networks, one)
+    each(networks, one, json=json)
 
 
 @app.command()

@@ -47,14 +47,13 @@ def ls(json: Json = False) -> None:
 
 
 @app.command()
-def rm(tokens: Annotated[list[str], typer.Argument(metavar="ID...")]) -> None:
+def rm(tokens: Annotated[list[str], typer.Argument(metavar="ID...")], json: Json = False) -> None:
     """Remove tokens: they are good for nothing from now on, and streams that they opened end."""
 
-    async def one(pl: PortLayer, ident: str) -> str:
+    async def one(pl: PortLayer, ident: str) -> None:
         await pl.service.delete_token(ident)
-        return ident
 
-    each(tokens, one)
+    each(tokens, one, json=json)
 
 
 COLUMNS: Columns[Grant] = {

@@ -104,14 +104,14 @@ def set_(
 def rm(
     vchs: Names,
     force: Annotated[bool, typer.Option("--force", "-f", help="With everything that is in it.")] = False,
+    json: Json = False,
 ) -> None:
     """Remove VCHs."""
 
-    async def one(pl: PortLayer, name: str) -> str:
+    async def one(pl: PortLayer, name: str) -> None:
         await pl.service.remove_vch(name, force=force)
-        return name
 
-    each(vchs, one)
+    each(vchs, one, json=json)
 
 
 def _limits(

@@ -67,14 +67,13 @@ def inspect(volumes: Volumes, json: Json = False) -> None:
 
 
 @app.command()
-def rm(volumes: Volumes) -> None:
+def rm(volumes: Volumes, json: Json = False) -> None:
     """Remove volumes with what is in them."""
 
-    async def one(pl: PortLayer, ref: str) -> str:
+    async def one(pl: PortLayer, ref: str) -> None:
         await pl.storage.remove_volume(await volume_id(pl, ref))
-        return ref
 
-    each(volumes, one)
+    each(volumes, one, json=json)
 
 
 _COLUMNS: Columns[m.Volume] = {
