@@ -11,8 +11,9 @@ import pytest
 from conformance.store_tools import FakeClock
 from harness import ME, Harness
 
+from portlayer.components import keys
 from portlayer.compose import Settings
-from portlayer.interfaces.store import Store
+from portlayer.interfaces.store import Delete, Store, Transaction
 from portlayer.model import execution as e
 from portlayer.model import network as n
 from portlayer.model.errors import Conflict, ResourceExhausted
@@ -88,6 +89,37 @@ async def test_binding_again_prolongs(leasing: Harness, clock: FakeClock) -> Non
     again = await leasing.pl.network.bind(ME, n.BindNetwork(handle=joined))
     clock.advance(LEASE * 0.8)
     assert owns((await leasing.commit(again.handle)).endpoints[0])
+
+
+async def joined(leasing: Harness) -> n.BindNetwork:
+    """What binds an endpoint of a new container."""
+    join = n.JoinNetwork(handle=await leasing.draft(), network="gibson_network")
+    return n.BindNetwork(handle=(await leasing.pl.network.join(ME, join)).handle)
+
+
+async def test_a_discarded_branch_leaves_the_others_their_address(leasing: Harness, clock: FakeClock) -> None:
+    endpoint = await joined(leasing)
+    dropped, kept = [(await leasing.pl.network.bind(ME, endpoint)).handle for _ in range(2)]
+    clock.advance(LEASE * 0.8)
+    await leasing.pl.execution.discard(ME, e.Discard(handle=dropped))
+    clock.advance(LEASE * 0.8)
+    with pytest.raises(ResourceExhausted):
+        await leasing.draft(network="gibson_network")
+    assert owns((await leasing.commit(kept)).endpoints[0])
+
+
+async def test_binding_again_takes_nothing_from_who_has_it_by_now(leasing: Harness) -> None:
+    """A store may let go of an address a moment before it lets go of what had reserved it."""
+    endpoint = await joined(leasing)
+    bound = (await leasing.pl.network.bind(ME, endpoint)).endpoints[0]
+    await leasing.store.apply(Transaction(ops=[Delete(keys.address("default", bound.network_id, ONLY))]))
+    if bound.address6:
+        await leasing.store.apply(Transaction(ops=[Delete(keys.address("default", bound.network_id, ONLY6))]))
+    other = await leasing.commit(await leasing.draft(network="gibson_network"))
+    with pytest.raises(ResourceExhausted):
+        await leasing.pl.network.bind(ME, endpoint)
+    handle = await leasing.set_labels(await leasing.handle(other.id), still="its owner")
+    assert owns((await leasing.commit(handle)).endpoints[0])
 
 
 async def test_a_commit_that_races_the_expiry_never_makes_two_owners(leasing: Harness, clock: FakeClock) -> None:

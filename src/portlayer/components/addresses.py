@@ -8,12 +8,13 @@ there is a third, who has that address: all or none of them are made, in one tra
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import NamedTuple
 
 from portlayer.components import keys
 from portlayer.components.handles import Draft
 from portlayer.components.quota import Quotas
 from portlayer.components.records import decode, put
-from portlayer.interfaces.store import Check, CheckFailed, Delete, Put, Store, Transaction
+from portlayer.interfaces.store import Check, CheckFailed, Delete, Put, Record, Store, Transaction
 from portlayer.model.addresses import after, candidates, of_version, prefix_length, subnet_of
 from portlayer.model.base import Value
 from portlayer.model.changes import ActivateEndpoint
@@ -58,6 +59,30 @@ class Lease(Value):
         return tuple(address for address in (self.address, self.address6) if address)
 
 
+class _Held(NamedTuple):
+    """A lease in the store. rows: of the addresses that are still reserved by it."""
+
+    record: Record
+    lease: Lease
+    rows: list[Record]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether none of them has run out before it: another endpoint may have that one now."""
+        return len(self.rows) == len(self.lease.reserved)
+
+    @property
+    def checks(self) -> list[Check]:
+        return [Check(row.key, row.revision) for row in (self.record, *self.rows)]
+
+    def prolonged(self, lease: Lease, seconds: float) -> list[Put | Delete]:
+        """It, as *lease* says now, and its addresses: they go on to expire together."""
+        return [put(self.record.key, lease, seconds), *(Put(row.key, row.value, seconds) for row in self.rows)]
+
+    def ended(self) -> list[Put | Delete]:
+        return [Delete(row.key) for row in (self.record, *self.rows)]
+
+
 class Pool:
     """Leases addresses of networks. It remembers where it left off, which only saves time."""
 
@@ -84,27 +109,32 @@ class Pool:
             ResourceExhausted: the network has no free address, or the VCH's quota of them is used up. AlreadyExists:
             the one asked for is taken. Nothing is reserved then, of either kind.
         """
-        key = keys.entity(vch, "leases", endpoint.id)
         while True:
-            held = await self._store.get(key)
+            held = await self._held(vch, endpoint.id)
             if held is None:
                 async with self._quotas.turn(vch, "addresses"):
                     lease = await self._fresh(vch, network, endpoint, container, claim, own)
                 if lease is not None:
                     return lease
                 continue
-            lease = decode(Lease, held.value)
-            lease = replace(lease, claims=tuple(dict.fromkeys((*lease.claims, claim))))
-            address = Address(endpoint=endpoint.id, container=container)
-            ops = (
-                put(key, lease, self._seconds),
-                *(put(keys.address(vch, network.id, text), address, self._seconds) for text in lease.reserved),
-            )
+            lease = replace(held.lease, claims=tuple(dict.fromkeys((*held.lease.claims, claim))))
+            ops = held.prolonged(lease, self._seconds) if held.is_whole else held.ended()
             try:
-                await self._store.apply(Transaction((Check(key, held.revision),), ops, durable=False))
+                await self._store.apply(Transaction(held.checks, ops, durable=False))
             except CheckFailed:
                 continue
-            return lease
+            if held.is_whole:
+                return lease
+
+    async def _held(self, vch: str, endpoint: str) -> _Held | None:
+        """What *endpoint* has reserved."""
+        record = await self._store.get(keys.entity(vch, "leases", endpoint))
+        if record is None:
+            return None
+        lease = decode(Lease, record.value)
+        rows = await self._store.get_many([keys.address(vch, lease.network, text) for text in lease.reserved])
+        mine = [row for row in rows if row is not None and _is_leased(decode(Address, row.value), endpoint)]
+        return _Held(record, lease, mine)
 
     async def _fresh(
         self,
@@ -155,23 +185,15 @@ class Pool:
                 await self._drop(vch, change)
 
     async def _drop(self, vch: str, change: ActivateEndpoint) -> None:
-        key = keys.entity(vch, "leases", change.endpoint)
-        reserved = [keys.address(vch, change.network, text) for text in (change.address, change.address6) if text]
         while True:
-            held, *rows = await self._store.get_many([key, *reserved])
-            if held is None or change.claim not in (lease := decode(Lease, held.value)).claims:
+            held = await self._held(vch, change.endpoint)
+            if held is None or change.claim not in held.lease.claims:
                 return
-            left = tuple(claim for claim in lease.claims if claim != change.claim)
-            checks = [Check(key, held.revision)]
-            ops: list[Put | Delete] = [put(key, replace(lease, claims=left), self._seconds)]
-            if not left:
-                ops = [Delete(key)]
-                for row in rows:
-                    if row is not None and _is_leased(decode(Address, row.value), change.endpoint):
-                        checks.append(Check(row.key, row.revision))
-                        ops.append(Delete(row.key))
+            left = tuple(claim for claim in held.lease.claims if claim != change.claim)
+            goes_on = left and held.is_whole
+            ops = held.prolonged(replace(held.lease, claims=left), self._seconds) if goes_on else held.ended()
             try:
-                await self._store.apply(Transaction(checks, ops, durable=False))
+                await self._store.apply(Transaction(held.checks, ops, durable=False))
             except CheckFailed:
                 continue
             return
