@@ -10,6 +10,7 @@ from harness import ME, Harness
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from portlayer.components import keys, observer
 from portlayer.components.records import Records
 from portlayer.components.vchs import ensure_vch
 from portlayer.model import execution as e
@@ -343,6 +344,21 @@ class TestStates:
             while (seen := await harness.inspect(running.id)).restarts < 2 or seen.state != "stopped":
                 await asyncio.sleep(0.01)
         assert seen.revision == running.revision
+
+    async def test_a_stop_while_it_waits_to_be_restarted_holds(
+        self, harness: Harness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(observer, "FIRST_BACKOFF_SECONDS", 0.5)
+        running = await harness.run("sh", "-c", "exit 1", restart_policy=e.RestartPolicy(name="always"))
+        await harness.wait(running.id)
+        await harness.commit(await harness.set_state(await harness.handle(running.id), "stopped"))
+        async with asyncio.timeout(20):
+            while harness.pl.execution._observer._reacting:  # type: ignore[attr-defined]
+                await asyncio.sleep(0.01)
+        seen = await harness.inspect(running.id)
+        assert (seen.state, seen.restarts) == ("stopped", 0)
+        events = await harness.store.range(keys.entities("default", "events"))
+        assert sum(b'"container.exited"' in row.value for row in events) == 1
 
     async def test_a_stop_is_not_restarted(self, harness: Harness) -> None:
         running = await harness.run("sleep", "1000", restart_policy=e.RestartPolicy(name="always"))

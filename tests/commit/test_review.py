@@ -30,6 +30,17 @@ async def test_one_container_publishes_a_port_once(harness: Harness) -> None:
         await harness.commit(handle)
 
 
+async def test_what_leaves_a_network_as_it_stops_publishes_nothing(harness: Harness) -> None:
+    await harness.network("lan")
+    running = await harness.run(name="web", network="lan", ports=(n.Port(container_port=80, host_port=18080),))
+    assert len(harness.world.published) == 1
+    handle = (
+        await harness.pl.network.leave(ME, n.LeaveNetwork(handle=await harness.handle(running.id), network="lan"))
+    ).handle
+    await harness.commit(await harness.set_state_at_once(handle, "stopped"))
+    assert not harness.world.published
+
+
 async def test_a_container_may_take_over_what_it_lets_go(harness: Harness) -> None:
     """Its own address and port, in a network that is full; another container gets neither of them, before or after."""
     await harness.network("small", subnets=(n.Subnet(subnet="10.231.7.0/30"),))

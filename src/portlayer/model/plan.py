@@ -167,6 +167,8 @@ def plan(
             id=new.id,
             state=observed.state,
         )
+    if target is not None and target.state == "stopped" and observed.state == "stopped":
+        observed = replace(observed, stop_requested=True)  # its restart policy has no say any more
     if target is None or target.state != "running":
         return _idle(old, new, observed, incarnation, "", held=held)
     counted = replace(observed, restarts=observed.restarts + 1 if target.restart else 0)
@@ -232,7 +234,7 @@ def _live(old: ContainerSpec, new: ContainerSpec, observed: Observed, target: Ch
             container=new.id, incarnation=incarnation, signal=parse_signal(new.stop_signal), timeout_seconds=seconds
         )
         retire = Retire(container=new.id, incarnation=incarnation)
-        return Plan(before=(stop,), after=(*_withdraw(new), retire))
+        return Plan(before=(stop,), after=(*_withdraw(old), retire))
     steps: list[AnyStep] = list(_follow(old, new, incarnation))
     steps += _publish(new, [step.network for step in steps if isinstance(step, Plug)])
     state = observed.state

@@ -156,13 +156,14 @@ def _events(piece: Piece, observed: Observed) -> list[Event]:
         if changed:
             told.append(tell("updated", changes=",".join(changed)))
     before = piece.observed.state
-    if observed.state == "running" and before != "paused" and observed.incarnation != piece.observed.incarnation:
+    another = observed.incarnation != piece.observed.incarnation
+    if observed.state == "running" and before != "paused" and another:
         told.append(tell("started", incarnation=observed.incarnation))
     elif observed.state == "running" and before == "paused":
         told.append(tell("resumed"))
     elif observed.state == "paused" and before != "paused":
         told.append(tell("paused"))
-    elif observed.state == "stopped" and observed != piece.observed:
+    elif observed.state == "stopped" and (before != "stopped" or another):
         told.append(exit_event(piece.container, piece.new.name, observed))
     return told
 
