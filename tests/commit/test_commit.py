@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 
 import pytest
 from harness import ME, Harness
@@ -11,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portlayer.components import keys, observer
-from portlayer.components.records import Records
+from portlayer.components.handles import ROTATE_SECONDS, KeyRing
+from portlayer.components.records import Records, decode
 from portlayer.components.vchs import ensure_vch
 from portlayer.model import execution as e
 from portlayer.model import network as n
@@ -175,6 +177,7 @@ class TestHandles:
         network = await harness.network()
         pin = (await harness.pl.network.handle(ME, n.NetworkRef(ref=network.id))).handle
         vch = (await harness.pl.service.get_vch(ME, VchRef(ref="default"))).id
+        loop = asyncio.get_running_loop()
 
         @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
         @given(st.data())
@@ -189,7 +192,7 @@ class TestHandles:
             }[kind]
             sealer = harness.pl.execution._drafts.sealer  # type: ignore[attr-defined]
             with pytest.raises(HandleInvalid) as caught:
-                sealer.open_draft(vch, tampered)
+                asyncio.run_coroutine_threadsafe(sealer.open_draft(vch, tampered), loop).result()
             assert caught.value.detail == HandleInvalid().detail
             assert caught.value.facts == {}
 
@@ -205,6 +208,31 @@ class TestHandles:
         handle = await harness.draft(name="cookie")
         await harness.crash()
         assert (await harness.commit(handle)).state == "created"
+
+    async def test_a_key_that_another_process_has_made_since_opens_handles(
+        self, harness: Harness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The one that has run for longer need not start anew for it."""
+        before, today = await harness.draft(name="before"), time.time
+        monkeypatch.setattr(time, "time", lambda: today() + ROTATE_SECONDS)
+        other = await harness.another()
+        monkeypatch.setattr(time, "time", today)
+        for one, another in ((harness, other), (other, harness)):
+            handle = await another.set_state(await one.draft(name=f"c{id(one)}"), "running")
+            assert (await one.commit(handle)).state == "running"
+        assert (await other.commit(before)).state == "created"
+        await other.stop()
+
+    async def test_a_process_that_runs_for_long_makes_new_keys(
+        self, harness: Harness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, today = await harness.draft(name="before"), time.time
+        monkeypatch.setattr(time, "time", lambda: today() + ROTATE_SECONDS)
+        handle = await harness.draft(name="after")
+        ring = await harness.store.get(keys.KEY_RING)
+        assert ring is not None
+        assert len(decode(KeyRing, ring.value).keys) == 2
+        assert (await harness.commit(handle)).state == (await harness.commit(before)).state == "created"
 
     async def test_a_handle_does_not_show_what_it_carries(self, harness: Harness) -> None:
         handle = await harness.draft(name="topsecretname")

@@ -296,7 +296,7 @@ class PortLayerMachine(RuleBasedStateMachine):
     async def ident(self, draft: Draft) -> str:
         sealer = self.harness.drafts.sealer
         vch = (await self.harness.pl.service.get_vch(ME, VchRef(ref="default"))).id
-        return str(sealer.open_draft(vch, draft.handle).id)
+        return str((await sealer.open_draft(vch, draft.handle)).id)
 
     @rule()
     def kill_behind_our_back(self) -> None:

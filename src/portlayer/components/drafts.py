@@ -38,7 +38,7 @@ class Drafts:
 
     async def unseal(self, caller: Caller, handle: str) -> Draft:
         """What *handle* carries. Raises HandleInvalid, and NotFound for the VCH."""
-        return self.sealer.open_draft((await self.records.check_vch(caller.vch)).id, handle)
+        return await self.sealer.open_draft((await self.records.check_vch(caller.vch)).id, handle)
 
     def seal(self, preview: Preview, *changes: AnyChange, ident: str | None = None) -> str:
         """A new handle: the old one's changes and *changes*, which have to fit."""

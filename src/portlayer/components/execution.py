@@ -110,7 +110,7 @@ class LocalExecution:
         draft = Draft(
             id=names.new_id(), issued=Stamp.now(), vch=tenant.id, container=spec.id, base=0, changes=(change,)
         )
-        return m.Created(handle=self._drafts.sealer.seal(draft), id=spec.id)
+        return m.Created(handle=await self._drafts.sealer.mint(draft), id=spec.id)
 
     async def set_state(self, caller: Caller, request: m.SetState) -> HandleAnswer:
         limits.check_timeout(request.timeout_seconds)
@@ -221,7 +221,7 @@ class LocalExecution:
         record, _ = await self._records.find_container(caller.vch, request.ref)
         tenant, ident = await self._records.check_vch(caller.vch), record.spec.id
         draft = Draft(id=names.new_id(), issued=Stamp.now(), vch=tenant.id, container=ident, base=record.revision)
-        return m.ContainerHandle(handle=self._drafts.sealer.seal(draft), id=ident, revision=record.revision)
+        return m.ContainerHandle(handle=await self._drafts.sealer.mint(draft), id=ident, revision=record.revision)
 
     async def delete_container(self, caller: Caller, request: m.DeleteContainer) -> None:
         """A commit of one change; others who commit at the same time only make it look again."""

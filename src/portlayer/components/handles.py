@@ -4,7 +4,8 @@ A handle is `base64url(version, key id, nonce, AES-256-GCM-SIV(draft))`, with ve
 associated data: only this port layer opens it, only for the VCH it was made for (not for a later one of that name), and
 only as it was made. Nothing is kept of it, so it costs nothing, survives restarts and can be branched from.
 
-The sealing keys live in the store, wrapped by the host's key, and rotate; the epoch changes when a backup is restored.
+The sealing keys live in the store, wrapped by the host's key. Any process that finds the newest too old adds another;
+the others learn of it by the first handle that it sealed. The epoch changes when a backup is restored.
 Source: RFC 8452 (AES-GCM-SIV).
 """
 
@@ -112,41 +113,57 @@ class KeyRing(Value):
 
 
 class Sealer:
-    """Seals and opens. One instance a process."""
+    """Seals and opens, with what *store* has and *host_key* opens. One instance a process."""
 
-    def __init__(self, ring: KeyRing, host_key: bytes) -> None:
-        self._epoch = ring.epoch.encode()
+    def __init__(self, store: Store, host_key: bytes) -> None:
+        self._store = store
+        self._host_key = host_key
+        self._epoch = b""
+        self._newest = b""
+        self._rotates_at = 0.0
         self._ciphers: dict[bytes, AESGCMSIV] = {}
-        for key in ring.keys:
-            try:
-                plain = unwrap(host_key, key.id.encode(), key.wrapped)
-            except InvalidTag:
-                raise Unavailable(
-                    "The sealing keys in the store do not open with this host's key; bring the host key that belongs "
-                    "to this store, or 'portlayer store rekey', which refuses all handles made before."
-                ) from None
-            self._newest = bytes.fromhex(key.id)
-            self._ciphers[self._newest] = AESGCMSIV(plain)
         self._pack = msgspec.msgpack.Encoder().encode
         self._drafts = msgspec.msgpack.Decoder(Draft)
         self._pins = msgspec.msgpack.Decoder(NetworkPin)
 
     @classmethod
     async def open(cls, store: Store, host_key_file: Path) -> Sealer:
-        """Read the key ring from *store*, making or rotating it, with the host's key (made with mode 0600)."""
-        secret = host_key(host_key_file)
+        """With the key ring in *store* and the host's key (made with mode 0600)."""
+        sealer = cls(store, host_key(host_key_file))
+        await sealer._read()
+        return sealer
+
+    async def _read(self) -> None:
+        """Take the key ring as it is now, which is made or rotated where that is due."""
         while True:
-            record = await store.get(keys.KEY_RING)
+            record = await self._store.get(keys.KEY_RING)
             ring = decode(KeyRing, record.value) if record else KeyRing(epoch=new_id(), keys=())
             if ring.keys and time.time() - ring.keys[-1].created < ROTATE_SECONDS:
-                return cls(ring, secret)
-            current = replace(ring, keys=(*ring.keys[-2:], _new_key(secret)))
-            try:
-                check = Check(keys.KEY_RING, record.revision if record else 0)
-                await store.apply(Transaction((check,), (put(keys.KEY_RING, current),)))
-            except CheckFailed:
-                continue
-            return cls(current, secret)
+                break
+            ring = replace(ring, keys=(*ring.keys[-2:], _new_key(self._host_key)))
+            check = Check(keys.KEY_RING, record.revision if record else 0)
+            with contextlib.suppress(CheckFailed):  # another process was faster
+                await self._store.apply(Transaction((check,), (put(keys.KEY_RING, ring),)))
+                break
+        self._take(ring)
+
+    def _take(self, ring: KeyRing) -> None:
+        try:
+            plain = {key.id: unwrap(self._host_key, key.id.encode(), key.wrapped) for key in ring.keys}
+        except InvalidTag:
+            raise Unavailable(
+                "The sealing keys in the store do not open with this host's key; bring the host key that belongs "
+                "to this store, or 'portlayer store rekey', which refuses all handles made before."
+            ) from None
+        self._epoch = ring.epoch.encode()
+        self._ciphers = {bytes.fromhex(ident): AESGCMSIV(key) for ident, key in plain.items()}
+        self._newest = bytes.fromhex(ring.keys[-1].id)
+        self._rotates_at = ring.keys[-1].created + ROTATE_SECONDS
+
+    async def _keep_up(self, key: bytes = b"") -> None:
+        """Have the newest key, and, if there is such a one, *key*, which another process may have made."""
+        if time.time() >= self._rotates_at or (key and key not in self._ciphers):
+            await self._read()
 
     def _seal(self, kind: bytes, vch: str, value: Draft | NetworkPin) -> str:
         head = VERSION + self._newest
@@ -155,14 +172,15 @@ class Sealer:
         sealed = cipher.encrypt(nonce, self._pack(value), self._context(head, kind, vch))
         return base64.urlsafe_b64encode(head + nonce + sealed).rstrip(b"=").decode()
 
-    def _open(self, kind: bytes, vch: str, handle: str) -> bytes:
+    async def _open(self, kind: bytes, vch: str, handle: str) -> bytes:
         try:
             raw = base64.urlsafe_b64decode(handle + "=" * (-len(handle) % 4))
-            if base64.urlsafe_b64encode(raw).rstrip(b"=") != handle.encode():
+            if base64.urlsafe_b64encode(raw).rstrip(b"=") != handle.encode() or raw[:1] != VERSION:
                 raise HandleInvalid
             head, rest = raw[: 1 + KEY_ID_BYTES], raw[1 + KEY_ID_BYTES :]
+            await self._keep_up(head[1:])
             cipher = self._ciphers.get(head[1:])
-            if head[:1] != VERSION or cipher is None:
+            if cipher is None:
                 raise HandleInvalid
             return cipher.decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], self._context(head, kind, vch))
         except (binascii.Error, UnicodeError, ValueError, InvalidTag):
@@ -170,6 +188,11 @@ class Sealer:
 
     def _context(self, head: bytes, kind: bytes, vch: str) -> bytes:
         return b"\0".join((head, kind, self._epoch, vch.encode()))
+
+    async def mint(self, draft: Draft) -> str:
+        """As `seal`, for who has not opened a handle just before."""
+        await self._keep_up()
+        return self.seal(draft)
 
     def seal(self, draft: Draft) -> str:
         """The handle of *draft*. Raises InvalidArgument where it would be larger than a handle may be."""
@@ -180,26 +203,27 @@ class Sealer:
             )
         return handle
 
-    def open_draft(self, vch: str, handle: str) -> Draft:
+    async def open_draft(self, vch: str, handle: str) -> Draft:
         """What *handle* carries, for the VCH with id *vch*.
 
         Raises HandleInvalid, always alike: tampered, foreign, truncated, too old.
         """
         try:
-            draft = self._drafts.decode(self._open(b"container", vch, handle))
+            draft = self._drafts.decode(await self._open(b"container", vch, handle))
         except msgspec.DecodeError:
             raise HandleInvalid from None
         _check_age(draft.issued)
         return draft
 
-    def seal_network(self, pin: NetworkPin) -> str:
+    async def mint_network(self, pin: NetworkPin) -> str:
         """The handle of *pin*."""
+        await self._keep_up()
         return self._seal(b"network", pin.vch, pin)
 
-    def open_network(self, vch: str, handle: str) -> NetworkPin:
+    async def open_network(self, vch: str, handle: str) -> NetworkPin:
         """What a network handle carries; raises as open_draft."""
         try:
-            pin = self._pins.decode(self._open(b"network", vch, handle))
+            pin = self._pins.decode(await self._open(b"network", vch, handle))
         except msgspec.DecodeError:
             raise HandleInvalid from None
         _check_age(pin.issued)

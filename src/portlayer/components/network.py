@@ -274,7 +274,7 @@ class LocalNetwork:
         spec = await self._find(caller, request.ref)
         tenant = await self._records.check_vch(caller.vch)
         pin = NetworkPin(id=names.new_id(), issued=Stamp.now(), vch=tenant.id, network=spec.id)
-        return m.NetworkHandle(handle=self._drafts.sealer.seal_network(pin), id=spec.id)
+        return m.NetworkHandle(handle=await self._drafts.sealer.mint_network(pin), id=spec.id)
 
     async def network_endpoints(self, caller: Caller, request: m.ListEndpoints) -> m.Endpoints:
         spec = await self._find(caller, request.ref)
@@ -303,7 +303,7 @@ class LocalNetwork:
         """The network that a body names: by name, id or network handle."""
         if len(ref) > 64 and "." not in ref:
             try:
-                pin = self._drafts.sealer.open_network((await self._records.check_vch(caller.vch)).id, ref)
+                pin = await self._drafts.sealer.open_network((await self._records.check_vch(caller.vch)).id, ref)
             except HandleInvalid:
                 if len(ref) > 128:
                     raise

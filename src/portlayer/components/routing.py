@@ -52,7 +52,7 @@ class Hosts:
             return record.spec.host
         tenant = await self._records.check_vch(caller.vch)
         handles = request.handles if request.handle is None else (request.handle,)
-        drafts = [self._sealer.open_draft(tenant.id, handle) for handle in handles]
+        drafts = [await self._sealer.open_draft(tenant.id, handle) for handle in handles]
         found = {host for draft in drafts if (host := await self._of_draft(caller.vch, draft)) is not None}
         if len(found) > 1:
             raise InvalidArgument(
