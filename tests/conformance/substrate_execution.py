@@ -147,7 +147,9 @@ class ExecutionSuite:
     ) -> None:
         failure = await bench.start_failure(builders.container(*args, init=init))
         assert failure.exit_code == exit_code
-        assert failure.reason
+        (name,) = args
+        assert failure.reason.startswith(f"{name}: " if name else "There is no program")
+        assert failure.reason.endswith("Is a directory") == (name == "/etc")
         assert await bench.substrate.execution.present() == []
 
     @pytest.mark.parametrize("args", [("/bin/nosuch",), ("/etc",), ("/etc/passwd",)])

@@ -505,11 +505,36 @@ async def test_a_pid_that_a_thread_has_by_now_is_no_process() -> None:
     thread.join()
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("/etc", "/etc: Is a directory"),
+        ("/etc/passwd", "/etc/passwd: Permission denied"),
+        ("./nosuch", "./nosuch: No such file or directory"),
+        ("nosuch", "nosuch: not found in $PATH"),
+    ],
+)
+async def test_why_a_program_cannot_be_executed_is_said_in_the_same_words_by_all_runtimes(
+    lab: RunLab, name: str, reason: str
+) -> None:
+    failure = await lab.prepare(builders.container(name))
+    assert isinstance(failure, StartFailure)
+    assert failure.reason == reason
+
+
+async def test_a_program_that_only_the_runtime_sees_is_named(lab: RunLab) -> None:
+    await lab.substrate.storage.make_volume("cask")
+    (lab.paths.volume("cask") / "dir").mkdir()
+    failure = await lab.prepare(builders.container("/cask/dir", mounts=[builders.mount("cask", "/cask")]))
+    assert isinstance(failure, StartFailure)
+    assert (failure.exit_code, "/cask/dir: " in failure.reason) == (126, True)
+
+
 async def test_a_program_under_an_init_is_looked_for_in_its_own_root(lab: RunLab) -> None:
     spec = builders.container("nosuch", init=True)
     failure = await lab.prepare(spec)
     assert isinstance(failure, StartFailure)
-    assert (failure.exit_code, failure.reason) == (127, "nosuch: No such file or directory")
+    assert (failure.exit_code, failure.reason) == (127, "nosuch: not found in $PATH")
     assert await lab.traces() == []
 
 

@@ -120,15 +120,17 @@ class Creator:
             waited = f"{self.runtime.path} did not create the process within {self._runtime_seconds:g} s"
             raise failed("prepare", f"{waited}; see what it waits for, or remove the container.", place.id) from None
         if not report.pid:
-            return self._refused(place.id, report.message)
+            return self._refused(container, place.id, report.message)
         return self._checked(container, place, launched, report.pid)
 
-    def _refused(self, incarnation: str, message: str) -> StartFailure:
+    def _refused(self, container: ContainerSpec, incarnation: str, message: str) -> StartFailure:
         failure = self.runtime.refusal(message)
         if failure is None:
             reason = message.strip()[-2000:] or "it ended without a word"
             raise failed("prepare", f"{self.runtime.path} could not create the process: {reason}", incarnation)
-        return failure
+        rootfs = str(self._paths.rootfs(container.id))
+        user = users.resolve(rootfs, container.process.user)
+        return lookup.explained(failure, container, user, rootfs)
 
     def _checked(
         self, container: ContainerSpec, place: Incarnation, launched: Launched, pid: int
@@ -141,7 +143,7 @@ class Creator:
             raise failed("prepare", f"{self.runtime.path} reported a process that is not the container's.", place.id)
         if container.process.init:
             user = users.resolve(str(self._paths.rootfs(container.id)), container.process.user)
-            failure = lookup.check_program(container, user, pid)
+            failure = lookup.check_program(container, user, f"/proc/{pid}/root")
             if failure is not None:
                 return failure
         return Record(

@@ -1,6 +1,7 @@
 """Whether the program of a container can be executed, looked up as execvp(3) does, in the container's own root.
 
-Only for containers with an init: that is what the runtime finds and executes, and it says nothing of the program.
+For containers with an init, which is what the runtime finds and executes: it says nothing of the program. And where a
+runtime that could not execute the program says too little of why.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import posixpath
 import stat
 
 from portlayer.interfaces.substrate import StartFailure
-from portlayer.model.execution import ContainerSpec
+from portlayer.model.execution import ContainerSpec, replace
 from portlayer.substrates.linux import kernel
 from portlayer.substrates.linux.runtime import start_failure
 from portlayer.substrates.linux.spec import environment
@@ -20,11 +21,23 @@ from portlayer.substrates.linux.users import User
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
-def check_program(container: ContainerSpec, user: User, pid: int) -> StartFailure | None:
-    """Why the program of *container*, whose first process is *pid*, cannot be executed; None where it can, or where
-    only trying tells."""
+def explained(failure: StartFailure, container: ContainerSpec, user: User, directory: str) -> StartFailure:
+    """*failure*, which a runtime has told, with the name of the program and why it is not to be executed. directory:
+    the root filesystem, where nothing else is mounted yet: what is wrong in a volume, the runtime alone has seen."""
+    if failure.reason.startswith("chdir"):
+        return failure
+    found = check_program(container, user, directory)
+    if found is not None and found.exit_code == failure.exit_code:
+        return found
     name = container.process.args[0]
-    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return failure if name in failure.reason else replace(failure, reason=f"{name}: {failure.reason}")
+
+
+def check_program(container: ContainerSpec, user: User, directory: str) -> StartFailure | None:
+    """Why the program of *container*, whose root is *directory*, cannot be executed; None where it can, or where only
+    trying tells."""
+    name = container.process.args[0]
+    root = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         found = errno.ENOENT
         for place in _places(name, container, user):
@@ -35,7 +48,8 @@ def check_program(container: ContainerSpec, user: User, pid: int) -> StartFailur
                 return None
     finally:
         os.close(root)
-    return start_failure(f"{name}: {os.strerror(found)}")
+    lacking = found == errno.ENOENT and "/" not in name
+    return start_failure(f"{name}: {'not found in $PATH' if lacking else os.strerror(found)}")
 
 
 def _places(name: str, container: ContainerSpec, user: User) -> list[str]:
@@ -56,6 +70,8 @@ def _problem(root: int, place: str, user: User) -> int:
         status = os.fstat(program)
     finally:
         os.close(program)
+    if stat.S_ISDIR(status.st_mode):
+        return errno.EISDIR
     return 0 if stat.S_ISREG(status.st_mode) and status.st_mode & _bits(status, user) else errno.EACCES
 
 

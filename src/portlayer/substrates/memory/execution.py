@@ -53,6 +53,8 @@ class MemoryExecution(Driver):
         make_folders(rootfs.files, process.cwd)
         user = find_user(view, process.user)
         env = environment(container, user)
+        if not process.args[0]:
+            return StartFailure(exit_code=127, reason="There is no program to run: its name is empty.")
         try:
             program = find_program(view, process.args[0], env, process.cwd)
         except CannotRun as error:

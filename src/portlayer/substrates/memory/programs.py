@@ -48,14 +48,16 @@ def _is_address(text: str) -> bool:
 def find_program(view: View, name: str, env: dict[str, str], cwd: str = "/") -> Program:
     """The program called *name*, looked up in PATH as execvp does; raises CannotRun."""
     places = [posixpath.join(cwd, name)] if "/" in name else [f"{d}/{name}" for d in env.get("PATH", PATH).split(":")]
-    problem = CannotRun(127, "not found")
+    problem = CannotRun(127, "No such file or directory" if "/" in name else "not found in $PATH")
     for place in places if name else ():
         try:
             node = view.find(place)
         except OSError:
             continue
         program = TABLE.get(posixpath.basename(place))
-        if node.kind != "file" or not node.mode & 0o111:
+        if node.kind == "dir":
+            problem = CannotRun(126, "Is a directory")
+        elif node.kind != "file" or not node.mode & 0o111:
             problem = CannotRun(126, "Permission denied")
         elif program is None:
             problem = CannotRun(126, "Exec format error")
