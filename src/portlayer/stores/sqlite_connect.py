@@ -39,6 +39,8 @@ def connect(path: Path, clock: Clock, busy_seconds: float) -> Connections:
                 *(_connect(path, mode, busy_seconds, opened) for mode in ("rw", "rw", "ro", "ro"))
             )
             _make_ready(connections.writer, path, clock)
+            for connection in connections:  # what each has open, it has from now on, and not from its first use
+                connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             opened.pop_all()
             return connections
     except sqlite3.Error as error:
