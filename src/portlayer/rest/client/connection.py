@@ -96,6 +96,8 @@ class Connection:
 
     async def relay(self, caller: Caller, message: Message) -> bytes:
         """Send *message* for *caller*; the bytes of its answer, as `fetch` gives them."""
+        if not self._retries:
+            return await self._once_or_twice(caller, message)
         return await self._again(message.call, caller, lambda: self._once_or_twice(caller, message))
 
     async def _once_or_twice(self, caller: Caller, message: Message) -> bytes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import collections
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 
 from portlayer.company import Company
 
@@ -56,12 +56,12 @@ class Turns:
                 self._worked.pop(vch, None)
                 self._worked[vch] = asyncio.get_running_loop().time()
 
-    @asynccontextmanager
-    async def turn(self, vch: str) -> AsyncIterator[None]:
+    def turn(self, vch: str) -> AbstractAsyncContextManager[None]:
         """A turn of *vch*, for some `work`, which lasts until the end of this block, or not quite so long."""
-        if not self._shared(vch):
-            yield
-            return
+        return self._turn(vch) if self._shared(vch) else nullcontext()
+
+    @asynccontextmanager
+    async def _turn(self, vch: str) -> AsyncIterator[None]:
         await self._take(vch)
         loop = asyncio.get_running_loop()
         began, over = loop.time(), False
