@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import images
 import pytest
+from harness import Harness
 
-from portlayer.client import BoundHandle, ContainerHandle, PortLayer, Steps
+from portlayer.client import BoundHandle, ContainerHandle, PortLayer, Steps, connect
 from portlayer.client.connect import default_host
 from portlayer.client.options import create_request
+from portlayer.model.caller import Caller
 from portlayer.model.errors import AlreadyExists, Conflict, InvalidArgument, NotFound
-from portlayer.model.execution import RestartPolicy
+from portlayer.model.execution import RestartPolicy, replace
 from portlayer.model.interaction import STDERR, STDOUT
+from portlayer.model.network import Endpoints, ListEndpoints
 from portlayer.model.storage import Progress
+
+Ask = Callable[[Caller, ListEndpoints], Awaitable[Endpoints]]
 
 
 async def made(pl: PortLayer, *command: str, name: str = "cookie_monster") -> str:
@@ -278,3 +283,24 @@ def test_where_the_server_is() -> None:
     assert default_host({}) == "unix:///run/portlayer/portlayer.sock"
     assert default_host({"PORTLAYER_RUN": "/x"}) == "unix:///x/portlayer.sock"
     assert default_host({"PORTLAYER_RUN": "/x", "PORTLAYER_HOST": "https://y"}) == "https://y"
+
+
+async def test_all_endpoints_of_a_network_are_told_however_many(
+    quick: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a server that gives less at once than it is asked for."""
+    network = quick.pl.network
+    for ask in (network.network_endpoints, network.container_endpoints):
+
+        async def sparing(caller: Caller, request: ListEndpoints, ask: Ask = ask) -> Endpoints:
+            return await ask(caller, replace(request, limit=1))
+
+        monkeypatch.setattr(network, ask.__name__, sparing)
+    async with connect(quick.pl) as pl:
+        await pl.network.create_network("lan")
+        ids = set()
+        for name in ("one", "two", "three"):
+            steps = Steps().create("busybox", "true", name=name).join_network("lan").join_network("gibson_network")
+            ids.add((await pl.execution.commit(steps)).id)
+        assert {each.container_id for each in await pl.network.network_endpoints("lan")} == ids
+        assert {each.network for each in await pl.network.container_endpoints("one")} == {"lan", "gibson_network"}

@@ -88,10 +88,18 @@ class Network(Component):
 
     async def network_endpoints(self, ref: str) -> tuple[m.Endpoint, ...]:
         """The committed endpoints in a network."""
-        answer = await self._components.network.network_endpoints(self._caller, m.ListEndpoints(limit=1000, ref=ref))
-        return answer.endpoints
+
+        async def ask(after: str | None) -> m.Endpoints:
+            request = m.ListEndpoints(ref=ref, limit=PAGE, after=after)
+            return await self._components.network.network_endpoints(self._caller, request)
+
+        return tuple([endpoint async for page in pages(ask) for endpoint in page.endpoints])
 
     async def container_endpoints(self, ref: Ref) -> tuple[m.Endpoint, ...]:
         """The committed endpoints of a container."""
-        request = m.ListEndpoints(limit=1000, ref=container_ref(ref))
-        return (await self._components.network.container_endpoints(self._caller, request)).endpoints
+
+        async def ask(after: str | None) -> m.Endpoints:
+            request = m.ListEndpoints(ref=container_ref(ref), limit=PAGE, after=after)
+            return await self._components.network.container_endpoints(self._caller, request)
+
+        return tuple([endpoint async for page in pages(ask) for endpoint in page.endpoints])
