@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -37,6 +41,27 @@ def control(message: aiohttp.WSMessage) -> dict[str, Any]:
     assert message.data[0] == im.CONTROL
     fields: dict[str, Any] = json.loads(message.data[1:])
     return fields
+
+
+@asynccontextmanager
+async def between(there: Path, here: Path) -> AsyncIterator[list[asyncio.StreamWriter]]:
+    """A wire from the socket *here* to the one *there*; its ends, which can be cut."""
+    ends: list[asyncio.StreamWriter] = []
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends.append(writer)
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+
+    async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        beyond = await asyncio.open_unix_connection(there)
+        await asyncio.gather(carry(reader, beyond[1]), carry(beyond[0], writer))
+
+    async with await asyncio.start_unix_server(meet, here):
+        yield ends
+        for end in ends:
+            end.transport.abort()
 
 
 async def test_both_ends_of_an_attachment_say_the_same(client: RestClient, world: World, dialogue: Dialogue) -> None:
@@ -147,6 +172,22 @@ async def test_stdin_that_was_not_attached_is_refused(http: aiohttp.ClientSessio
     async with http.ws_connect(PATH) as socket:
         await socket.send_bytes(b"\x00x")
         assert control(await socket.receive(5))["problem"]["code"] == "InvalidArgument"
+
+
+async def test_a_connection_that_breaks_off_is_told_also_after_something_that_was_not_possible(
+    server: Server, dialogue: Dialogue, tmp_path: Path
+) -> None:
+    dialogue.refusing = e.InvalidState("It does not run yet.", state="created")
+    async with between(tmp_path / "s", tmp_path / "wire") as ends, RestClient(f"unix://{tmp_path / 'wire'}") as client:
+        attachment = await client.interaction.attach(Caller(), im.Attach(ref="c"))
+        await attachment.resize(1, 1)
+        frames = aiter(attachment)
+        await anext(frames)
+        breaking = asyncio.ensure_future(anext(frames))
+        for end in ends:
+            end.transport.abort()
+        with pytest.raises(e.Unavailable, match="broke off"):
+            await asyncio.wait_for(breaking, 5)
 
 
 async def test_an_error_of_the_component_arrives_as_an_error_frame(client: RestClient, dialogue: Dialogue) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import aiohttp
 
 from portlayer.interfaces.interaction import Control, Output
-from portlayer.model.errors import Unavailable
+from portlayer.model.errors import InvalidState, Unavailable
 from portlayer.model.interaction import CONTROL, STDIN
 from portlayer.rest.client.connection import decoded
 from portlayer.rest.frames import attach_frames, control_frame
@@ -25,7 +25,7 @@ class RestAttachment:
 
     async def _frames(self) -> AsyncIterator[Output | Control]:
         """Output and controls until the socket closes; an `error` need not be the last. Raises Unavailable where the
-        connection breaks off before any control has said how it ends."""
+        connection breaks off before a control has said how it ends."""
         told = False
         async for message in self._socket:
             if message.type is not aiohttp.WSMsgType.BINARY or not message.data:
@@ -33,7 +33,7 @@ class RestAttachment:
             stream, data = message.data[0], message.data[1:]
             if stream == CONTROL:
                 fields: dict[str, Any] = decoded(dict[str, Any], data)
-                told = True
+                told = told or not _goes_on(fields)
                 yield Control(kind=str(fields.pop("type", "error")), fields=fields)
             else:
                 yield Output(stream=stream, data=data)
@@ -61,3 +61,9 @@ class RestAttachment:
             await self._socket.send_bytes(frame)
         except (aiohttp.ClientError, ConnectionError) as error:
             raise Unavailable("The attachment has ended; nothing more can be sent.") from error
+
+
+def _goes_on(control: Mapping[str, Any]) -> bool:
+    """Whether *control* tells of something that was not possible, such as typing to a process that has just ended: the
+    attachment has its own end."""
+    return bool(control.get("problem", {}).get("code") == InvalidState.__name__)
