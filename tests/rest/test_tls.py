@@ -399,8 +399,15 @@ def test_tls_settings_that_make_no_sense_are_refused(text: str, tmp_path: Path) 
         read_settings({}, tmp_path / "c.toml")
 
 
+def test_tls_settings_are_refused_where_nothing_is_reached_so(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[tls]\nnames = ["box"]\n')
+    with pytest.raises(e.InvalidArgument, match="no process has one"):
+        read_settings({}, tmp_path / "c.toml")
+
+
 def test_tls_settings(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(
+        '[processes.main]\naddress = "https://box.example:7443"\n'
         '[tls]\ncert = "a"\nkey = "b"\nclientCa = "c"\nnames = ["d.example", "::1"]\n'
         '[tls.clients."CN=vera,O=Example"]\nrole = "viewer"\nvch = "a"\n'
     )

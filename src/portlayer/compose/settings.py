@@ -120,6 +120,8 @@ def read_settings(environment: Mapping[str, str], config: Path | None = None) ->
     _check_hosts(settings.hosts, topology)
     if len(topology.hosts) > 1 and store.kind == "sqlite":
         raise InvalidArgument("SQLite is for one host; choose etcd as the store of several.")
+    if tls != TlsChoice() and not topology.has_remote:
+        raise InvalidArgument("[tls] is about https addresses, and no process has one.")
     return replace(settings, store=store, topology=topology, tls=tls, tracing=tracing)
 
 
@@ -129,14 +131,14 @@ def _check_hosts(hosts: Mapping[str, HostRules], topology: Topology) -> None:
             raise InvalidArgument(f"[hosts.{name}] is about a host on which no process is.")
         check_labels(rules.labels, f"hosts.{name}.labels")
         for value in (rules.cpus, rules.memory_bytes):
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise InvalidArgument(f"cpus and memoryBytes of [hosts.{name}] must be more than 0.")
 
 
 def _read(config: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(config.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InvalidArgument(f"{config} cannot be read: {error}.") from None
     unknown = sorted(values.keys() - set(SETTINGS))
     if unknown:
