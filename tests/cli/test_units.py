@@ -25,11 +25,15 @@ components = ["execution", "network", "interaction"]
 """
 
 
-def service(name: str) -> configparser.SectionProxy:
+def parsed(name: str) -> configparser.ConfigParser:
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(UNITS / name)
-    return parser["Service"]
+    return parser
+
+
+def service(name: str) -> configparser.SectionProxy:
+    return parsed(name)["Service"]
 
 
 @needs_systemd
@@ -71,6 +75,20 @@ def test_every_service_is_watched_and_has_time_to_end() -> None:
         assert (section["Type"], section["Restart"]) == ("notify", "always")
         assert int(section["WatchdogSec"]) >= 10
         assert int(section["TimeoutStopSec"]) > 30 + 10, "longer than a drain"
+
+
+def test_what_a_service_may_write_to_is_there_when_its_sandbox_is_made() -> None:
+    section = service("portlayer-confined@.service")
+    made = {
+        f"/var/lib/{section['StateDirectory']}",
+        str(Path(parsed("portlayer-confined@.socket")["Socket"]["ListenStream"]).parent),
+    }
+    assert set(section["ReadWritePaths"].split()) == made
+
+
+def test_processes_of_a_topology_take_the_sockets_of_the_one_for_all() -> None:
+    for unit in UNITS.glob("*@.service"):
+        assert {"portlayer.service", "portlayer.socket"} <= set(parsed(unit.name)["Unit"]["Conflicts"].split())
 
 
 @pytest.fixture
