@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import subprocess
 from pathlib import Path
 
 from cli.conftest import Cli
@@ -28,6 +29,17 @@ def test_a_certificate_is_issued_listed_and_revoked(cli: Cli, tmp_path: Path) ->
     assert cli("cert", "revoke", listed["id"]).code == 1
     refused = cli("cert", "issue", "vera", "--role", "viewer", "--out", str(tmp_path))
     assert (refused.code, list(tmp_path.glob("vera*"))) == (1, []), "no key stays behind that nothing goes with"
+
+
+def test_the_files_of_a_certificate_are_named_for_a_shell_and_are_three(cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "it's here"
+    out.mkdir()
+    said = cli.ok("cert", "issue", "ada", "--role", "operator", "--out", str(out))
+    show = f'{said}cat "$PORTLAYER_CERT" "$PORTLAYER_KEY" "$PORTLAYER_CA" >/dev/null'
+    subprocess.run(["sh", "-euc", show], check=True, cwd=tmp_path)
+    refused = cli("cert", "issue", "ca", "--role", "operator", "--out", str(tmp_path))
+    assert (refused.code, list(tmp_path.glob("ca.*"))) == (1, [])
+    assert "call the holder otherwise" in refused.err
 
 
 def test_the_ca_is_rotated(cli: Cli) -> None:

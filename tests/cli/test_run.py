@@ -53,8 +53,10 @@ def test_failures_of_ours_exit_with_125_and_leave_nothing(cli: Cli, pl: SyncPort
         ["run", "-v", "/etc:/etc", "busybox", "true"],
         ["run", "-m", "a lot", "busybox", "true"],
         ["run", "--network", "absent", "-v", "/data", "busybox", "true"],
+        ["run", "--cpus", "nan", "busybox", "true"],
+        ["--vch", "absent", "run", "busybox", "true"],
     )
-    assert [(each.code, each.out) for each in done] == [(125, "")] * 5
+    assert [(each.code, each.out) for each in done] == [(125, "")] * 7
     assert not [each.err for each in done if "Traceback" in each.err or "step" in each.err or not each.err]
     assert done[0].err == "portlayer: There is no image called 'absent'.\n"
     assert pl.execution.list() == ()

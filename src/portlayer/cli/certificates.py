@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -16,6 +17,7 @@ from portlayer.model.errors import InvalidArgument
 from portlayer.model.grants import CERTIFICATE_DAYS, Grant
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+_CA = "ca"
 
 
 @app.callback()
@@ -37,7 +39,9 @@ def issue(
 
     key = signing.Key()
     stem = subject.replace("/", "_")
-    files = {name: directory / name for name in (f"{stem}.pem", f"{stem}.key", "ca.pem")}
+    if stem == _CA:
+        raise InvalidArgument(f"{stem}.pem has the CA's certificates; call the holder otherwise.")
+    files = {name: directory / name for name in (f"{stem}.pem", f"{stem}.key", f"{_CA}.pem")}
     with _private(files[f"{stem}.key"]) as stream:
         stream.write(key.pem)
 
@@ -51,12 +55,12 @@ def issue(
         files[f"{stem}.key"].unlink()
         raise
     files[f"{stem}.pem"].write_text(pem)
-    files["ca.pem"].write_text(authorities)
+    files[f"{_CA}.pem"].write_text(authorities)
     if json:
         print_json(grant)
     else:
         for name, file in zip(("CERT", "KEY", "CA"), files.values(), strict=True):
-            typer.echo(f"export PORTLAYER_{name}={file.absolute()}")
+            typer.echo(f"export PORTLAYER_{name}={shlex.quote(str(file.absolute()))}")
 
 
 @app.command()

@@ -9,6 +9,7 @@ import typer
 from portlayer.cli.asking import ask, each
 from portlayer.cli.output import Json
 from portlayer.cli.refs import Container, Containers, container_id
+from portlayer.cli.values import parse_number
 from portlayer.client import PortLayer, Steps
 from portlayer.model.errors import InvalidState
 from portlayer.model.execution import Committed, Waited
@@ -37,7 +38,14 @@ def start(containers: Containers, json: Json = False) -> None:
 def stop(
     containers: Containers,
     timeout: Annotated[
-        float | None, typer.Option("--time", "-t", help="Seconds until it is killed; default: as the container says.")
+        float | None,
+        typer.Option(
+            "--time",
+            "-t",
+            parser=parse_number,
+            metavar="NUMBER",
+            help="Seconds until it is killed; default: as the container says.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -98,9 +99,20 @@ def _root(
         os.environ["PORTLAYER_VCH"] = vch
 
 
+def _asked(arguments: Iterable[str]) -> str | None:
+    """The command in *arguments*: the first that is no option of ours."""
+    rest = iter(arguments)
+    for each in rest:
+        if each == "--vch":
+            next(rest, None)
+        elif not each.startswith("-"):
+            return each
+    return None
+
+
 def main() -> None:
     """Run the command line. Whatever fails is one line on stderr."""
-    failed = RUN_FAILED if sys.argv[1:2] == ["run"] else 1
+    failed = RUN_FAILED if _asked(sys.argv[1:]) == "run" else 1
     try:
         with entered(read(os.environ.get("TRACEPARENT"))):
             app(prog_name="portlayer")

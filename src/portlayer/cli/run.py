@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +20,7 @@ from portlayer.cli.values import (
     parse_bytes,
     parse_environment,
     parse_labels,
+    parse_number,
     parse_port,
     parse_restart,
     parse_volume,
@@ -84,7 +86,9 @@ def run(
         list[str], typer.Option("--volume", "-v", help="NAME:/path[:ro], or /path for an anonymous volume.")
     ] = [],  # noqa: B006
     memory: Annotated[str | None, typer.Option("--memory", "-m", help="Most memory and swap, as 64m.")] = None,
-    cpus: Annotated[float | None, typer.Option(help="Most cores, as 0.5.")] = None,
+    cpus: Annotated[
+        float | None, typer.Option(parser=parse_number, metavar="NUMBER", help="Most cores, as 0.5.")
+    ] = None,
     pids_limit: Annotated[int | None, typer.Option(help="Most processes.")] = None,
     workdir: Annotated[str | None, typer.Option("--workdir", "-w", help="Its working directory.")] = None,
     user: Annotated[str | None, typer.Option("--user", "-u", help="name|uid[:group|gid].")] = None,
@@ -94,7 +98,9 @@ def run(
     read_only: Annotated[bool, typer.Option("--read-only", help="Make its root filesystem read-only.")] = False,
     restart: Annotated[str | None, typer.Option(help="no, always, unless-stopped or on-failure[:N].")] = None,
     stop_signal: Annotated[str | None, typer.Option(help="The signal that asks it to stop.")] = None,
-    stop_timeout: Annotated[float | None, typer.Option(help="Seconds until it is killed.")] = None,
+    stop_timeout: Annotated[
+        float | None, typer.Option(parser=parse_number, metavar="NUMBER", help="Seconds until it is killed.")
+    ] = None,
     cap_add: Annotated[list[str], typer.Option(help="Add a capability.")] = [],  # noqa: B006
     cap_drop: Annotated[list[str], typer.Option(help="Drop a capability.")] = [],  # noqa: B006
     init: Annotated[bool, typer.Option("--init", help="Run a small init that reaps and forwards signals.")] = False,
@@ -200,7 +206,8 @@ async def _commit(pl: PortLayer, wanted: _Wanted, *, start: bool) -> Committed:
         return await pl.execution.commit(steps.set_state("running") if start else steps)
     except BaseException:
         for made in anonymous:
-            await pl.storage.remove_volume(made)
+            with contextlib.suppress(PortlayerError):  # why it fails is to be told, and it may be used after all
+                await pl.storage.remove_volume(made)
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -31,6 +32,17 @@ def parse_bytes(text: str) -> int:
     if match is None:
         raise InvalidArgument(f"{text!r} is no size; write it as 64m, 1.5g or a number of bytes.")
     return int(float(match[1]) * 1024 ** _POWERS[match[2].lower()])
+
+
+def parse_number(text: str) -> float:
+    """A finite number: JSON has no other, and would carry them as none at all."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InvalidArgument(f"{text!r} is no number; write it as 2 or 0.5.")
+    return number
 
 
 def parse_moment(text: str | None) -> str | None:

@@ -10,7 +10,7 @@ import typer
 
 from portlayer.cli.asking import ask, each
 from portlayer.cli.output import Columns, Json, age, print_json, print_table, print_tree, size
-from portlayer.cli.values import parse_bytes
+from portlayer.cli.values import parse_bytes, parse_number
 from portlayer.client import PortLayer
 from portlayer.model import service as m
 from portlayer.model.errors import InvalidArgument
@@ -125,7 +125,7 @@ def _limits(
     """The limits that were given, by field of Quota."""
     given = {
         "containers": _read(containers, int),
-        "cpus": _read(cpus, float),
+        "cpus": _read(cpus, parse_number),
         "memory_bytes": _read(memory, parse_bytes),
         "storage_bytes": _read(storage, parse_bytes),
         "networks": _read(networks, int),
