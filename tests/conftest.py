@@ -7,6 +7,7 @@ from pathlib import Path
 
 import etcdlab
 import hoststate
+import hypothesis
 import pytest
 from harness import Harness
 from reports import Reports
@@ -16,6 +17,12 @@ from portlayer.compose import Settings
 from portlayer.interfaces.store import Store
 from portlayer.stores.memory import MemoryStore
 from portlayer.stores.sqlite import SqliteStore
+
+# How long an example takes is the machine's matter.
+hypothesis.settings.register_profile(
+    "any machine", hypothesis.settings(), deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:

@@ -179,7 +179,7 @@ class TestHandles:
         vch = (await harness.pl.service.get_vch(ME, VchRef(ref="default"))).id
         loop = asyncio.get_running_loop()
 
-        @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=150, suppress_health_check=list(HealthCheck))
         @given(st.data())
         def wrong(data: st.DataObject) -> None:
             at = data.draw(st.integers(0, len(handle) - 1))

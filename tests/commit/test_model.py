@@ -392,7 +392,6 @@ class OverSqlite(PortLayerMachine):
 
 
 common: dict[str, Any] = {
-    "deadline": None,
     "stateful_step_count": 50,
     "suppress_health_check": list(HealthCheck),
     "print_blob": True,

@@ -438,7 +438,7 @@ SMALL = [
 SMALL += [gzip.compress(SMALL[0]), images.compress(SMALL[1], "zstd")]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 async def test_a_damaged_archive_is_read_or_refused_and_nothing_else(data: st.DataObject) -> None:
     body = bytearray(data.draw(st.sampled_from(SMALL)))

@@ -319,7 +319,7 @@ def read_in(root: Path, name: str) -> bytes:
 OPENAT2, RESOLVE_IN_ROOT = 437, 16
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(entries=st.lists(ENTRIES, min_size=1, max_size=8), name=WAYS.map("{}/last".format))
 async def test_an_entry_is_where_the_kernel_finds_it_in_that_root(
     storage: LinuxStorage, paths: Paths, victim: Path, entries: list[Entry], name: str
@@ -586,7 +586,7 @@ def damaged(seed: int, tar: bytes) -> bytes:
     return bytes(body[: dice.choice([len(body), dice.randrange(len(body))])])
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 1 << 32), which=st.integers(0, len(SEEDS) - 1))
 async def test_a_damaged_layer_is_put_or_refused_and_nothing_else(
     storage: LinuxStorage, paths: Paths, seed: int, which: int

@@ -88,7 +88,7 @@ def wire() -> Iterator[Wire]:
 
 
 @pytest.mark.parametrize("call", PLAIN, ids=lambda call: call.name)
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_requests_and_answers_arrive_as_they_were(wire: Wire, call: Call[Any, Any], data: st.DataObject) -> None:
     caller = Caller(vch=data.draw(SEGMENT), idempotency_key="k 1")

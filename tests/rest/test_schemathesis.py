@@ -94,13 +94,12 @@ def lead(case: Any, url: str, session: requests.Session) -> None:
         case.path_parameters["vch"] = "default"
     if isinstance(case.body, dict) and len(str(case.body.get("handle", ""))) % 2:
         path = f"/v1/vchs/default/execution/containers/{KNOWN['execution']}/handle"
-        case.body["handle"] = session.post(f"{url}{path}", timeout=10).json().get("handle", "gone")
+        case.body["handle"] = session.post(f"{url}{path}", timeout=60).json().get("handle", "gone")
 
 
 def examples(most: int) -> settings:
     return settings(
         max_examples=most,
-        deadline=None,
         derandomize=True,
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),
@@ -123,7 +122,7 @@ def test_nor_where_components_are_apart(case: Any, url: str, session: requests.S
 
 def check(case: Any, url: str, session: requests.Session) -> None:
     lead(case, url, session)
-    response = case.call(base_url=url, timeout=10, session=session, verify=session.verify)
+    response = case.call(base_url=url, timeout=60, session=session, verify=session.verify)
     case.validate_response(response, checks=CHECKS)
     assert response.status_code != 500
     if response.status_code >= 400 and not case.path.endswith("/readyz"):
