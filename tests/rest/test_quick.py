@@ -174,3 +174,33 @@ async def test_a_drain_answers_what_is_under_way_and_closes_what_is_not(
         going.go.set()
         assert (await answer(busy))[1]["connection"] == "close"
         await draining
+
+
+async def test_who_does_not_read_is_not_answered_any_more(server: Server, world: World, tmp_path: Path) -> None:
+    """Also where more requests had come before that was seen."""
+    answered = 0
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def listed(*_: object) -> nm.Networks:
+        nonlocal answered
+        begun.set()
+        await go.wait()
+        answered += 1
+        return nm.Networks(networks=(), next="x" * 2_000_000)
+
+    world.behave("network", "list_networks", listed)
+    async with connected(tmp_path) as (reader, writer), connected(tmp_path) as (reader2, writer2):
+        writer.write(LIST)
+        await begun.wait()
+        writer.write(LIST * 20)
+        for _ in range(2):
+            writer2.write(HEALTH)
+            await answer(reader2)
+        go.set()
+        for _ in range(50):
+            writer2.write(HEALTH)
+            await answer(reader2)
+        assert answered == 1
+        for _ in range(21):
+            assert (await answer(reader))[0] == 200
+        assert answered == 21

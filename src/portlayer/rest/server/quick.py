@@ -93,6 +93,7 @@ class Quick(asyncio.Protocol):
         self._opened = opened
         self._came = bytearray()
         self._closing = False
+        self._unread = False
 
     def close(self) -> None:
         """Close it when it has answered."""
@@ -117,15 +118,18 @@ class Quick(asyncio.Protocol):
             self.task.cancel()
 
     def pause_writing(self) -> None:
+        self._unread = True  # who does not read is not answered any more
         if self.transport is not None:
-            self.transport.pause_reading()  # who does not read is not answered any more
+            self.transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self._unread = False
         if self.transport is not None:
             self.transport.resume_reading()
+            self._go_on()
 
     def data_received(self, data: bytes) -> None:
-        if self.task is None:
+        if self.task is None and not self._unread:
             self._begin(data)
             return
         self._came += data
@@ -183,7 +187,15 @@ class Quick(asyncio.Protocol):
         self.task = None
         if last:
             self.force_close()
-        elif self._came:
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Begin with what came meanwhile. A connection is never handed over while its answers are unread: whoever takes
+        it would not know, and go on writing."""
+        if self.transport is None or self.transport.is_closing() or self.task is not None or self._unread:
+            return
+        if self._came:
             came = bytes(self._came)
             self._came.clear()
             self.transport.resume_reading()
