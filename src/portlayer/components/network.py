@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import ipaddress
 from collections.abc import Sequence
 
 from portlayer.components import keys
@@ -12,35 +9,27 @@ from portlayer.components.addresses import Pool
 from portlayer.components.drafts import Drafts, Preview
 from portlayer.components.handles import NetworkPin, Stamp
 from portlayer.components.hosts import HostBook
+from portlayer.components.networks import Networks
 from portlayer.components.ports import Ports
 from portlayer.components.quota import Quotas
-from portlayer.components.records import cut, decode, event, event_puts, label_filter, put
+from portlayer.components.records import cut, decode
 from portlayer.components.replays import Replays
-from portlayer.components.subnets import Subnets, choose, wants_ipv6
 from portlayer.failpoints import Failpoints
-from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
 from portlayer.interfaces.substrate import NetworkDriver
 from portlayer.model import addresses as pure
 from portlayer.model import changes as c
 from portlayer.model import names
 from portlayer.model import network as m
-from portlayer.model.base import now
 from portlayer.model.caller import Caller
 from portlayer.model.errors import (
-    AlreadyExists,
     HandleInvalid,
-    InUse,
     InvalidArgument,
     NotFound,
-    Unavailable,
-    Unsupported,
 )
 from portlayer.model.execution import ContainerRecord
 from portlayer.model.limits import check_aliases
 from portlayer.model.storage import HandleAnswer
 from portlayer.model.views import endpoint_view, endpoint_views
-
-GONE_SECONDS = 20.0
 
 
 class LocalNetwork:
@@ -61,12 +50,8 @@ class LocalNetwork:
         self._records = drafts.records
         self._store = drafts.records.store
         self._pool = pool
-        self._quotas = quotas
         self._ports = ports
-        self._replays = replays
-        self._driver = driver
-        self._failpoints = failpoints
-        self._book = book
+        self._networks = Networks(drafts.records, quotas, replays, driver, failpoints, book)
 
     # mutations
 
@@ -145,130 +130,20 @@ class LocalNetwork:
     # networks
 
     async def create_network(self, caller: Caller, request: m.CreateNetwork) -> m.Network:
-        await self._records.check_vch(caller.vch)
-        return await self._replays.once(caller, "network", request, m.Network, self._create)
-
-    async def _create(self, caller: Caller, request: m.CreateNetwork) -> tuple[m.Network, list[Check], list[Put]]:
-        """What to write for a new network; its subnets are reserved by the transaction that the caller runs."""
-        _refuse_unsupported(request)
-        asking = wants_ipv6(request)
-        if asking and not any(host.ipv6 for host in self._book.all()):
-            raise Unsupported(
-                "No host has IPv6 (it is off in the kernel); leave ipv6 and IPv6 subnets out.",
-                option="ipv6",
-                pointer=asking,
-            )
-        record = await self._store.get(keys.SUBNETS)
-        known = decode(Subnets, record.value) if record else Subnets()
-        mine = await self._own_subnets(caller.vch) if request.subnets else frozenset[str]()
-        subnets, site = choose(request, known, await self._reserved(), mine)
-        spec = m.NetworkSpec(
-            id=names.new_id(),
-            name=names.check_name(request.name),
-            type=request.type,
-            subnets=subnets,
-            dns=tuple(_check_server(server, f"/dns/{index}") for index, server in enumerate(request.dns)),
-            internal=request.internal,
-            mtu=request.mtu,
-            labels=names.check_labels(request.labels),
-            created_at=now(),
-        )
-        name_key = keys.name(caller.vch, "networks", spec.name)
-        if await self._store.get(name_key) is not None:
-            raise AlreadyExists(f"A network called {spec.name} is there already.", kind="network", id=spec.name)
-        now_taken = Subnets(taken={**known.taken, **{subnet.subnet: spec.id for subnet in subnets}}, site=site)
-        quota = await self._quotas.claim(caller.vch, {"networks": 1}, again=True)
-        checks = [Check(name_key, 0), Check(keys.SUBNETS, record.revision if record else 0), *quota.checks]
-        puts = [
-            put(keys.SUBNETS, now_taken),
-            put(keys.entity(caller.vch, "networks", spec.id), spec),
-            Put(name_key, spec.id.encode()),
-            *event_puts(caller.vch, event("network", "created", spec.id, spec.name)),
-            *quota.puts,
-        ]
-        return _view(spec, 0, 0), checks, puts
-
-    async def _reserved(self) -> list[str]:
-        """What this host, and the others, use themselves: a network may come to any of them."""
-        others = [subnet for host in self._book.all() for subnet in host.subnets]
-        return [*await self._driver.reserved_subnets(), *others]
-
-    async def _own_subnets(self, vch: str) -> frozenset[str]:
-        rows = await self._store.range(keys.entities(vch, "networks"))
-        return frozenset(one.subnet for row in rows for one in decode(m.NetworkSpec, row.value).subnets)
+        return await self._networks.create(caller, request)
 
     async def list_networks(self, caller: Caller, request: m.ListNetworks) -> m.Networks:
-        labels = label_filter(request.label)
-        found, after = await self._records.page(
-            m.NetworkSpec,
-            caller.vch,
-            "networks",
-            lambda spec: request.name in (None, spec.name) and labels(spec.labels),
-            request.limit,
-            request.after,
-        )
-        return m.Networks(networks=tuple([await self._counted(caller, spec) for spec in found]), next=after)
+        return await self._networks.page(caller, request)
 
     async def get_network(self, caller: Caller, request: m.NetworkRef) -> m.Network:
-        spec = await self._find(caller, request.ref)
-        return await self._counted(caller, spec)
-
-    async def _counted(self, caller: Caller, spec: m.NetworkSpec) -> m.Network:
-        allocated = await self._store.count(keys.addresses(caller.vch, spec.id))
-        allocated6 = await self._store.count(keys.addresses(caller.vch, spec.id, 6)) if spec.ipv6 else 0
-        return _view(spec, allocated, allocated6)
+        return await self._networks.counted(caller, await self._find(caller, request.ref))
 
     async def delete_network(self, caller: Caller, request: m.NetworkRef) -> None:
-        await self._delete(caller.vch, await self._find(caller, request.ref))
+        await self._networks.remove(caller.vch, await self._find(caller, request.ref))
 
     async def forget_vch(self, vch: str) -> None:
         """Delete all networks of a VCH that is being deleted. Raises InUse while it has containers."""
-        for row in await self._store.range(keys.entities(vch, "networks")):
-            with contextlib.suppress(NotFound):
-                await self._delete(vch, decode(m.NetworkSpec, row.value))
-
-    async def _delete(self, vch: str, spec: m.NetworkSpec) -> None:
-        uses = keys.uses(vch, "networks", spec.id)
-        users = [keys.last(row.key) for row in await self._store.range(uses, limit=10)]
-        if users:
-            raise InUse(f"Network {spec.name} has endpoints.", kind="network", id=spec.name, users=users)
-        hosts = await self._store.range(keys.network_hosts(vch, spec.id))
-        gone = {host: f"{keys.gone('networks', host)}{spec.id}" for host in map(keys.last, (row.key for row in hosts))}
-        while True:
-            subnets = await self._store.get(keys.SUBNETS)
-            if subnets is None:
-                return
-            known = decode(Subnets, subnets.value)
-            left = {cidr: owner for cidr, owner in known.taken.items() if owner != spec.id}
-            network_key = keys.entity(vch, "networks", spec.id)
-            try:
-                await self._store.apply(
-                    Transaction(
-                        (Empty(uses), Check(network_key, None), Check(keys.SUBNETS, subnets.revision)),
-                        (
-                            Delete(network_key),
-                            Delete(keys.name(vch, "networks", spec.name)),
-                            put(keys.SUBNETS, Subnets(taken=left, site=known.site)),
-                            *(Put(key, b"") for key in gone.values()),
-                            *(Delete(row.key) for row in hosts),
-                            *event_puts(vch, event("network", "removed", spec.id, spec.name)),
-                        ),
-                    )
-                )
-                break
-            except CheckFailed as failure:
-                if uses in failure.keys:
-                    raise InUse(f"Network {spec.name} has endpoints.", kind="network", id=spec.name) from None
-                if network_key in failure.keys:
-                    raise NotFound("The network has been removed.", kind="network", id=spec.name) from None
-        await self._failpoints.hit("network.deleted")
-        there = [key for host, key in gone.items() if self._book.state(host) != "away"]  # the others do it when back
-        waits = [self._records.until_gone(key, GONE_SECONDS) for key in there]
-        if not all(await asyncio.gather(*waits)):
-            raise Unavailable(
-                f"{spec.name} is deleted, but a host has not let go of it yet; it will by itself.",
-                retry_after_seconds=5,
-            )
+        await self._networks.forget_vch(vch)
 
     async def handle(self, caller: Caller, request: m.NetworkRef) -> m.NetworkHandle:
         spec = await self._find(caller, request.ref)
@@ -310,46 +185,6 @@ class LocalNetwork:
             else:
                 ref = pin.network
         return await self._find(caller, ref, "/network")
-
-
-def _view(spec: m.NetworkSpec, allocated: int, allocated6: int) -> m.Network:
-    free, free6 = (
-        max(0, pure.capacity(pure.of_version(spec.subnets, version)) - count)
-        for version, count in ((4, allocated), (6, allocated6))
-    )
-    return m.Network(
-        id=spec.id,
-        name=spec.name,
-        type=spec.type,
-        subnets=spec.subnets,
-        dns=spec.dns,
-        internal=spec.internal,
-        mtu=spec.mtu,
-        labels=spec.labels,
-        created_at=spec.created_at,
-        allocated_addresses=allocated,
-        free_addresses=free,
-        ipv6=spec.ipv6,
-        allocated_addresses6=allocated6 if spec.ipv6 else None,
-        free_addresses6=min(free6, m.COUNTABLE) if spec.ipv6 else None,
-    )
-
-
-def _refuse_unsupported(request: m.CreateNetwork) -> None:
-    if request.type != "bridge":
-        raise Unsupported(
-            f"Networks of type {request.type} are not offered; use bridge.", option="type", pointer="/type"
-        )
-    if request.options:
-        option = next(iter(request.options))
-        raise Unsupported(f"There is no network option {option!r}.", option=option, pointer="/options")
-
-
-def _check_server(text: str, pointer: str) -> str:
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        raise InvalidArgument(f"{text[:60]!r} is no IP address.", pointer=pointer) from None
 
 
 def _check_address(network: m.NetworkSpec, request: m.JoinNetwork) -> str:
