@@ -194,9 +194,12 @@ class Importer:
             ops: list[Put | Delete] = [*quota.puts, put(key, image), *(Put(name, ident.encode()) for name in name_keys)]
             ops += [Delete(keys.blob_user(digest, vch, ident)) for digest in gone]
             ops += [Put(key, b"") for key in layer_keys(image, vch)]
+            taken = collections.defaultdict[str, set[str]](set)
             for name, row in zip(image.names, rows, strict=True):
                 if row is not None and (owner := row.value.decode()) != ident:
-                    await self._take_name(vch, owner, name, checks, ops)
+                    taken[owner].add(name)
+            for owner, lost in taken.items():
+                await self._take_names(vch, owner, lost, checks, ops)
             ops += event_puts(
                 vch, event("image", "imported", ident, next(iter((*archived.names, *image.names)), ident))
             )
@@ -210,14 +213,16 @@ class Importer:
             replaced |= gone
             return image
 
-    async def _take_name(self, vch: str, owner: str, name: str, checks: list[Check], ops: list[Put | Delete]) -> None:
-        """The image that had *name* so far stays, without it."""
+    async def _take_names(
+        self, vch: str, owner: str, lost: set[str], checks: list[Check], ops: list[Put | Delete]
+    ) -> None:
+        """The image that had the *lost* names so far stays, without them."""
         key = keys.entity(vch, "images", owner)
         record = await self._store.get(key)
         if record is not None:
             image = decode(m.Image, record.value)
             checks.append(Check(key, record.revision))
-            ops.append(put(key, replace(image, names=tuple(other for other in image.names if other != name))))
+            ops.append(put(key, replace(image, names=tuple(name for name in image.names if name not in lost))))
 
     async def prune(self, layers: Iterable[str], blobs: Iterable[str]) -> None:
         """Remove those of *layers* and *blobs* that no image uses and no import is about to."""

@@ -203,6 +203,8 @@ class LocalStorage:
                 continue
             image = decode(m.Image, record.value)
             name = None if names.image_id(request.ref) else names.check_image_name(request.ref)
+            if name is not None and name not in image.names:
+                continue  # it has gone over to another image just now
             try:
                 if name is not None and len(image.names) > 1:
                     await self._untag(caller.vch, image, name, record.revision)
