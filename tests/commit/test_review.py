@@ -1,11 +1,13 @@
 import asyncio
+from typing import Any
 
 import pytest
 from harness import ME, Harness
 
 from portlayer.model import execution as e
+from portlayer.model import interaction as i
 from portlayer.model import network as n
-from portlayer.model.errors import AlreadyExists, NotFound, ResourceExhausted, SubstrateFailed
+from portlayer.model.errors import AlreadyExists, NotFound, ResourceExhausted, SubstrateFailed, Unavailable
 from portlayer.substrates.memory.execution import MemoryExecution
 
 
@@ -28,6 +30,15 @@ async def test_one_container_publishes_a_port_once(harness: Harness) -> None:
     handle = (await harness.pl.network.bind(ME, n.BindNetwork(handle=handle))).handle
     with pytest.raises(AlreadyExists):
         await harness.commit(handle)
+
+
+async def test_an_attachment_that_could_not_be_made_takes_no_place(harness: Harness) -> None:
+    running = await harness.run("sleep", "1000", remove_on_exit=True)
+    with harness.losing(0, landed=False), pytest.raises(Unavailable):
+        await harness.pl.interaction.attach(ME, i.Attach(ref=running.id))
+    attached: Any = await harness.pl.interaction.attach(ME, i.Attach(ref=running.id))
+    assert harness.pl.interaction._streams.lines["default"].running == 1  # type: ignore[attr-defined]
+    await attached.close()
 
 
 async def test_what_leaves_a_network_as_it_stops_publishes_nothing(harness: Harness) -> None:

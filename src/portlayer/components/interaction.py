@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
+import functools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 
@@ -12,13 +12,14 @@ from portlayer.components.admission import Gate, Held
 from portlayer.components.attachment import Life, LocalAttachment
 from portlayer.components.drafts import Drafts
 from portlayer.components.membership import Membership
+from portlayer.components.tail import find_tail, last_lines
 from portlayer.interfaces.substrate import InteractionDriver
 from portlayer.model import changes as c
 from portlayer.model import interaction as m
 from portlayer.model.caller import Caller
 from portlayer.model.detach import DEFAULT_KEYS, parse_keys
 from portlayer.model.errors import AlreadyExists, InvalidArgument, InvalidState, Unsupported
-from portlayer.model.execution import ContainerRecord, Observed
+from portlayer.model.execution import ContainerRecord, ContainerSpec, Observed
 from portlayer.model.storage import HandleAnswer
 from portlayer.model.times import parse_time
 
@@ -69,12 +70,18 @@ class LocalInteraction:
         wanted = frozenset(stream for stream, on in ((m.STDOUT, request.stdout), (m.STDERR, request.stderr)) if on)
         streams = _given(wanted, record, observed, needed=not request.stdin)
         place = await self._streams.admit(caller.vch)
-        life = (
-            await Life.announced(self._records, caller.vch, spec.id, self._membership.id)
-            if spec.remove_on_exit
-            else Life(self._records, caller.vch, spec.id)
-        )
+        try:
+            life = await self._life(caller.vch, spec)
+        except BaseException:
+            place.leave()
+            raise
         return LocalAttachment(self._driver, life, spec.id, cursor, streams, sequence, place, stdin=request.stdin)
+
+    async def _life(self, vch: str, spec: ContainerSpec) -> Life:
+        """Of what attaches; who is removed on exit is not before it has been read."""
+        if spec.remove_on_exit:
+            return await Life.announced(self._records, vch, spec.id, self._membership.id)
+        return Life(self._records, vch, spec.id)
 
     async def _cursor(self, request: m.Attach, container: str) -> int:
         if request.cursor is not None:
@@ -89,11 +96,10 @@ class LocalInteraction:
         _given(frozenset({stream}), record, observed)
         cursor = await self._driver.log_end(record.spec.id)
         place = await self._streams.admit(caller.vch)
-        life = Life(self._records, caller.vch, record.spec.id)
-        return Held(place, self._output(life, record.spec.id, cursor, stream))
+        return Held(place, self._output(caller.vch, record.spec.id, cursor, stream))
 
-    async def _output(self, life: Life, container: str, cursor: int, stream: int) -> AsyncGenerator[bytes, None]:
-        async with contextlib.aclosing(life):
+    async def _output(self, vch: str, container: str, cursor: int, stream: int) -> AsyncGenerator[bytes, None]:
+        async with contextlib.aclosing(Life(self._records, vch, container)) as life:
             incarnation = await life.incarnation()
             if incarnation is None:
                 return
@@ -148,28 +154,22 @@ class LocalInteraction:
         streams = frozenset(_streams(request))
         follow = request.follow and (request.until is None or parse_time(request.until, "?until") > time.time_ns())
         async with contextlib.aclosing(Life(self._records, vch, container)) as life:
-            kept: collections.deque[list[m.Chunk]] = collections.deque(maxlen=request.tail)
-            open_line = False
-            async for chunk in self._driver.read_log(container, cursor, split=split):
-                cursor = chunk.cursor
-                if request.tail is None:
-                    yield chunk
-                elif chunk.stream in streams:
-                    if open_line and kept:
-                        kept[-1].append(chunk)
-                    else:
-                        kept.append([chunk])
-                    open_line = not chunk.data.endswith(b"\n")
-            for line in kept:
-                for chunk in line:
+            read = functools.partial(self._driver.read_log, container, split=split)
+            if request.tail is None:
+                there = read(cursor)
+            else:
+                tail = await find_tail(read(cursor), cursor, request.tail, streams)
+                there, cursor = last_lines(read(tail.begin), tail, streams), tail.end
+            async with contextlib.aclosing(there):
+                async for chunk in there:
+                    cursor = chunk.cursor
                     yield chunk
             if not follow:
                 return
             incarnation = await life.incarnation()
             if incarnation is None:
                 return
-            rest = self._driver.read_log(container, cursor, follow=incarnation, split=split)
-            async with contextlib.aclosing(rest):
+            async with contextlib.aclosing(read(cursor, follow=incarnation)) as rest:
                 async for chunk in rest:
                     yield chunk
 
