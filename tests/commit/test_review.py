@@ -1,14 +1,18 @@
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
 from harness import ME, Harness
 
+from portlayer.components import attachment, keys, network, observer
 from portlayer.model import execution as e
 from portlayer.model import interaction as i
 from portlayer.model import network as n
 from portlayer.model.errors import AlreadyExists, NotFound, ResourceExhausted, SubstrateFailed, Unavailable
+from portlayer.model.service import CreateVch, DeleteVch
 from portlayer.substrates.memory.execution import MemoryExecution
+from portlayer.substrates.memory.world import Step
 
 
 async def test_one_commit_takes_a_name_once(harness: Harness) -> None:
@@ -39,6 +43,53 @@ async def test_an_attachment_that_could_not_be_made_takes_no_place(harness: Harn
     attached: Any = await harness.pl.interaction.attach(ME, i.Attach(ref=running.id))
     assert harness.pl.interaction._streams.lines["default"].running == 1  # type: ignore[attr-defined]
     await attached.close()
+
+
+async def test_who_reads_for_long_is_still_waited_for(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attachment, "READING_SECONDS", 3.0)
+    running = await harness.run("sleep", "1000", remove_on_exit=True)
+    prefix = keys.attachments("default", running.id)
+    async with contextlib.aclosing(harness.store.watch(prefix)) as changes, asyncio.timeout(10):
+        attached: Any = await harness.pl.interaction.attach(ME, i.Attach(ref=running.id))
+        for _ in range(2):  # said, and said again
+            assert (await anext(changes)).record is not None
+    assert await harness.store.count(prefix) == 1
+    await attached.close()
+    assert await harness.store.count(prefix) == 0
+
+
+async def test_what_a_host_does_not_let_go_at_first_it_does_later(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observer, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(network, "GONE_SECONDS", 3.0)
+    for name in "ab":
+        await harness.network(name)
+        await harness.remove((await harness.commit(await harness.draft(network=name))).id)
+    harness.world.fail("network.remove_network", SubstrateFailed("busy"))
+    for name in "ab":
+        await harness.pl.network.delete_network(ME, n.NetworkRef(ref=name))
+    assert not harness.world.networks
+
+
+async def test_a_container_that_cannot_be_killed_does_not_keep_the_others_of_a_vch_that_goes(harness: Harness) -> None:
+    await harness.pl.service.create_vch(ME, CreateVch(name="leaving"))
+    tenant = harness.of("leaving")
+    await tenant.image()
+    stays, goes = sorted([(await tenant.run("sleep", "1000")).id for _ in range(2)])
+
+    def refuse(step: Step) -> None:
+        if step.name == "execution.signal" and stays in step.ids:
+            raise SubstrateFailed("It hangs in the kernel.")
+
+    relent = harness.world.before(refuse)
+    leaving = asyncio.ensure_future(harness.pl.service.delete_vch(ME, DeleteVch(ref="leaving", force=True)))
+    async with asyncio.timeout(20):
+        while harness.world.live(goes):
+            await asyncio.sleep(0.01)
+        assert harness.world.live(stays)
+        relent()
+        await leaving
 
 
 async def test_what_leaves_a_network_as_it_stops_publishes_nothing(harness: Harness) -> None:

@@ -31,14 +31,24 @@ class Life:
     @classmethod
     async def announced(cls, records: Records, vch: str, container: str, process: str) -> Life:
         """One that a removal on exit waits for, while *process*, where it is, lives."""
-        life = cls(records, vch, container)
         key = f"{keys.attachments(vch, container)}{new_id()}"
-        await records.store.apply(Transaction(ops=[Put(key, process.encode(), READING_SECONDS)], durable=False))
+        said = Transaction(ops=[Put(key, process.encode(), READING_SECONDS)], durable=False)
+        await records.store.apply(said)
+        life = cls(records, vch, container)
         life._key = key
+        life._announcing = asyncio.create_task(life._announce_again(said))
         return life
+
+    async def _announce_again(self, said: Transaction) -> None:
+        """It is a lease, for a process that dies; who reads for longer says so."""
+        while True:
+            await asyncio.sleep(READING_SECONDS / 3)
+            with contextlib.suppress(PortlayerError):
+                await self._records.store.apply(said)
 
     def __init__(self, records: Records, vch: str, container: str) -> None:
         self._key = ""
+        self._announcing: asyncio.Task[None] | None = None
         self._records = records
         self._vch = vch
         self._container = container
@@ -75,6 +85,9 @@ class Life:
 
     async def aclose(self) -> None:
         await self._changes.aclose()
+        if self._announcing is not None:
+            self._announcing.cancel()
+            await asyncio.wait((self._announcing,))
         if self._key:
             with contextlib.suppress(PortlayerError):  # its lease ends
                 await self._records.store.apply(Transaction(ops=[Delete(self._key)], durable=False))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 
 import msgspec
 
@@ -32,7 +32,7 @@ from portlayer.model.errors import (
     DeadlineExceeded,
     InvalidArgument,
     InvalidState,
-    NotFound,
+    PortlayerError,
     Unavailable,
     Unsupported,
 )
@@ -42,6 +42,7 @@ from portlayer.model.signals import parse_signal
 from portlayer.model.storage import HandleAnswer, Image
 from portlayer.model.views import container_view, shown_state
 
+log = logging.getLogger(__name__)
 MAX_HANDLES = 200
 COMMIT = "commit"
 DELETE_ATTEMPTS = 10
@@ -85,8 +86,10 @@ class LocalExecution:
             record = decode(m.ContainerRecord, row.value)
             change = c.RemoveContainer(force=True, volumes={})
             if record.spec.host == self._engine.host:
-                with contextlib.suppress(Conflict, NotFound):
+                try:
                     await self._engine.commit(vch, [internal_draft(vch, record, change)], patient=True)
+                except PortlayerError as error:  # the others go all the same
+                    log.warning("container %s of a VCH that goes is still there: %s", record.spec.id, error)
         gone = await self._records.until_gone(intents, PART_SECONDS)
         if not gone or await self._records.store.count(containers):
             raise Unavailable(f"VCH {vch} still has containers.", retry_after_seconds=1)

@@ -64,19 +64,30 @@ class Followed(Generic[T]):
     async def _follow(self, changes: Watch) -> None:
         while True:
             try:
-                async for change in changes:
-                    self._note(change.key, None if change.record is None else change.record.value)
-                    self._bell.ring()
+                async with contextlib.aclosing(changes):
+                    async for change in changes:
+                        self._note(change.key, None if change.record is None else change.record.value)
+                        self._bell.ring()
             except Compacted:
                 log.info("what is under %s is read anew", self._prefix)
             except PortlayerError as error:
                 log.warning("what is under %s cannot be followed now: %s", self._prefix, error)
             else:
                 return
+            changes = await self._begin_again()
+
+    async def _begin_again(self) -> Watch:
+        """What comes from now on; what is there is known. Neither is of use without the other."""
+        while True:
             await asyncio.sleep(AGAIN_SECONDS)
             changes = self._store.watch(self._prefix)
-            with contextlib.suppress(PortlayerError):
+            try:
                 await self._read()
+            except PortlayerError as error:
+                log.warning("what is under %s cannot be read now: %s", self._prefix, error)
+                await changes.aclose()
+            else:
+                return changes
 
     def _note(self, key: str, value: bytes | None) -> None:
         if value is None:

@@ -44,8 +44,9 @@ class LostHosts:
                 pass
         vchs = [keys.last(row.key) for row in await self._store.range(keys.VCHS)]
         for vch in vchs:
-            for volume, revision in await self._volumes(vch, name):
-                await self._forget_volume(vch, volume, revision)
+            while volumes := await self._volumes(vch, name):  # others may delete some, too
+                for volume, revision in volumes:
+                    await self._forget_volume(vch, volume, revision)
         await self._forget_rest(name, vchs)
 
     async def _mark(self, name: str, *, force: bool) -> bool:
@@ -123,13 +124,17 @@ class LostHosts:
         return held.checks, [*given_back, *held.deletes()]
 
     async def _forget_volume(self, vch: str, volume: Volume, revision: int) -> None:
-        key = keys.entity(vch, "volumes", volume.id)
+        key, uses = keys.entity(vch, "volumes", volume.id), keys.uses(vch, "volumes", volume.id)
         ops: list[Put | Delete] = [
             Delete(key),
             Delete(keys.name(vch, "volumes", volume.name)),
             *event_puts(vch, event("volume", "removed", volume.id, volume.name, host=volume.host)),
         ]
-        await self._store.apply(Transaction((Check(key, revision), Empty(keys.uses(vch, "volumes", volume.id))), ops))
+        try:
+            await self._store.apply(Transaction((Check(key, revision), Empty(uses)), ops))
+        except CheckFailed as failure:
+            if uses in failure.keys:
+                raise InUse(f"Volume {volume.name} is joined elsewhere.", kind="volume", id=volume.name) from None
 
     async def _forget_rest(self, name: str, vchs: Sequence[str]) -> None:
         networks = [

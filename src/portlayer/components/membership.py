@@ -71,6 +71,7 @@ class Membership:
         self._until = 0.0
         self._acting: set[asyncio.Task[Any]] = set()
         self._refreshing: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
 
     async def join(self, *, alone: bool) -> None:
         """Begin to live. alone: something outside the store proves that no other process of this name does."""
@@ -99,7 +100,9 @@ class Membership:
     async def ensure(self) -> None:
         """After a pause, say that it lives before anything is begun; where that fails, `check` tells."""
         if self._clock() > self._until:
-            await self.refresh()
+            async with self._turn:
+                if self._clock() > self._until:
+                    await self._refresh()
 
     def bind(self, task: asyncio.Task[Any]) -> None:
         """Cancel *task* where this process stops acting before it is done."""
@@ -117,7 +120,12 @@ class Membership:
         return any(part.host == self.host and component in part.components for part in parts)
 
     async def refresh(self) -> None:
-        """Prolong the lease, or, where it has been lost, begin to live again."""
+        """Prolong the lease, or, where it has been lost, begin to live again. One at a time: what another has lost
+        meanwhile would be taken for prolonged."""
+        async with self._turn:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
         began = self._clock()
         try:
             async with asyncio.timeout(self._seconds * REFRESH_PART):

@@ -19,7 +19,6 @@ from portlayer.components.handles import NEVER, Draft
 from portlayer.components.placing import share
 from portlayer.components.records import Records, decode, event_puts, own_volumes, put
 from portlayer.interfaces.store import Check, CheckFailed, Compacted, Delete, Record, Transaction
-from portlayer.model.base import now
 from portlayer.model.changes import ChangeState, RemoveContainer
 from portlayer.model.errors import PortlayerError, Unavailable
 from portlayer.model.execution import ContainerRecord, ContainerSpec, Observed, replace
@@ -271,27 +270,32 @@ class Observer:
 
     async def _remove_gone(self, kind: str, remove: Callable[[str], Awaitable[None]]) -> None:
         """What was deleted is taken from this host; the deletion waits for it."""
-        store, prefix = self._records.store, keys.gone(kind, self._host)
+        prefix = keys.gone(kind, self._host)
         while True:
             try:
-                async with contextlib.aclosing(store.watch(prefix)) as changes:
-                    for row in await store.range(prefix):
-                        await self._take_away(row.key, remove)
-                    async for change in changes:
-                        if change.record is not None:
-                            await self._take_away(change.key, remove)
-            except (Compacted, Unavailable):
-                await asyncio.sleep(AGAIN_SECONDS)  # then look at all of them again
-            else:
-                return
+                async with contextlib.aclosing(self._records.store.watch(prefix)) as changes:
+                    while True:
+                        whole = await self._take_away(prefix, remove)
+                        async with asyncio.timeout(None if whole else RETRY_SECONDS):
+                            if await anext(changes, None) is None:
+                                return
+            except TimeoutError:
+                continue
+            except (Compacted, PortlayerError) as error:
+                log.warning("what was deleted cannot be taken from this host now: %s", error)
+                await asyncio.sleep(AGAIN_SECONDS)
 
-    async def _take_away(self, key: str, remove: Callable[[str], Awaitable[None]]) -> None:
-        try:
-            await remove(keys.last(key))
-        except PortlayerError:
-            log.exception("%s could not be removed at %s", key, now())
-            return
-        await self._records.store.apply(Transaction(ops=[Delete(key)], durable=False))
+    async def _take_away(self, prefix: str, remove: Callable[[str], Awaitable[None]]) -> bool:
+        """Whether all of it is gone: what cannot be removed does not keep the rest here."""
+        whole = True
+        for row in await self._records.store.range(prefix):
+            try:
+                await remove(keys.last(row.key))
+                await self._records.store.apply(Transaction(ops=[Delete(row.key)], durable=False))
+            except PortlayerError as error:
+                log.warning("%s could not be removed; it will be tried again: %s", row.key, error)
+                whole = False
+        return whole
 
     async def _remove_network(self, network: str) -> None:
         await self._engine.substrate.network.remove_network(network)
