@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import etcdlab
 import pytest
@@ -339,6 +340,27 @@ async def test_an_operator_lets_a_lost_host_go(pair: Pair) -> None:
 
     await until(empty)
     assert (await pair.west.inspect("cookie")).state == "running"
+
+
+async def test_a_volume_that_somebody_deletes_while_its_host_is_let_go(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("jar", "tin"):
+        await pair.west.pl.storage.create_volume(ME, s.CreateVolume(name=name, host="east"))
+    await pair.lose()
+    lost = pair.west.pl.service._lost  # type: ignore[attr-defined]
+    volumes = lost._volumes
+
+    async def look_and_delete(*what: str) -> Any:
+        found = await volumes(*what)
+        monkeypatch.undo()
+        await pair.west.pl.storage.delete_volume(ME, s.VolumeRef(ref="jar"))
+        return found
+
+    monkeypatch.setattr(lost, "_volumes", look_and_delete)
+    await pair.west.pl.service.delete_host(ME, m.DeleteHost(ref="east", force=True))
+    assert await pair.host() is None
+    assert not (await pair.west.pl.storage.list_volumes(ME, s.ListVolumes())).volumes
 
 
 @pytest.mark.parametrize("point", ["commit.intent", "commit.done.Prepare", "commit.record"])
