@@ -15,11 +15,11 @@ from typing import Any
 import etcdlab
 import pytest
 from cli.conftest import COMMAND, SECONDS, Cli, serving, stop
-from linux.netlab import Machine, fresh_host, ip
+from linux.netlab import EAST, WEST, two_hosts
 
 from portlayer.client import Steps, connect_sync
 
-WEST, EAST, PORT = "10.98.0.1", "10.98.0.2", 7443
+PORT = 7443
 TOPOLOGY = f"""
 processSeconds = 6
 
@@ -73,14 +73,7 @@ class Host(Cli):
 def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
     """West, which is where the test is, and east."""
     (tmp_path / "topology.toml").write_text(TOPOLOGY)
-    with fresh_host(), contextlib.ExitStack() as closing:
-        machine = Machine()
-        closing.callback(machine.kill)
-        ip("link", "add", "east", "type", "veth", "peer", "name", "west", "netns", str(machine.pid))
-        ip("addr", "add", f"{WEST}/24", "dev", "east")
-        machine.ip("addr", "add", f"{EAST}/24", "dev", "west")
-        for run, link in ((ip, "east"), (machine.ip, "west"), (machine.ip, "lo")):
-            run("link", "set", link, "up")
+    with two_hosts() as networks, contextlib.ExitStack() as closing:
         (tmp_path / "etcd").mkdir()
         etcd = etcdlab.Cluster(tmp_path / "etcd")
         port = etcd.members[0].client
@@ -88,7 +81,7 @@ def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
         closing.callback(etcd.kill)
         etcd.start()
         made = []
-        for name, inside in (("west", ()), ("east", ("nsenter", "-t", str(machine.pid), "-n"))):
+        for name, inside in (("west", ()), ("east", ("nsenter", f"--net={networks['east']}"))):
             (tmp_path / name).mkdir()
             made.append(Host(tmp_path / name, f"etcd://{WEST}:{port}/two", inside))
             closing.callback(made[-1].end)

@@ -13,7 +13,7 @@ from pathlib import Path
 import images
 import pytest
 from docs.pages import Block, blocks, matches
-from linux.netlab import Machine, fresh_host, ip
+from linux.netlab import two_hosts
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted((DOCS / "operate").glob("*.md"))
@@ -92,16 +92,9 @@ def test_a_page_is_as_it_says(name: str, tmp_path: Path, scratch: Path) -> None:
 
 
 def test_the_page_on_two_hosts_is_as_it_says(tmp_path: Path, scratch: Path) -> None:
-    with fresh_host(), contextlib.ExitStack() as closing:
-        machine = Machine()
-        closing.callback(machine.kill)
-        ip("link", "add", "east", "type", "veth", "peer", "name", "west", "netns", str(machine.pid))
-        ip("addr", "add", "10.98.0.1/24", "dev", "east")
-        machine.ip("addr", "add", "10.98.0.2/24", "dev", "west")
-        for run, link in ((ip, "east"), (machine.ip, "west"), (machine.ip, "lo")):
-            run("link", "set", link, "up")
+    with two_hosts() as networks, contextlib.ExitStack() as closing:
         shells = {}
-        for name, inside in (("west", ()), ("east", ("nsenter", "-t", str(machine.pid), "-n"))):
+        for name, inside in (("west", ()), ("east", ("nsenter", f"--net={networks['east']}"))):
             (tmp_path / name).mkdir()
             shells[name] = Shell(tmp_path / name, scratch, inside)
             closing.callback(shells[name].end)

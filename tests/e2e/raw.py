@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +34,17 @@ class Answer:
 
 
 class Api:
-    """session: connected to a server's socket."""
+    """session: connected to a server's socket. before_commit: what happens just before the first commit."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.session = session
+        self.before_commit: Callable[[], None] | None = None
 
     async def __call__(self, verb: str, path: str, body: Any = None, **headers: str) -> Answer:
         """A call under the VCH, or under the root where *path* begins with a slash. bytes are sent as they are."""
+        if path == "execution/commit" and self.before_commit:
+            await asyncio.to_thread(self.before_commit)
+            self.before_commit = None
         data = None if body is None else io.BytesIO(body if isinstance(body, bytes) else json.dumps(body).encode())
         kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
         sent = {name.replace("_", "-"): value for name, value in headers.items()}

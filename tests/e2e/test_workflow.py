@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import images
 import pytest
-from e2e.conftest import Served, ServedApart
+from e2e.conftest import SERVED, Served
 from e2e.raw import Api, api, url
 
 from portlayer.client import connect_sync
@@ -23,12 +23,12 @@ PROTOCOL = "portlayer.attach.v1"
 _TRIES = 1000
 
 
-@pytest.fixture(scope="module", params=[Served, ServedApart], ids=["all in one", "each apart"])
+@pytest.fixture(scope="module", params=SERVED)
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, archive: bytes
 ) -> Iterator[Served]:
     """One for all tests here, each with names of its own."""
-    served: Served = request.param(tmp_path_factory.mktemp("pl"))
+    served = SERVED[request.param](tmp_path_factory.mktemp("pl"))
     try:
         served.serve()
         with connect_sync(host=served.host) as pl:
@@ -42,6 +42,7 @@ def server(
 @pytest.fixture
 async def call(server: Served) -> AsyncIterator[Api]:
     async with api(server.directory, server.socket) as call:
+        call.before_commit = server.move
         yield call
 
 
@@ -152,13 +153,13 @@ async def test_a_stale_overlapping_commit_names_what_collided(call: Api) -> None
     assert (await call("POST", "execution/discard", {"handle": drafts["green"]})).status == 204
 
 
-async def test_several_containers_are_one_change(call: Api) -> None:
-    handles = [await create(call, f"several{number}", "sleep", "1000") for number in range(3)]
+async def test_several_containers_are_one_change(server: Served, call: Api) -> None:
+    handles = [await create(call, f"several{number}", "sleep", "1000", **server.near) for number in range(3)]
     running = [
         (await call.ok("POST", "execution/set-state", {"handle": handle, "state": "running"}))["handle"]
         for handle in handles
     ]
-    taken = await create(call, "several1", "true")
+    taken = await create(call, "several1", "true", **server.near)
     await call.ok("POST", "execution/commit", {"handle": taken})
     await call.refused(409, "AlreadyExists", "POST", "execution/commit", {"handles": running})
     listed = (await call.ok("GET", "execution/containers"))["containers"]
@@ -296,10 +297,10 @@ async def test_waits_end_in_time(call: Api) -> None:
     assert (await removed)["exitCode"] is None or (await removed)["exitCode"] == 137
 
 
-async def test_a_published_port_is_reached_from_the_host(call: Api) -> None:
+async def test_a_published_port_is_reached_from_the_host(server: Served, call: Api) -> None:
     await call.ok("POST", "network/networks", {"name": "published"})
     handle = await create(
-        call, "web", "sh", "-c", "mkdir /www; echo reached >/www/index.html; exec httpd -f -p 80 -h /www"
+        call, "web", "sh", "-c", "mkdir /www; echo reached >/www/index.html; exec httpd -f -p 80 -h /www", **server.near
     )
     ports = [{"containerPort": 80, "protocol": "tcp"}]
     join = {"handle": handle, "network": "published", "ports": ports}
@@ -314,13 +315,13 @@ async def test_a_published_port_is_reached_from_the_host(call: Api) -> None:
     await call.ok("DELETE", "network/networks/published")
 
 
-async def test_a_port_leads_to_a_container_while_it_runs(call: Api) -> None:
+async def test_a_port_leads_to_a_container_while_it_runs(server: Served, call: Api) -> None:
     """Before and after, and where the program cannot be executed, who connects reaches the host's own server."""
     await call.ok("POST", "network/networks", {"name": "published"})
     ports = [{"containerPort": 80, "hostPort": 18093, "protocol": "tcp"}]
 
     async def committed(name: str, *command: str) -> None:
-        handle = await create(call, name, *command)
+        handle = await create(call, name, *command, **server.near)
         join = {"handle": handle, "network": "published", "ports": ports}
         handle = (await call.ok("POST", "network/join", join))["handle"]
         handle = (await call.ok("POST", "network/bind", {"handle": handle}))["handle"]
@@ -334,7 +335,7 @@ async def test_a_port_leads_to_a_container_while_it_runs(call: Api) -> None:
     async def reached() -> bytes:
         return await asyncio.to_thread(_fetched, "127.0.0.1", 18093)
 
-    server = await asyncio.start_server(_greet, "127.0.0.1", 18093)
+    greeter = await asyncio.start_server(_greet, "127.0.0.1", 18093)
     await committed("web", "sh", "-c", "mkdir -p /www; echo container >/www/index.html; exec httpd -f -p 80 -h /www")
     assert await reached() == b"host"
     await become("web", "running")
@@ -359,8 +360,8 @@ async def test_a_port_leads_to_a_container_while_it_runs(call: Api) -> None:
     assert await reached() == b"host"
     await call.ok("DELETE", "execution/containers/wrong")
     await call.ok("DELETE", "network/networks/published")
-    server.close()
-    await server.wait_closed()
+    greeter.close()
+    await greeter.wait_closed()
     with pytest.raises(ConnectionRefusedError):
         await asyncio.to_thread(socket.create_connection, ("127.0.0.1", 18093), 5)
 
@@ -419,7 +420,7 @@ async def test_two_instances_do_not_disturb_each_other(
                 if one is there:
                     await one.ok("POST", "storage/images/import?name=busybox", archive)
                 await one.ok("POST", "network/networks", {"name": "same"})
-                handle = await create(one, "same", "sleep", "1000")
+                handle = await create(one, "same", "sleep", "1000", **(server.near if one is call else {}))
                 for path, more in (
                     ("network/join", {"network": "same"}),
                     ("network/bind", {}),

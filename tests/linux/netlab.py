@@ -28,6 +28,7 @@ from portlayer.substrates.linux.paths import Paths
 
 R = TypeVar("R")
 _CLONE_NEWNET = 0x40000000
+WEST, EAST = "10.98.0.1", "10.98.0.2"
 PATIENCE = 20.0
 IMPATIENCE = 0.4  # how long what must not be reached is tried
 
@@ -45,6 +46,23 @@ def fresh_host() -> Iterator[None]:
     finally:
         os.close(here)
         home.close()
+
+
+@contextmanager
+def two_hosts() -> Iterator[dict[str, str]]:
+    """The calling thread is on a new host, west, that has a wire to another one, east: at WEST and EAST. The files of
+    their network namespaces."""
+    with fresh_host():
+        machine = Machine()
+        try:
+            ip("link", "add", "east", "type", "veth", "peer", "name", "west", "netns", str(machine.pid))
+            ip("addr", "add", f"{WEST}/24", "dev", "east")
+            machine.ip("addr", "add", f"{EAST}/24", "dev", "west")
+            for run, link in ((ip, "east"), (machine.ip, "west"), (machine.ip, "lo")):
+                run("link", "set", link, "up")
+            yield {name: f"/proc/{pid}/ns/net" for name, pid in (("west", os.getpid()), ("east", machine.pid))}
+        finally:
+            machine.kill()
 
 
 def ip(*args: str, pid: int | None = None) -> Any:
