@@ -11,10 +11,10 @@ from typing import Any
 
 import images
 import pytest
-from e2e.conftest import Served
+from e2e.conftest import SERVED, Served
 from e2e.raw import Api, api
 
-from portlayer.client import connect_sync
+from portlayer.client import Steps, connect_sync
 
 IMPORT = "storage/images/import?name=bad"
 CREATE = {"image": "busybox", "process": {"args": ["true"]}}
@@ -46,14 +46,18 @@ ARCHIVES = {
 }
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, archive: bytes) -> Iterator[Served]:
-    """One for all tests that change nothing about it."""
-    served = Served(tmp_path_factory.mktemp("pl"))
+@pytest.fixture(scope="module", params=["all in one", "each apart", "two hosts"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, archive: bytes
+) -> Iterator[Served]:
+    """One for all tests that change nothing about it: each host has the image's layer."""
+    served = SERVED[request.param](tmp_path_factory.mktemp("pl"))
     try:
         served.serve()
         with connect_sync(host=served.host) as pl:
             pl.storage.import_image(archive)
+            for host in pl.service.info().hosts:
+                pl.execution.remove(pl.execution.commit(Steps().create("busybox", host=host.name)).id)
         yield served
         assert served.end() == 0
         assert '"level":"error"' not in (served.directory / "log").read_text()
@@ -64,7 +68,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, archive: bytes) -> Iterator
 @pytest.fixture
 async def call(server: Served) -> AsyncIterator[Api]:
     """To it; afterwards it has what it had before."""
-    async with api(server.directory) as call:
+    async with api(server.directory, server.socket) as call:
         before = await everything(server, call)
         yield call
         assert await everything(server, call) == before
@@ -72,12 +76,15 @@ async def call(server: Served) -> AsyncIterator[Api]:
 
 async def everything(served: Served, call: Api) -> dict[str, Any]:
     """What the API lists and what the host has."""
-    view = served.view
     lists = ("storage/images", "storage/volumes", "network/networks", "execution/containers")
+    areas = ("layers", "containers", "volumes", "staging", "uploads")
     return {
         **{path: (await call.ok("GET", path)).json for path in lists},
-        **{area: view.trees(area) for area in ("layers", "containers", "volumes", "staging", "uploads")},
-        "host": (view.mounted(), view.groups(), view.incarnations(), view.links("v"), view.links("b")),
+        **{area: [view.trees(area) for view in served.views] for area in areas},
+        "host": [
+            (view.mounted(), view.groups(), view.incarnations(), view.links("v"), view.links("b"))
+            for view in served.views
+        ],
     }
 
 
@@ -339,7 +346,7 @@ async def test_a_runtime_that_works_no_more(stopped: Served, archive: bytes, how
         now = await everything(stopped, call)
         assert now["execution/containers"]["containers"] == []
         assert now["containers"] == before["containers"]
-        assert now["host"][:4] == before["host"][:4]
+        assert now["host"][0][:4] == before["host"][0][:4]
         (stopped.directory / "bad").unlink()
         assert (await call.ok("POST", "execution/commit", {"handle": handle}))["state"] == "running"
         await call.ok("DELETE", f"execution/containers/{(await newest(call))['id']}?force=true")

@@ -10,7 +10,7 @@ from pathlib import Path
 import images
 import pytest
 from cli.conftest import Cli
-from e2e.conftest import Served
+from e2e.conftest import SERVED, Served
 
 from portlayer.client import Steps, SyncPortLayer, connect_sync
 from portlayer.model.errors import AlreadyExists, NotFound, ResourceExhausted
@@ -20,9 +20,9 @@ from portlayer.model.service import Quota
 SERVES = ("sh", "-c", "httpd -p 80 -h /etc; echo ready; exec sleep 1000")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    served = Served(tmp_path_factory.mktemp("pl"))
+@pytest.fixture(scope="module", params=["all in one", "each apart", "two hosts"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    served = SERVED[request.param](tmp_path_factory.mktemp("pl"))
     try:
         served.serve()
         yield served
@@ -45,15 +45,16 @@ def tenant(server: Served, name: str, quota: Quota | None = None) -> Iterator[Sy
                 pl.service.remove_vch(name, force=True)
 
 
-def run(pl: SyncPortLayer, name: str, *command: str, ports: tuple[Port, ...] = ()) -> str:
-    steps = Steps().create("busybox", *command, name=name).join_network("lan", ports=ports).bind_network()
+def run(pl: SyncPortLayer, name: str, *command: str, ports: tuple[Port, ...] = (), **near: str) -> str:
+    """near: where the others are that it shall meet."""
+    steps = Steps().create("busybox", *command, name=name, **near).join_network("lan", ports=ports).bind_network()
     return pl.execution.commit(steps.set_state("running")).id
 
 
-def fetched(pl: SyncPortLayer, address: str) -> str:
+def fetched(pl: SyncPortLayer, address: str, **near: str) -> str:
     """What a container of *pl* gets from the web server at *address*."""
     ask = f"(echo 'GET /hostname HTTP/1.0'; echo; sleep 2) | nc -w 3 {address} 80"
-    run(pl, "asks", "sh", "-c", ask)
+    run(pl, "asks", "sh", "-c", ask, **near)
     pl.execution.wait("asks", timeout_seconds=60)
     logs = b"".join(chunk.data for chunk in pl.interaction.logs("asks", stderr=False))
     pl.execution.remove("asks")
@@ -67,14 +68,14 @@ def address(pl: SyncPortLayer, name: str) -> str:
 def test_two_tenants_side_by_side(server: Served) -> None:
     with tenant(server, "left") as left, tenant(server, "right") as right:
         for pl in (left, right):
-            run(pl, "web", *SERVES)
+            run(pl, "web", *SERVES, **server.near)
             for chunk in pl.interaction.logs("web", follow=True):
                 assert chunk.data == b"ready\n"
                 break
         for here in (left, right):
-            assert "HTTP/1" in fetched(here, address(here, "web"))
+            assert "HTTP/1" in fetched(here, address(here, "web"), **server.near)
         for here, there in ((left, right), (right, left)):
-            assert fetched(here, address(there, "web")) == ""
+            assert fetched(here, address(there, "web"), **server.near) == ""
         ids = {pl.execution.inspect_container("web").id for pl in (left, right)}
         assert len(ids) == 2
         left.execution.remove("web", force=True)
@@ -84,11 +85,11 @@ def test_two_tenants_side_by_side(server: Served) -> None:
 def test_a_port_that_is_taken_is_nobodys(server: Served) -> None:
     with tenant(server, "left") as left, tenant(server, "right") as right:
         ports = (Port(container_port=80, host_port=18080),)
-        run(left, "web", *SERVES, ports=ports)
+        run(left, "web", *SERVES, ports=ports, **server.near)
         told = []
         for pl in (left, right):
             with pytest.raises(AlreadyExists) as caught:
-                run(pl, "other", *SERVES, ports=ports)
+                run(pl, "other", *SERVES, ports=ports, **server.near)
             told.append((caught.value.detail, caught.value.facts))
         assert told[0] == told[1]
 
@@ -99,7 +100,7 @@ def test_force_leaves_nothing_of_one_on_the_host(server: Served) -> None:
         left.storage.import_image(own)
         for pl in (left, right):
             pl.storage.create_volume("jar")
-            steps = Steps().create("busybox", "sleep", "1000", name="cookie").join_volume("jar", "/jar")
+            steps = Steps().create("busybox", "sleep", "1000", name="cookie", **server.near).join_volume("jar", "/jar")
             steps = steps.join_network("lan", ports=(Port(container_port=80),)).bind_network().set_state("running")
             pl.execution.commit(steps)
         cookie = right.execution.inspect_container("cookie").id

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from driver import ME, Driver
-from harness import Harness
 
 from portlayer.model import service as v
 
@@ -32,10 +31,10 @@ async def delete(harness: Driver, name: str, **fields: bool) -> None:
 
 
 @pytest.fixture
-async def left(harness: Harness) -> Driver:
+async def left(harness: Driver) -> Driver:
     return await make(harness, "left")
 
 
 @pytest.fixture
-async def right(harness: Harness) -> Driver:
+async def right(harness: Driver) -> Driver:
     return await make(harness, "right")
