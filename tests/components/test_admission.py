@@ -8,6 +8,7 @@ import pytest
 from virtualtime import VirtualTime
 
 from portlayer.company import Company
+from portlayer.components import admission
 from portlayer.components.admission import Gate, Held, Place, tell_of
 from portlayer.metrics import Metrics
 from portlayer.model.bounds import Bounds
@@ -241,6 +242,43 @@ async def test_a_stream_holds_its_place_until_it_ends_breaks_or_is_closed() -> N
     never_read = Held(await at.admit("a"), items())
     await never_read.aclose()
     (await at.admit("a")).leave()
+
+
+async def test_vchs_that_come_and_go_leave_nothing_but_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "MOST_VCHS", 1)
+    at, metrics = gate(at_once=1, queued=1), Metrics()
+    tell_of([at], metrics)
+    crowd = Crowd(at)
+    await crowd.come("first")
+    for name in ("a", "b", "c"):
+        await crowd.come(name)
+        await crowd.come(name)
+    await crowd.all_leave()
+    assert (crowd.order, len(crowd.refused)) == (["first", "a"], 5)
+    assert list(at.lines) == ["first"]
+    for name, value in (("admitted_total", 1), ("refused_total", 5), ("waiting", 0), ("running", 0)):
+        assert f'portlayer_queue_{name}{{kind="commits",vch="(others)"}} {value}' in metrics.text()
+    await crowd.come("b")
+    assert crowd.order == ["first", "a", "b"]
+    await crowd.all_leave()
+
+
+async def test_who_steps_aside_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "MOST_VCHS", 0)
+    at = gate(at_once=1)
+    crowd = Crowd(at)
+    aside = await at.admit("a")
+    async with aside.aside():
+        await crowd.come("a")
+        await crowd.leave()
+        await crowd.come("a", 2)
+        returning = asyncio.create_task(crowd.leave())
+    await returning
+    aside.leave()
+    await settle()
+    await crowd.all_leave()
+    assert crowd.order == ["a", "a", "a"]
+    assert not at.lines
 
 
 async def test_metrics_tell_of_each_vch() -> None:

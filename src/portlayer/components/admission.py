@@ -34,7 +34,8 @@ SHARE = 0.25
 """How much of the time the places of a VCH are in use that wants much more than another."""
 MOST_REST_SECONDS = 0.5
 MOST_VCHS = 100
-"""VCHs that have figures of their own, by when they came first; those of all others are added up."""
+"""VCHs that have figures of their own, by when they came first; those of all others are added up. Of those, a gate
+knows only who is at it."""
 _SMOOTHING = 0.1
 _FIGURES: dict[str, tuple[Kind, str]] = {
     "running": ("gauge", "that run now"),
@@ -48,12 +49,14 @@ _FIGURES: dict[str, tuple[Kind, str]] = {
 class Line:
     """One VCH at one gate: how many of it run, and who waits, in order (the dicts are ordered sets).
 
-    parked: how many have begun to wait for something else before they have done anything. resting: how many of its
-    places are nobody's for a moment.
+    wanted: how many are at the gate or through it, wherever. parked: how many have begun to wait for something else before they have done anything. resting: how many of its
+    places are nobody's for a moment. one_of_many: its figures go to those of all others.
     """
 
-    def __init__(self, vch: str) -> None:
+    def __init__(self, vch: str, *, one_of_many: bool = False) -> None:
         self.vch = vch
+        self.one_of_many = one_of_many
+        self.wanted = 0
         self.running = 0
         self.resting = 0
         self.parked = 0
@@ -67,6 +70,10 @@ class Line:
     def queued(self) -> int:
         """Those that have not done anything yet."""
         return len(self.coming) + self.parked
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.wanted or self.resting)
 
     def figures(self) -> tuple[float, ...]:
         """As _FIGURES."""
@@ -82,6 +89,7 @@ class Gate:
         self.bounds = bounds
         self.company = company or Company()
         self.lines: dict[str, Line] = {}
+        self.gone = Line(OTHERS, one_of_many=True)
         self._turns: dict[str, Line] = {}
         self._running = 0
         self._looking_again: asyncio.TimerHandle | None = None
@@ -98,7 +106,7 @@ class Gate:
         """
         line = self.lines.get(vch)
         if line is None:
-            line = self.lines[vch] = Line(vch)
+            line = self.lines[vch] = Line(vch, one_of_many=len(self.lines) >= MOST_VCHS)
         place = Place(self, line)
         try:
             if not patient and (line.parked or not self._has_room(line)):
@@ -172,9 +180,19 @@ class Gate:
         def end() -> None:
             line.resting -= 1
             self._serve_all()
+            self.forget(line)
 
         line.resting += 1
         asyncio.get_running_loop().call_later(seconds, end)
+
+    def forget(self, line: Line) -> None:
+        """Where nobody of it is here any more, and what is told of it is among that of the others: VCHs come and go."""
+        if line.one_of_many and line.is_idle and self.lines.get(line.vch) is line:
+            del self.lines[line.vch]
+            self._turns.pop(line.vch, None)
+            self.gone.admitted += line.admitted
+            self.gone.refused += line.refused
+            self.gone.waited_seconds += line.waited_seconds
 
     def _serve_all(self) -> None:
         """Give all places away that there are."""
@@ -256,6 +274,7 @@ class Place:
         self._wanted = True
         self._held = False
         self._since = 0.0
+        line.wanted += 1
         gate.company.come(line.vch)
 
     async def take(self, order: dict[Waiter, None], patience: float | None) -> None:
@@ -269,8 +288,10 @@ class Place:
         """The work is done. Nothing where that was said already."""
         if self._wanted:
             self._wanted = False
+            self._line.wanted -= 1
             self._gate.company.gone(self._line.vch)
         self.let_go()
+        self._gate.forget(self._line)
 
     def let_go(self) -> None:
         """Give it back for now."""
@@ -333,8 +354,9 @@ def tell_of(gates: Sequence[Gate], metrics: Metrics) -> None:
     def look(at: int) -> list[tuple[Labels, float]]:
         sums: dict[Labels, float] = {}
         for gate in gates:
-            for number, (vch, line) in enumerate(gate.lines.items()):
-                labels = (gate.kind, vch if number < MOST_VCHS else OTHERS)
+            gone = [gate.gone] if gate.gone.admitted or gate.gone.refused else []
+            for line in (*gate.lines.values(), *gone):
+                labels = (gate.kind, OTHERS if line.one_of_many else line.vch)
                 sums[labels] = sums.get(labels, 0) + line.figures()[at]
         return list(sums.items())
 
