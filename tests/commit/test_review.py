@@ -6,10 +6,20 @@ import pytest
 from harness import ME, Harness
 
 from portlayer.components import attachment, keys, network, observer
+from portlayer.components.records import decode
+from portlayer.model import changes
 from portlayer.model import execution as e
 from portlayer.model import interaction as i
 from portlayer.model import network as n
-from portlayer.model.errors import AlreadyExists, NotFound, ResourceExhausted, SubstrateFailed, Unavailable
+from portlayer.model.errors import (
+    AlreadyExists,
+    Conflict,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    SubstrateFailed,
+    Unavailable,
+)
 from portlayer.model.service import CreateVch, DeleteVch
 from portlayer.substrates.memory.execution import MemoryExecution
 from portlayer.substrates.memory.world import Step
@@ -43,6 +53,33 @@ async def test_an_attachment_that_could_not_be_made_takes_no_place(harness: Harn
     attached: Any = await harness.pl.interaction.attach(ME, i.Attach(ref=running.id))
     assert harness.pl.interaction._streams.lines["default"].running == 1  # type: ignore[attr-defined]
     await attached.close()
+
+
+async def test_what_was_touched_long_ago_is_not_told_apart_any_more(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the record of a container does not grow with what has ever been in it; a handle of then conflicts."""
+    monkeypatch.setattr(changes, "MOST_TOUCHED", 5)
+    first = await harness.commit(await harness.draft(name="router"))
+    old = await harness.set_labels(await harness.handle(first.id), mine="1")
+    for number in range(6):
+        last = await harness.set_labels(await harness.handle(first.id), late=str(number))
+        other = await harness.set_labels(await harness.handle(first.id), **{f"x{number}": "1"})
+        await harness.commit(await harness.set_labels(other, **{f"x{number}": None}))
+    assert (await harness.commit(last)).revision > first.revision
+    row = await harness.store.get(keys.entity("default", "containers", first.id))
+    assert row is not None
+    assert len(decode(e.ContainerRecord, row.value).touched) == 5
+    with pytest.raises(Conflict) as told:
+        await harness.commit(old)
+    assert told.value.facts["collisions"] == ("labels/mine",)
+
+
+async def test_a_fingerprint_without_a_key_is_refused(harness: Harness) -> None:
+    handle = await harness.draft()
+    with pytest.raises(InvalidArgument, match="fingerprint"):
+        await harness.pl.execution.commit(ME, e.Commit(handle=handle, fingerprint="of nothing"))
+    assert (await harness.commit(handle)).state == "created"
 
 
 async def test_who_reads_for_long_is_still_waited_for(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,8 +49,9 @@ _FIGURES: dict[str, tuple[Kind, str]] = {
 class Line:
     """One VCH at one gate: how many of it run, and who waits, in order (the dicts are ordered sets).
 
-    wanted: how many are at the gate or through it, wherever. parked: how many have begun to wait for something else before they have done anything. resting: how many of its
-    places are nobody's for a moment. one_of_many: its figures go to those of all others.
+    wanted: how many are at the gate or through it, wherever. parked: how many have begun to wait for something else
+    before they have done anything. resting: how many of its places are nobody's for a moment. one_of_many: its figures
+    go to those of all others.
     """
 
     def __init__(self, vch: str, *, one_of_many: bool = False) -> None:

@@ -165,6 +165,8 @@ class LocalExecution:
         once = None
         if (key := replay_key(caller, COMMIT)) is not None:
             once = Once(key=key, request=request.fingerprint or digest_of(COMMIT, request))
+        elif request.fingerprint is not None:
+            raise InvalidArgument("A fingerprint goes with an Idempotency-Key.", pointer="/fingerprint")
         done = await self._engine.commit(caller.vch, drafts, strict=request.strict, once=once)
         return done[0] if request.handle is not None else m.CommittedMany(containers=tuple(done))
 

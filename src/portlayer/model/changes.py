@@ -115,6 +115,9 @@ class RemoveContainer(Change, tag="remove"):
     volumes: dict[str, str] = {}
 
 
+MOST_TOUCHED = 1000
+"""How many facets of a container are remembered by themselves: those that were touched last."""
+
 AnyChange = (
     CreateContainer
     | PlaceContainer
@@ -284,12 +287,28 @@ def facets(change: AnyChange) -> frozenset[str]:
     raise AssertionError(change)
 
 
-def collisions(touched: dict[str, int], base: int, changes: Iterable[AnyChange]) -> tuple[str, ...]:
-    """The facets of *changes* that were committed after revision *base*; empty means that they commute.
+def all_facets(changes: Iterable[AnyChange]) -> frozenset[str]:
+    """What any of *changes* changes or relies on."""
+    return frozenset[str]().union(*(facets(change) for change in changes))
 
-    touched: facet -> the revision that changed it last (ContainerRecord.touched).
+
+def touch(
+    touched: dict[str, int], forgotten: int, changes: Iterable[AnyChange], revision: int
+) -> tuple[dict[str, int], int]:
+    """*touched* and *forgotten*, as in ContainerRecord, once *changes* are committed as *revision*. A container that
+    joins one network after the other for years does not grow by it."""
+    now = {**touched, **dict.fromkeys(all_facets(changes), revision)}
+    oldest = sorted(now, key=now.__getitem__)[: max(0, len(now) - MOST_TOUCHED)]
+    return now, max([forgotten, *(now.pop(facet) for facet in oldest)])
+
+
+def collisions(touched: dict[str, int], base: int, changes: Iterable[AnyChange], forgotten: int = 0) -> tuple[str, ...]:
+    """The facets of *changes* that were committed after revision *base*, or, where that was too long ago to tell, may
+    have been; empty means that they commute. touched, forgotten: as in ContainerRecord.
     """
-    wanted = frozenset[str]().union(*(facets(change) for change in changes))
+    wanted = all_facets(changes)
+    if base < forgotten:
+        return tuple(sorted(wanted))
     newer = {facet for facet, revision in touched.items() if revision > base}
     if "*" in wanted:
         return tuple(sorted(newer))

@@ -146,11 +146,13 @@ class Observed(Value):
 
 
 class ContainerRecord(Value):
-    """A container in the store. `touched` says at which revision each facet was changed last (see changes)."""
+    """A container in the store. touched: at which revision each facet was changed last (see changes), but for some that
+    were at revision `forgotten` or before."""
 
     spec: ContainerSpec
     revision: int
     touched: dict[str, int]
+    forgotten: int = 0
 
 
 class Task(Value):

@@ -13,7 +13,7 @@ from portlayer.components.records import decode
 from portlayer.interfaces.store import Check, Record, Store
 from portlayer.interfaces.substrate import ExecutionDriver
 from portlayer.model.base import now
-from portlayer.model.changes import AnyChange, CreateContainer, RemoveContainer, collisions, facets, fold
+from portlayer.model.changes import CreateContainer, RemoveContainer, collisions, fold, touch
 from portlayer.model.errors import Conflict, NotFound
 from portlayer.model.execution import ContainerRecord, Observed
 from portlayer.model.names import new_id
@@ -74,9 +74,9 @@ async def gather(found: Found, draft: Draft, driver: ExecutionDriver, *, strict:
     prepared = observed.prepared
     held = bool(prepared) and (await driver.observe(draft.container, prepared)).state == "prepared"
     revision = (record.revision if record else 0) + 1
-    touched = dict(record.touched) if record else {"create": 1}
+    touched, forgotten = {"create": 1}, 0
     if record is not None:
-        touched.update(dict.fromkeys(_touched(draft.changes), revision))
+        touched, forgotten = touch(record.touched, record.forgotten, draft.changes, revision)
     return Piece(
         handle=draft.id,
         container=draft.container,
@@ -87,19 +87,16 @@ async def gather(found: Found, draft: Draft, driver: ExecutionDriver, *, strict:
         kinds=tuple(dict.fromkeys(str(change.__struct_config__.tag) for change in draft.changes)),
         revision=revision,
         touched=touched,
+        forgotten=forgotten,
         removal=removal,
         bump=bump,
     )
 
 
-def _touched(changes: Sequence[AnyChange]) -> frozenset[str]:
-    return frozenset[str]().union(*(facets(change) for change in changes))
-
-
 def _check_collisions(record: ContainerRecord, draft: Draft, *, strict: bool) -> None:
     if draft.base > record.revision:
         raise Conflict("The container is older than this handle; the store has been set back.", id=draft.container)
-    names = collisions(record.touched, draft.base, draft.changes)
+    names = collisions(record.touched, draft.base, draft.changes, record.forgotten)
     if not names and strict and draft.base != record.revision:
         names = tuple(sorted(key for key, revision in record.touched.items() if revision > draft.base))
     if names:

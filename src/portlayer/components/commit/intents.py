@@ -29,7 +29,7 @@ class Piece(Value):
     """One container's part of a commit.
 
     old is None for a creation; removal is set for a removal, where new is what is removed.
-    kinds: the changes' names, for events. revision and touched are of the record to be written.
+    kinds: the changes' names, for events. revision, touched and forgotten are of the record to be written.
     bump: a start of our own (restart policy) is no commit: the record stays as it is.
     """
 
@@ -42,6 +42,7 @@ class Piece(Value):
     kinds: tuple[str, ...]
     revision: int
     touched: dict[str, int]
+    forgotten: int = 0
     removal: bool = False
     bump: bool = True
 

@@ -103,7 +103,9 @@ def record_ops(intent: Intent, observed: dict[str, Observed], answers: dict[str,
             ops += [Delete(container), Delete(seen)]
         else:
             if piece.bump:
-                record = ContainerRecord(spec=piece.new, revision=piece.revision, touched=piece.touched)
+                record = ContainerRecord(
+                    spec=piece.new, revision=piece.revision, touched=piece.touched, forgotten=piece.forgotten
+                )
                 ops.append(put(container, record))
             ops.append(put(seen, observed[piece.container]))
         receipt = keys.entity(intent.vch, "receipts", piece.handle)
