@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -137,7 +138,7 @@ def test_networks(cli: Cli, pl: SyncPortLayer) -> None:
     (endpoint,) = pl.execution.inspect_container("web").endpoints
     address = endpoint.address
     assert [(port.container_port, port.host_address) for port in endpoint.ports] == [(80, "127.0.0.1")]
-    assert address in cli.ok("ps")
+    assert re.search(rf"{address} +127\.0\.0\.1:{endpoint.ports[0].host_port}->80/tcp\n", cli.ok("ps"))
     fetch = f"until wget -qO- {address}/group; do :; done"
     assert "nogroup" in cli.ok("run", "--rm", "--network", "lan", "busybox", "sh", "-c", fetch)
     assert cli("network", "rm", "lan").code == 1
@@ -158,7 +159,7 @@ def test_networks_with_ipv6(cli: Cli, pl: SyncPortLayer) -> None:
     served = ("busybox", "httpd", "-f", "-p", "80", "-h", "/etc")
     cli.ok("run", "-d", "--name", "web", "--network", "lan", "-p", "[::]::80", *served)
     (endpoint,) = pl.execution.inspect_container("web").endpoints
-    assert endpoint.address6 in cli.ok("ps")
+    assert re.search(rf"{endpoint.address6} +\[::\]:{endpoint.ports[0].host_port}->80/tcp\n", cli.ok("ps"))
     fetch = f"until wget -qO- http://[{endpoint.address6}]/group; do :; done"
     assert "nogroup" in cli.ok("run", "--rm", "--network", "lan", "busybox", "sh", "-c", fetch)
     socket.create_connection((endpoint.gateway6, endpoint.ports[0].host_port), timeout=10).close()

@@ -15,6 +15,7 @@ from portlayer.client import PortLayer
 from portlayer.client.execution import State
 from portlayer.model.errors import InvalidArgument
 from portlayer.model.execution import Container
+from portlayer.model.network import Port
 
 STATES = "created, running, paused, stopped or unknown"
 app = typer.Typer(rich_markup_mode=None)
@@ -87,6 +88,13 @@ def _status(container: Container) -> str:
     return f"{container.state} for {age(container.started_at)}"
 
 
+def _port(port: Port) -> str:
+    """As docker writes it. The addresses of the host are left out where they are all."""
+    address = f"[{port.host_address}]" if ":" in port.host_address else port.host_address
+    place = f"{address}:{port.host_port}" if address else f"{port.host_port}"
+    return f"{place}->{port.container_port}/{port.protocol}"
+
+
 _COLUMNS: dict[str, Callable[[Container], str]] = {
     "ID": lambda each: each.id[:SHOWN],
     "NAME": lambda each: each.name,
@@ -97,5 +105,6 @@ _COLUMNS: dict[str, Callable[[Container], str]] = {
     "ADDRESSES": lambda each: ", ".join(
         address for endpoint in each.endpoints for address in (endpoint.address, endpoint.address6) if address
     ),
+    "PORTS": lambda each: ", ".join(_port(port) for endpoint in each.endpoints for port in endpoint.ports),
 }
 _HOST: dict[str, Callable[[Container], str]] = {"HOST": lambda each: each.host}
