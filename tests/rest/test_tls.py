@@ -216,6 +216,7 @@ async def test_given_certificates_are_read_again_when_they_change(
             await rig.certificates.refresh()
             assert "those of before stay" in caplog.text
             assert await asyncio.to_thread(shown, rig.port) == first
+            assert await asyncio.to_thread(shown, rig.port, "process.portlayer.internal") != inner, "ours is renewed"
             authority.issue("server")
             await rig.certificates.refresh()
             assert await asyncio.to_thread(shown, rig.port) == ssl.PEM_cert_to_DER_cert(cert.read_text()) != first

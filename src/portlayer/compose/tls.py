@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -71,6 +72,13 @@ def _is_address(name: str) -> bool:
     return True
 
 
+class _Given(NamedTuple):
+    """What the files hold. chain: what callers are shown; None: our own. authorities: PEM of CAs of clients."""
+
+    chain: Chain | None
+    authorities: tuple[str, ...]
+
+
 class Certificates:
     """Certificates of the process *part*: of *ca*, renewed well before they end, and those that are given as files,
     read again when they change. Connections that are open go on."""
@@ -80,6 +88,7 @@ class Certificates:
         self._part = part
         self._choice = choice
         self._own: Issued
+        self._given: _Given
         self._revision = 0
         self._stamps: tuple[object, ...] = ()
         self._serving: ssl.SSLContext
@@ -90,7 +99,7 @@ class Certificates:
         """Raises InvalidArgument where the given files are no good."""
         await self._ca.load()
         self._stamps = self._stamp()
-        self._renew()
+        self._renew(self._read())
         self._keeping = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
@@ -116,29 +125,29 @@ class Certificates:
             return
         self._stamps = stamps
         try:
-            self._renew()
+            self._renew(self._read())
         except InvalidArgument as error:
-            log.error("the certificates cannot be changed; those of before stay: %s", error)  # noqa: TRY400
-        else:
-            log.info("certificates are renewed")
+            log.error("the given certificates cannot be used; those of before stay: %s", error)  # noqa: TRY400
+            self._renew(self._given)  # our own are not the worse for it
+        log.info("certificates are renewed")
 
-    def _renew(self) -> None:
+    def _renew(self, given: _Given) -> None:
+        """Take *given*, and a new one of our own. Raises InvalidArgument where *given* is no good; then nothing is."""
         own = self._ca.issue_process(self._part.name, self._names())
         chain = Chain(certificates=own.chain, key=own.key)
-        given = self._given()
-        trusted = [self._ca.pem]
-        if self._choice.client_ca:
-            trusted.append(_read(self._choice.client_ca).decode("ascii", "replace"))
-        serving = tls.server_side(chain, given, trusted, times_later=not self._choice.client_ca)
+        trusted = (self._ca.pem, *given.authorities)
+        serving = tls.server_side(chain, given.chain, trusted, times_later=not given.authorities)
         self._calling = tls.client_side(self._ca.pem, chain)
         self._serving = serving
         self._own = own
+        self._given = given
         self._revision = self._ca.revision
 
-    def _given(self) -> Chain | None:
-        if not self._choice.cert:
-            return None
-        return Chain(certificates=_read(self._choice.cert), key=_read(self._choice.key))
+    def _read(self) -> _Given:
+        """What the files hold now."""
+        cert, key, authorities = self._choice.cert, self._choice.key, self._choice.client_ca
+        chain = Chain(certificates=_read(cert), key=_read(key)) if cert else None
+        return _Given(chain, (_read(authorities).decode("ascii", "replace"),) if authorities else ())
 
     def _names(self) -> Iterable[str]:
         found = (place(address) for address in (self._part.address, self._part.listen))
