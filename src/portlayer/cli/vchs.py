@@ -143,6 +143,8 @@ def _read(text: str | None, parse: Callable[[str], T]) -> T | msgspec.UnsetType 
         return parse(text)
     except ValueError:
         raise InvalidArgument(f"{text!r} is no limit; write a number, or none.") from None
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{error.detail.removesuffix('.')}, or none.") from None
 
 
 def _of(used: str, limit: str | None) -> str:
