@@ -16,6 +16,7 @@ from cli.conftest import Cli, serving, stop
 from otlplab import Collector, Span, collector
 
 from portlayer.client import Steps, connect_sync
+from portlayer.compose.tracing import read_tracing
 from portlayer.model.errors import Conflict
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -182,3 +183,19 @@ def test_settings_that_cannot_be(tmp_path: Path, section: str, reason: str) -> N
     done = cli("serve", "--config", str(tmp_path / "config.toml"))
     assert (done.code, len(done.err.splitlines())) == (1, 1)
     assert reason in done.err
+
+
+@pytest.mark.parametrize(
+    ("environment", "where"),
+    [
+        ({}, "http://file:4318/v1/traces"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://base:4318/otlp/"}, "https://base:4318/otlp/v1/traces"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://b", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://t/in"},
+            "http://t/in",
+        ),
+    ],
+)
+def test_spans_go_where_opentelemetry_would_send_them(environment: dict[str, str], where: str) -> None:
+    """Its specification: a path is added to the endpoint for all signals, and none to the one for traces."""
+    assert read_tracing({"endpoint": "http://file:4318"}, environment).endpoint == where

@@ -1,7 +1,8 @@
 """Settings of traces, and what exports them: `[tracing]` with `endpoint`, and `sample` where wanted.
 
-OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_TRACES_ENDPOINT go before the file. OpenTelemetry is imported only
-where there is an endpoint; then its other variables hold, too: OTEL_SERVICE_NAME, OTEL_EXPORTER_OTLP_HEADERS, ...
+OTEL_EXPORTER_OTLP_ENDPOINT goes before the file, and OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, to which nothing is added,
+before both. OpenTelemetry is imported only where there is an endpoint; then its other variables hold, too:
+OTEL_SERVICE_NAME, OTEL_EXPORTER_OTLP_HEADERS, ...
 """
 
 from __future__ import annotations
@@ -20,17 +21,11 @@ _ENDPOINT, _TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP
 
 
 class TracingChoice(Value):
-    """endpoint: base address of an OTLP/HTTP collector, to which `/v1/traces` is added; empty: nothing is exported.
-    sample: the share, 0 to 1, of the traces that begin here; others follow whoever began them."""
+    """endpoint: where spans are sent, an OTLP/HTTP collector; in a file without `/v1/traces`, which is added; empty:
+    nothing is exported. sample: the share, 0 to 1, of the traces that begin here; others follow whoever began them."""
 
     endpoint: str = ""
     sample: float = 1.0
-
-    @property
-    def url(self) -> str:
-        """Where spans are sent; empty for nowhere."""
-        whole = self.endpoint.rstrip("/")
-        return whole if not whole or whole.endswith(PATH) else whole + PATH
 
 
 def read_tracing(table: object, environment: Mapping[str, str]) -> TracingChoice:
@@ -40,12 +35,18 @@ def read_tracing(table: object, environment: Mapping[str, str]) -> TracingChoice
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"tracing: {error}.") from None
     exact, base = environment.get(_TRACES_ENDPOINT, ""), environment.get(_ENDPOINT, "")
-    choice = msgspec.structs.replace(choice, endpoint=exact or base or choice.endpoint)
+    choice = msgspec.structs.replace(choice, endpoint=exact or _whole(base or choice.endpoint))
     if choice.endpoint and not choice.endpoint.startswith(("http://", "https://")):
         raise InvalidArgument(f"tracing: {choice.endpoint!r} is no address; use http://host:4318 or https://host:4318.")
     if not 0 <= choice.sample <= 1:
         raise InvalidArgument("tracing: sample is a share, from 0 to 1.")
     return choice
+
+
+def _whole(base: str) -> str:
+    """Where a collector at *base* takes traces."""
+    base = base.rstrip("/")
+    return base if not base or base.endswith(PATH) else base + PATH
 
 
 def open_tracer(choice: TracingChoice, part: Part, instance: str) -> Tracer:
@@ -62,4 +63,4 @@ def open_tracer(choice: TracingChoice, part: Part, instance: str) -> Tracer:
         raise Unsupported(
             f"Traces need OpenTelemetry ({error.name} is missing); pip install 'portlayer[tracing]'.", option="tracing"
         ) from None
-    return OtlpTracer(choice.url, choice.sample, part, instance)
+    return OtlpTracer(choice.endpoint, choice.sample, part, instance)
