@@ -19,6 +19,7 @@ from io import FileIO
 from pathlib import Path
 
 from portlayer.components import keys
+from portlayer.components.admission import Gate
 from portlayer.components.archives import ArchivedLayer, open_layer
 from portlayer.components.hosts import HostBook
 from portlayer.components.records import decode
@@ -27,6 +28,7 @@ from portlayer.interfaces.storage import Blob, LayerSource
 from portlayer.interfaces.store import Store
 from portlayer.interfaces.substrate import StorageDriver
 from portlayer.metrics import Counter, Metrics
+from portlayer.model.bounds import Bounds
 from portlayer.model.errors import InvalidArgument, NotFound, ResourceExhausted, SubstrateFailed, Unavailable
 from portlayer.model.execution import ContainerSpec
 from portlayer.model.names import new_id
@@ -35,8 +37,8 @@ from portlayer.model.storage import Image, Layer
 log = logging.getLogger(__name__)
 STEP = "layers"
 IDLE_SECONDS = 60.0
-AT_ONCE = 3
-"""How many layers a host fetches at once."""
+FETCHES = Bounds(at_once=3, at_once_per_vch=2, queued=0, queued_per_vch=0)
+"""How many layers a host fetches at once; the commits that wait for the others were admitted already."""
 PAUSES = (0.2, 1.0, 3.0)
 """Seconds to wait before going on with a layer that broke off; then it is given up. A process of storage starts in less
 than the sum."""
@@ -65,7 +67,7 @@ class Layers:
         self._host = host
         self._failpoints = failpoints
         self._removing = asyncio.Lock()
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._gate = Gate("fetches", FETCHES)
         self._fetching: dict[str, asyncio.Task[None]] = {}
         self._results = metrics.counter("layer_fetches_total", "Layers fetched from storage, by result.", ("result",))
         self._bytes = metrics.counter("layer_fetched_bytes_total", "Bytes of layers that came from storage.")
@@ -135,14 +137,14 @@ class Layers:
 
     async def _install(self, vch: str, layer: Layer) -> None:
         file = self._staging / new_id()
+        place = await self._gate.admit(vch, patient=True)
         try:
-            async with self._places:
-                log.info("layer %s is fetched", layer.digest)
-                await self._download(vch, layer, file)
-                await self._failpoints.hit("layer.fetched")
-                blob = ArchivedLayer(file, layer.digest, layer.diff_id, layer.size_bytes, layer.media_type)
-                await self._driver.put_layer(layer.diff_id, open_layer(blob))
-                await self._failpoints.hit("layer.unpacked")
+            log.info("layer %s is fetched", layer.digest)
+            await self._download(vch, layer, file)
+            await self._failpoints.hit("layer.fetched")
+            blob = ArchivedLayer(file, layer.digest, layer.diff_id, layer.size_bytes, layer.media_type)
+            await self._driver.put_layer(layer.diff_id, open_layer(blob))
+            await self._failpoints.hit("layer.unpacked")
         except InvalidArgument as error:
             raise SubstrateFailed(f"Layer {layer.digest} is not what its image says: {error}", step=STEP) from error
         except OSError as error:
@@ -150,6 +152,7 @@ class Layers:
                 raise ResourceExhausted("The disk is full; free space and try again.", resource="disk") from error
             raise SubstrateFailed(f"A layer could not be kept: {error.strerror}.", step=STEP) from error
         finally:
+            place.leave()
             await asyncio.to_thread(file.unlink, missing_ok=True)
 
     async def _download(self, vch: str, layer: Layer, file: Path) -> None:
