@@ -87,7 +87,7 @@ def test_what_a_service_may_write_to_is_there_when_its_sandbox_is_made() -> None
 
 
 def test_processes_of_a_topology_take_the_sockets_of_the_one_for_all() -> None:
-    for unit in UNITS.glob("*@.service"):
+    for unit in UNITS.glob("*@.*"):
         assert {"portlayer.service", "portlayer.socket"} <= set(parsed(unit.name)["Unit"]["Conflicts"].split())
 
 
