@@ -134,24 +134,9 @@ class Work:
         # While a process is let go the disk is waited for: what a power failure takes of that is the process, too.
         overlapping = bool(after) and isinstance(after[0], p.Release)
         once = [Check(intent.once.key, 0)] if locked and intent.once is not None else []
-        try:
-            with self._figures.phase("transaction 2"):
-                demands = (*checks, *once, *held.checks)
-                held.revision = await self._store.apply(Transaction(demands, ops, durable=not overlapping))
-        except CheckFailed as failure:
-            if once and failure.keys == {once[0].key}:
-                await self.undo(held, steps)  # another commit under the same key was faster
-                return None
-            if locked:
-                raise Deposed from None
-            if claims is not None and (reason := claims.explain(failure)) is not None:
-                raise reason from None
+        second = Transaction((*checks, *once, *held.checks), ops, durable=not overlapping)
+        if not await self._record(held, steps, second, claims, frozenset(check.key for check in once)):
             return None
-        except Unavailable:
-            if not await self._happened(held):
-                if locked:
-                    await self.undo(held, steps)
-                raise
         self.known_networks.update(
             step.network for piece in intent.pieces for step in piece.plan.before if isinstance(step, p.MakeNetwork)
         )
@@ -168,6 +153,31 @@ class Work:
             if not piece.removal and (piece.container in failed or outcome.stop_of(piece)):
                 self.ended(intent.vch, piece.container)
         return list(results.values())
+
+    async def _record(
+        self, held: Held, steps: Steps, second: Transaction, claims: Claims | None, once: frozenset[str]
+    ) -> bool:
+        """Whether transaction 2 has happened; where it has not, all is undone, and is to be looked at again. once: the
+        key under which another commit may have been faster."""
+        locked = held.revision > 0
+        try:
+            with self._figures.phase("transaction 2"):
+                held.revision = await self._store.apply(second)
+        except CheckFailed as failure:
+            if once and failure.keys == once:
+                await self.undo(held, steps)
+                return False
+            if locked:
+                raise Deposed from None
+            if claims is not None and (reason := claims.explain(failure)) is not None:
+                raise reason from None
+            return False
+        except Unavailable:
+            if not await self._happened(held):
+                if locked:
+                    await self.undo(held, steps)
+                raise
+        return True
 
     async def undo(self, held: Held, steps: Steps, done: Sequence[p.AnyStep] | None = None) -> None:
         """Undo in reverse. What cannot be undone now keeps its intent: the observer tries again."""
@@ -209,25 +219,17 @@ class Work:
         intent = held.intent
         late: dict[str, Observed] = {}
         for step in (step for piece in intent.pieces for step in piece.plan.after):
-            name = type(step).__name__
             try:
-                await self._failpoints.hit(f"commit.before.{name}")
-                self._membership.check(intent.owner)
-                if not isinstance(step, p.Release):
-                    if synced is not None:
-                        await synced
-                    with self._figures.step(name, step.container):
-                        await steps.do(step)
-                elif (failure := await self._release(steps, step, again=again)) is not None:
-                    await steps.withdraw(step.container)
-                    late[step.container] = outcome.failed_start(observed[step.container], failure)
+                failure = await self._forward(held, steps, step, synced, again=again)
             except Deposed:
                 raise
             except Exception as error:
-                log.exception("%s failed after the commit", name)
+                log.exception("%s failed after the commit", type(step).__name__)
                 await self._tell_stuck(intent, step, error)
                 return results
-            await self._failpoints.hit(f"commit.done.{name}")
+            if failure is not None:
+                late[step.container] = outcome.failed_start(observed[step.container], failure)
+            await self._failpoints.hit(f"commit.done.{type(step).__name__}")
         ops: list[Put | Delete] = [op.live() for op in intent.finally_free]
         if late:
             results = outcome.results(intent, {**observed, **late})
@@ -244,13 +246,34 @@ class Work:
             return results
         await self._failpoints.hit("commit.end")
         for container, incarnation in outcome.released(intent):
-            if container not in late:
-                self.started(intent.vch, container, incarnation)
-                continue
-            with contextlib.suppress(PortlayerError):  # then it is the reconciler's
-                await self._substrate.execution.remove(container, incarnation)
-            self.ended(intent.vch, container)
+            await self._tell_of_start(intent.vch, container, incarnation, runs=container not in late)
         return results
+
+    async def _forward(
+        self, held: Held, steps: Steps, step: p.AnyStep, synced: asyncio.Future[None] | None, *, again: bool
+    ) -> StartFailure | None:
+        """One step of `after`; why a process does not run that it let go. synced, again: see `after`."""
+        name = type(step).__name__
+        await self._failpoints.hit(f"commit.before.{name}")
+        self._membership.check(held.intent.owner)
+        if isinstance(step, p.Release):
+            failure = await self._release(steps, step, again=again)
+            if failure is not None:
+                await steps.withdraw(step.container)
+            return failure
+        if synced is not None:
+            await synced
+        with self._figures.step(name, step.container):
+            await steps.do(step)
+        return None
+
+    async def _tell_of_start(self, vch: str, container: str, incarnation: str, *, runs: bool) -> None:
+        if runs:
+            self.started(vch, container, incarnation)
+            return
+        with contextlib.suppress(PortlayerError):  # then it is the reconciler's
+            await self._substrate.execution.remove(container, incarnation)
+        self.ended(vch, container)
 
     def _syncing(self) -> asyncio.Future[None]:
         """Transaction 2 on its way to the disk."""
