@@ -223,3 +223,15 @@ def test_the_doctor_finds_nothing_that_is_needed(cli: Cli) -> None:
     found = cli.json("doctor")
     assert {"OCI runtime", "shim"} <= {check["name"] for check in found}
     assert all(check["ok"] for check in found if check.get("needed", True))
+
+
+def test_waiting_for_what_is_removed_before_it_exits_fails(cli: Cli, pl: SyncPortLayer) -> None:
+    pl.execution.commit(Steps().create("busybox", "true", name="never"))
+    waits = 'requests_under_way{call="execution/wait"} '
+    before = pl.service.metrics().count(f"{waits}1")
+    with cli.start("wait", "never", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as waiting:
+        while pl.service.metrics().count(f"{waits}1") == before:
+            assert waiting.poll() is None
+        pl.execution.remove("never")
+        out, err = waiting.communicate(timeout=60)
+    assert (waiting.returncode, out, err) == (1, b"", b"portlayer: never was removed before it had exited.\n")

@@ -11,7 +11,7 @@ from portlayer.cli.output import Json
 from portlayer.cli.refs import Container, Containers, container_id
 from portlayer.cli.values import parse_number
 from portlayer.client import PortLayer, Steps
-from portlayer.model.errors import InvalidState
+from portlayer.model.errors import InvalidState, NotFound
 from portlayer.model.execution import Committed, Waited
 
 app = typer.Typer(rich_markup_mode=None)
@@ -99,7 +99,10 @@ def wait(containers: Containers, json: Json = False) -> None:
     """Wait until containers stop; print their exit codes."""
 
     async def one(pl: PortLayer, ref: str) -> Waited:
-        return await pl.execution.wait(await container_id(pl, ref))
+        waited = await pl.execution.wait(await container_id(pl, ref))
+        if waited.exit_code is None:
+            raise NotFound(f"{ref} was removed before it had exited.", kind="container", id=ref)
+        return waited
 
     each(containers, one, json=json, shown="exitCode")
 
