@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from harness import ME, Harness
 
-from portlayer.components import attachment, keys, network, observer
+from portlayer.components import attachment, keys, networks, observer
 from portlayer.components.records import decode
 from portlayer.model import changes
 from portlayer.model import execution as e
@@ -99,7 +99,7 @@ async def test_what_a_host_does_not_let_go_at_first_it_does_later(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(observer, "RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(network, "GONE_SECONDS", 3.0)
+    monkeypatch.setattr(networks, "GONE_SECONDS", 3.0)
     for name in "ab":
         await harness.network(name)
         await harness.remove((await harness.commit(await harness.draft(network=name))).id)
