@@ -75,6 +75,15 @@ async def test_what_was_touched_long_ago_is_not_told_apart_any_more(
     assert told.value.facts["collisions"] == ("labels/mine",)
 
 
+async def test_strict_refuses_also_what_was_committed_without_changes(harness: Harness) -> None:
+    first = await harness.commit(await harness.draft())
+    late, same = [await harness.set_labels(await harness.handle(first.id), mine="1") for _ in range(2)]
+    await harness.commit(await harness.handle(first.id))
+    with pytest.raises(Conflict):
+        await harness.commit(late, strict=True)
+    assert (await harness.commit(same)).revision == first.revision + 2
+
+
 async def test_a_fingerprint_without_a_key_is_refused(harness: Harness) -> None:
     handle = await harness.draft()
     with pytest.raises(InvalidArgument, match="fingerprint"):

@@ -98,7 +98,7 @@ def _check_collisions(record: ContainerRecord, draft: Draft, *, strict: bool) ->
         raise Conflict("The container is older than this handle; the store has been set back.", id=draft.container)
     names = collisions(record.touched, draft.base, draft.changes, record.forgotten)
     if not names and strict and draft.base != record.revision:
-        names = tuple(sorted(key for key, revision in record.touched.items() if revision > draft.base))
+        names = tuple(sorted(key for key, revision in record.touched.items() if revision > draft.base)) or ("revision",)
     if names:
         raise Conflict(
             f"Others have committed {', '.join(names)} of {record.spec.name} since this handle was taken; "
