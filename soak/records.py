@@ -12,13 +12,14 @@ EXPLAINED = {
     "vchs": "the tenant itself",
     "hosts": "the host itself, with what it has",
     "subnets": "which network has which subnet: one record, empty",
+    "removed": "containers that are no more, for handles to them; they end after 48 hours",
     "receipts": "results of commits, for retries; they end after 48 hours",
     "events": "history for those who resume; it ends after 7 days",
     "processes": "the server that runs, and one that was killed; they end after 30 seconds",
     "attached": "who read output in a server that was killed; they end after an hour",
     "idempotency": "answers of creations, for retries; they end after 24 hours",
 }
-EXPIRING = frozenset({"receipts", "events", "idempotency", "processes", "attached"})
+EXPIRING = frozenset({"receipts", "removed", "events", "idempotency", "processes", "attached"})
 
 
 class Records:

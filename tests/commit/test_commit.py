@@ -126,6 +126,18 @@ async def test_a_handle_to_a_removed_container_is_not_found(harness: Harness) ->
         await harness.commit(handle)
 
 
+async def test_a_branch_of_its_creation_does_not_bring_a_removed_container_back(harness: Harness) -> None:
+    handle = await harness.draft(name="cookie")
+    created = await harness.commit(handle)
+    await harness.remove(created.id)
+    with pytest.raises(NotFound):
+        await harness.commit(await harness.set_labels(handle, colour="red"))
+    assert (await harness.commit(handle)).id == created.id
+    with pytest.raises(NotFound):
+        await harness.inspect(created.id)
+    assert (await harness.commit(await harness.draft(name="cookie"))).id != created.id
+
+
 async def test_fifty_callers_that_touch_different_things_all_succeed(harness: Harness) -> None:
     created = await harness.commit(await harness.draft())
     base = await harness.handle(created.id)

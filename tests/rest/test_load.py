@@ -14,6 +14,7 @@ from rest.standins import World, sample
 from portlayer.client import connect
 from portlayer.model import errors as e
 from portlayer.model import execution as em
+from portlayer.model import storage as sm
 from portlayer.model.bounds import HttpBounds
 from portlayer.model.caller import Caller
 from portlayer.rest.client import RestClient
@@ -137,6 +138,20 @@ async def test_a_caller_that_goes_away_takes_back_what_was_not_begun(
     await held.until(begun=1)
     asking.cancel()
     await held.until(cancelled=1)
+
+
+async def test_what_goes_on_without_its_caller_still_counts(http: aiohttp.ClientSession, world: World) -> None:
+    held = Held(world, "storage", "delete_volume", sm.Nothing)
+    asking = [asyncio.create_task(http.delete(f"{V}/storage/volumes/v")) for _ in range(REQUESTS // 2)]
+    await held.until(begun=REQUESTS // 2)
+    for task in asking:
+        task.cancel()
+    await asyncio.wait(asking)
+    assert await status(http, f"{V}/execution/containers") == (503, "1")
+    held.go_on.set()
+    async with asyncio.timeout(20):
+        while await status(http, f"{V}/execution/containers") == (503, "1"):
+            await asyncio.sleep(0.001)
 
 
 class Refusing:

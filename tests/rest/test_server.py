@@ -88,6 +88,38 @@ async def test_a_drain_waits_for_what_is_being_changed(world: World, server: Ser
     await draining
 
 
+async def test_what_is_read_while_the_server_stops_is_not_begun(world: World, server: Server, tmp_path: Path) -> None:
+    """A request whose body comes after the drain has begun is refused: nobody would wait for it."""
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(*_: object) -> em.Committed:
+        began.set()
+        await go_on.wait()
+        return sample(em.Committed)  # type: ignore[no-any-return]
+
+    world.behave("execution", "commit", slow)
+    body = b'{"handle":"h"}'
+    asked = b"POST /v1/vchs/default/execution/commit HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body)
+    reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
+    _, other = await asyncio.open_unix_connection(tmp_path / "s")
+    other.write(asked + body)
+    await began.wait()
+    writer.write(asked + body[:-1])
+    await writer.drain()
+    async with RestClient(f"unix://{tmp_path / 's'}") as client:
+        await client.service.info(Caller(), sm.Nothing())  # what was written before has been read by now
+        draining = asyncio.ensure_future(server.drain(5))
+        with pytest.raises(e.Unavailable):
+            await client.service.info(Caller(), sm.Nothing())
+    writer.write(body[-1:])
+    assert await reader.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
+    go_on.set()
+    await draining
+    for one in (writer, other):
+        one.close()
+        await one.wait_closed()
+
+
 async def test_a_drain_is_bounded(world: World, server: Server, client: RestClient) -> None:
     began = asyncio.Event()
 

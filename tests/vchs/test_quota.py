@@ -12,9 +12,11 @@ from driver import Driver
 from harness import Harness
 from vchs.conftest import change, look, make
 
+from portlayer.components import service
 from portlayer.compose import Settings
 from portlayer.model import execution as e
 from portlayer.model import network as n
+from portlayer.model import service as v
 from portlayer.model.errors import InvalidArgument, NotFound, ResourceExhausted, SubstrateFailed
 from portlayer.model.storage import DeleteImage
 
@@ -241,3 +243,18 @@ async def test_limits_have_limits(harness: Harness, quota: dict[str, float]) -> 
         await look(harness, "tenant")
     with pytest.raises(InvalidArgument):
         await change(harness, "default", **quota)
+
+
+async def test_a_vch_has_so_many_values_and_no_more(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are in the store that all share."""
+    monkeypatch.setattr(service, "MAX_KEYS", 3)
+    tenant, other = await make(harness, "tenant"), await make(harness, "other")
+    for number in range(3):
+        await tenant.pl.service.put_kv(tenant.me, v.PutKv(key=f"k{number}", value=b"v"))
+    with pytest.raises(ResourceExhausted) as caught:
+        await tenant.pl.service.put_kv(tenant.me, v.PutKv(key="more", value=b"v"))
+    assert caught.value.facts["resource"] == "kv"
+    await tenant.pl.service.put_kv(tenant.me, v.PutKv(key="k0", value=b"another"))
+    await other.pl.service.put_kv(other.me, v.PutKv(key="more", value=b"v"))
+    await tenant.pl.service.delete_kv(tenant.me, v.DeleteKv(key="k0"))
+    await tenant.pl.service.put_kv(tenant.me, v.PutKv(key="more", value=b"v"))

@@ -19,6 +19,7 @@
 /v/<vch>/observed/<id>                           Observed: what is known of its process
 /v/<vch>/intents/<id>                            Intent, or Joined: a commit under way (also its lock)
 /v/<vch>/receipts/<handle id>                    Committed (lease: outlives the handle)
+/v/<vch>/removed/<container>                     empty: it was there (lease: outlives every handle to it)
 /v/<vch>/networks/<id>                           NetworkSpec
 /v/<vch>/addresses/<network>/<address>           Address (lease until committed)
 /v/<vch>/addresses6/<network>/<address>          the same of IPv6

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from portlayer.components import keys
 from portlayer.components.commit.claims import Claims
 from portlayer.components.commit.intents import Held, Intent, Joined, read_intent
+from portlayer.components.commit.outcome import tombstone
 from portlayer.components.hosts import HostRecord, runs
 from portlayer.components.membership import Process
 from portlayer.components.records import Records, decode, event, event_puts, put
@@ -102,7 +103,7 @@ class LostHosts:
             claims.remove(spec)
             freed = {op.key: op.live() for op in (*claims.frees, *claims.finally_free)}
             told = event_puts(vch, event("container", "removed", spec.id, spec.name, host=host))
-            ops = [*freed.values(), Delete(wanted[1]), Delete(wanted[2]), *told]
+            ops = [*freed.values(), Delete(wanted[1]), Delete(wanted[2]), tombstone(vch, container), *told]
         try:
             await self._store.apply(Transaction(checks, ops))
         except CheckFailed:

@@ -24,7 +24,7 @@ from portlayer.metrics import Family, Metrics, Read, exposition
 from portlayer.model import grants as g
 from portlayer.model import service as m
 from portlayer.model.caller import Caller
-from portlayer.model.errors import Conflict, InvalidArgument, NotFound, PortlayerError
+from portlayer.model.errors import Conflict, InvalidArgument, NotFound, PortlayerError, ResourceExhausted
 from portlayer.model.events import NumberedEvent
 from portlayer.model.execution import replace
 from portlayer.model.storage import Nothing
@@ -33,6 +33,8 @@ from portlayer.model.topology import COMPONENTS, Part
 PATIENCE_SECONDS = 5.0
 """For how long another process is asked how it is."""
 MAX_VALUE_BYTES = 64 * 1024
+MAX_KEYS = 1000
+"""Of one VCH: it shares the store with others."""
 _KEY = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}")
 
 
@@ -231,6 +233,8 @@ class LocalService:
         key = await self._kv_key(caller, request.key)
         if len(request.value) > MAX_VALUE_BYTES:
             raise InvalidArgument(f"A value has at most {MAX_VALUE_BYTES} bytes.")
+        if await self._store.get(key) is None and await self._store.count(keys.entities(caller.vch, "kv")) >= MAX_KEYS:
+            raise ResourceExhausted(f"VCH {caller.vch} has {MAX_KEYS} values; delete one first.", resource="kv")
         revision = await self._change(caller.vch, request.key, key, request.if_match, Put(key, request.value))
         return m.KvEntry(key=request.key, value=request.value, etag=str(revision))
 

@@ -84,6 +84,8 @@ class Claims:
                     self._remove_volume(step)
             return
         if old is None:
+            gone = NotFound("This container has been removed.", kind="container", id=new.id)
+            self._demand(Check(keys.entity(self.vch, "removed", new.id), 0), gone)
             self._name(new)
             self._use("images", new.image.id, new.image.name, new.id)
         elif old.name != new.name:

@@ -100,7 +100,7 @@ def record_ops(intent: Intent, observed: dict[str, Observed], answers: dict[str,
         container = keys.entity(intent.vch, "containers", piece.container)
         seen = keys.entity(intent.vch, "observed", piece.container)
         if piece.removal:
-            ops += [Delete(container), Delete(seen)]
+            ops += [Delete(container), Delete(seen), tombstone(intent.vch, piece.container)]
         else:
             if piece.bump:
                 record = ContainerRecord(
@@ -112,6 +112,11 @@ def record_ops(intent: Intent, observed: dict[str, Observed], answers: dict[str,
         ops.append(put(receipt, answers[piece.container], RECEIPT_SECONDS))
         events += _events(piece, observed[piece.container])
     return ops + _replay(intent, answers) + event_puts(intent.vch, *events)
+
+
+def tombstone(vch: str, container: str) -> Put:
+    """What keeps a handle of its creation, which another has branched from, from making it once more."""
+    return Put(keys.entity(vch, "removed", container), b"", RECEIPT_SECONDS)
 
 
 def _replay(intent: Intent, answers: dict[str, Committed]) -> list[Put | Delete]:

@@ -162,9 +162,7 @@ class Dispatcher:
             raise route
         call, parameters = route
         if self.shared.draining.is_set() and call not in VITAL:
-            raise Unavailable(
-                "The port layer is stopping; come again when it is back.", retry_after_seconds=1, refused=True
-            )
+            raise _stopping()
         path, vch = http.raw_path.partition("?")[0], parameters.get("vch", "")
         asked = await self._admitted(http, call, path, parameters)
         if call.unsupported:
@@ -192,6 +190,8 @@ class Dispatcher:
         identity, caller, components = asked
         query = http.raw_path.partition("?")[2]
         request = await self._decoders[call].decode(http, parameters, query)
+        if call.acts and self.shared.draining.is_set():
+            raise _stopping()  # the drain waits for what has begun, and for nothing that begins now
         work: Awaitable[web.StreamResponse]
         if components is self._components and call in self._relays:
             message = Message(call, http.raw_path, {}, await self._decoders[call].body(http))
@@ -202,7 +202,7 @@ class Dispatcher:
             work = self._while_good(work, identity, http)
         if identity is not None and call.audited:
             work = self._told(work, identity, call, caller.vch, http)
-        return await (self._finished(work, call) if call.acts else work)
+        return await (self._finished(work, call, caller.vch) if call.acts else work)
 
     async def _admitted(
         self, http: web.BaseRequest, call: Call[Any, Any], path: str, parameters: dict[str, str]
@@ -300,13 +300,25 @@ class Dispatcher:
             tenant = vch if call.tenant else None
             self._audit.tell(identity, tenant, call.name, path, status, code, request=request_id(http))
 
-    async def _finished(self, work: Awaitable[web.StreamResponse], call: Call[Any, Any]) -> web.StreamResponse:
+    async def _finished(
+        self, work: Awaitable[web.StreamResponse], call: Call[Any, Any], vch: str
+    ) -> web.StreamResponse:
         """Do *work*; a drain waits for it. To its end, also where the caller goes away, unless the call `leaves`."""
         mine = asyncio.current_task() if call.leaves else None
         task = mine or asyncio.ensure_future(_answered(work))
         self.shared.acting.add(task)
         task.add_done_callback(self.shared.acting.discard)
-        return await (work if mine else asyncio.shield(task))
+        if mine:
+            return await work
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self.load.outlived(vch, task)
+            raise
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("The port layer is stopping; come again when it is back.", retry_after_seconds=1, refused=True)
 
 
 def _cut(http: web.BaseRequest) -> None:

@@ -6,10 +6,11 @@ memory and file descriptors, and that no VCH keeps the others out.
 
 from __future__ import annotations
 
+import asyncio
 import collections
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from portlayer.model.bounds import HttpBounds
 from portlayer.model.errors import Unavailable
@@ -68,12 +69,19 @@ class Load:
         """A request for *vch* ("" for none) is answered. Raises Unavailable where there are too many."""
         if self._requests >= self._bounds.requests or self._of_vch[vch] >= max(1, self._bounds.requests // 2):
             raise Unavailable("Too many requests at once; try again.", retry_after_seconds=_RETRY_SECONDS, refused=True)
-        self._requests += 1
-        self._of_vch[vch] += 1
+        self._count(vch, 1)
         try:
             yield
         finally:
-            self._requests -= 1
-            self._of_vch[vch] -= 1
-            if not self._of_vch[vch]:
-                del self._of_vch[vch]
+            self._count(vch, -1)
+
+    def outlived(self, vch: str, work: asyncio.Task[Any]) -> None:
+        """Who asked for *work* has gone, and it goes on: it counts until it is done."""
+        self._count(vch, 1)
+        work.add_done_callback(lambda _: self._count(vch, -1))
+
+    def _count(self, vch: str, difference: int) -> None:
+        self._requests += difference
+        self._of_vch[vch] += difference
+        if not self._of_vch[vch]:
+            del self._of_vch[vch]

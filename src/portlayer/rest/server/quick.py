@@ -179,7 +179,11 @@ class Quick(asyncio.Protocol):
         full.data_received(data)
 
     async def _answer(self, request: QuickRequest) -> None:
-        response = cast("web.Response", await self._answers(request))
+        try:
+            response = cast("web.Response", await self._answers(request))
+        except BaseException:  # which is no answer: nobody is to wait for one
+            self.force_close()
+            raise
         if self.transport is None:
             return
         last = self._closing or response.keep_alive is False
