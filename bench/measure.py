@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from bench import results as r
 from bench.jail import engine_pss
@@ -15,6 +16,8 @@ from bench.results import Results
 WORKERS = 8
 SLEEPERS = 10
 QUIET = 0.5
+SETTLING, MOST_SETTLING, CALM = 0.2, 25, 0.1
+"""Seconds that are looked at together, how often at most, and the share of them that may be busy."""
 Say = Callable[[str], None]
 
 
@@ -55,6 +58,7 @@ async def at_once(peers: Sequence[Peer], results: Results, batches: int, lives: 
         random.shuffle(kinds)
         for peer, bridge in kinds:
             progress(f"8 at once, batch {number + 1} of {batches}: {peer.name}")
+            await _settled()
             rate = await _rate(peer, lives, bridge=bridge)
             results.add(r.RATE_BRIDGE if bridge else r.RATE_NONE, peer.name, rate)
 
@@ -98,6 +102,21 @@ async def _rate(peer: Peer, lives: int, *, bridge: bool) -> float:
         for _ in range(WORKERS):
             group.create_task(worker())
     return lives / (time.perf_counter() - began)
+
+
+async def _settled() -> None:
+    """Until the machine has little to do: what one peer leaves to be done later is not to count as another's."""
+    for _ in range(MOST_SETTLING):
+        (busy, all_), _ = _ticks(), await asyncio.sleep(SETTLING)
+        later, all_later = _ticks()
+        if later - busy < CALM * (all_later - all_):
+            return
+
+
+def _ticks() -> tuple[int, int]:
+    """Of all processors since the boot: busy, and all. Source: proc(5), /proc/stat."""
+    times = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(times) - times[3] - times[4], sum(times)
 
 
 async def _pss(engine: Engine) -> int:

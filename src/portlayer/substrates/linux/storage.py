@@ -21,7 +21,7 @@ from typing import TypeVar
 from portlayer.model.errors import InvalidArgument, NotFound, ResourceExhausted, SubstrateFailed, Unsupported
 from portlayer.model.execution import ContainerSpec
 from portlayer.pump import pump
-from portlayer.substrates.linux import disks, mounts, overlay, staging, trash
+from portlayer.substrates.linux import disks, files, mounts, overlay, staging, trash
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.unpack import Unpacker
 
@@ -54,6 +54,7 @@ class LinuxStorage:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 # Setuid programs of images are not for users of the host; a group must not be inherited, either.
                 directory.chmod(0o700)
+            files.spread(str(paths.containers))
             overlay.make_skeleton(paths.skeleton)
             await asyncio.to_thread(self._probe)
             staging.sweep(paths.staging, self._trash.throw)
