@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ import pytest
 from driver import ME, Driver
 from partitions.conftest import FULL, Scene
 from partitions.lab import LONGER_THAN_LEASE, TWO_HOSTS, Lab, within
-from partitions.work import CALL_SECONDS, Counting, Work, again, settles, until
+from partitions.work import CALL_SECONDS, Counting, Work, again, is_refused, settles, until
 
 from portlayer.model import interaction as i
 from portlayer.model import network as n
-from portlayer.model.errors import AlreadyExists, InUse, ResourceExhausted, Unavailable
+from portlayer.model.errors import AlreadyExists, InUse, ResourceExhausted
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PROMPT_SECONDS = 3
@@ -52,14 +51,6 @@ def b(lab: Lab) -> Driver:
 def others(lab: Lab) -> list[Any]:
     """All hosts but b."""
     return [host for name, host in lab.hosts.items() if name != "b"]
-
-
-async def is_refused(call: Callable[[], Awaitable[Any]]) -> None:
-    """In time, and with the time to come again."""
-    async with within(CALL_SECONDS):
-        with pytest.raises(Unavailable) as told:
-            await call()
-    assert told.value.facts["retry_after_seconds"]
 
 
 async def state(driver: Driver, ref: str) -> str:

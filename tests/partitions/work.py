@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import pytest
 from driver import ME, Driver
-from partitions.lab import Lab, Process
+from partitions.lab import Lab, Process, within
 from partitions.laws import Unread
 
 from portlayer.interfaces.interaction import Attachment
@@ -187,3 +188,11 @@ class Counting:
 
 
 __all__ = ["CALL_SECONDS", "HEAL_SECONDS", "Counting", "Work", "again", "settles", "until"]
+
+
+async def is_refused(call: Callable[[], Awaitable[Any]]) -> None:
+    """In time, and with the time to come again."""
+    async with within(CALL_SECONDS):
+        with pytest.raises(Unavailable) as told:
+            await call()
+    assert told.value.facts["retry_after_seconds"]

@@ -42,6 +42,8 @@ FETCHES = Bounds(at_once=3, at_once_per_vch=2, queued=0, queued_per_vch=0)
 PAUSES = (0.2, 1.0, 3.0)
 """Seconds to wait before going on with a layer that broke off; then it is given up. A process of storage starts in less
 than the sum."""
+SILENCE_SECONDS = 10.0
+"""Where nothing of a layer has come for so long, storage is cut off: the commit does not hang for it."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -164,7 +166,7 @@ class Layers:
                     await copy.take(await self._source.open(vch, layer.digest, copy.size))
                     break
                 except Unavailable as error:
-                    if pause is None or not copy.began:
+                    if pause is None or not copy.began or copy.silence > SILENCE_SECONDS:
                         raise
                     log.warning("layer %s broke off at byte %d: %s", layer.digest, copy.size, error.detail)
                 self._breaks.add()
@@ -198,6 +200,8 @@ class _Copy:
         self._out = out
         self._counter = counter
         self._digest = hashlib.sha256()
+        self._clock = asyncio.get_running_loop().time
+        self._latest = self._clock()
         self.began = False
         self.size = 0
 
@@ -208,9 +212,15 @@ class _Copy:
             while (piece := await _piece(blob)) is not None and self.size <= self._layer.size_bytes:
                 await asyncio.to_thread(_write, self._out, piece, self._digest.update)
                 self.size += len(piece)
+                self._latest = self._clock()
                 self._counter.add(amount=len(piece))
         finally:
             await blob.aclose()
+
+    @property
+    def silence(self) -> float:
+        """Seconds in which nothing has come."""
+        return self._clock() - self._latest
 
     @property
     def is_whole(self) -> bool:
