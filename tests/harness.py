@@ -29,9 +29,13 @@ from portlayer.substrates.memory.world import World
 __all__ = ["ME", "Harness", "until_hit"]
 
 
+_OUTSIDE = ("substrates/memory", "portlayer/stores", "asyncio/selector_events")
+"""What runs there is the host's, the store's or the kernel's: a process that dies leaves no accept(2) half done."""
+
+
 def is_of_process(task: asyncio.Task[Any]) -> bool:
     code = getattr(task.get_coro(), "cr_code", None)
-    return code is not None and not any(part in code.co_filename for part in ("substrates/memory", "portlayer/stores"))
+    return code is not None and not any(part in code.co_filename for part in _OUTSIDE)
 
 
 class Death:

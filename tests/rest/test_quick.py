@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -174,6 +175,22 @@ async def test_a_drain_answers_what_is_under_way_and_closes_what_is_not(
         going.go.set()
         assert (await answer(busy))[1]["connection"] == "close"
         await draining
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_who_comes_just_as_a_drain_ends_is_not_left_waiting(world: World, tmp_path: Path, turns: int) -> None:
+    """Whichever turn of the event loop the server closes in: that of the accept(2), or one about it."""
+    server = Server(world.components)
+    await server.listen_unix(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as coming:
+        coming.setblocking(False)
+        coming.connect(str(tmp_path / "s"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await server.drain(0)
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.get_running_loop().sock_recv(coming, 1) == b""
 
 
 async def test_who_does_not_read_is_not_answered_any_more(server: Server, world: World, tmp_path: Path) -> None:

@@ -25,13 +25,12 @@ from portlayer.rest.server.audit import Audit
 from portlayer.rest.server.content import MAX_BODY
 from portlayer.rest.server.dispatch import Dispatcher
 from portlayer.rest.server.identity import Peers
-from portlayer.rest.server.listening import TlsListener, bound
+from portlayer.rest.server.listening import TlsListener, UnixListener, bound
 from portlayer.rest.server.load import Load
 from portlayer.rest.server.quick import Quick
 from portlayer.tracing import Tracer
 
 _logger = logging.getLogger(__name__)
-_BACKLOG = 1024
 _LAST_SECONDS = 1.0
 Contexts = Callable[[], ssl.SSLContext]
 
@@ -70,11 +69,10 @@ class Server:
             metrics=metrics,
             tracer=tracer,
         )
-        self._connections: _ProblemServer
-        self._runner: web.ServerRunner | None = None
+        self._connections: _ProblemServer | None = None
         self._paths: dict[Path, int] = {}
-        self._listeners: list[TlsListener] = []
-        self._lent: list[web.BaseSite | TlsListener] = []
+        self._listeners: list[UnixListener | TlsListener] = []
+        self._lent: list[UnixListener | TlsListener] = []
 
     async def listen_unix(self, path: str | Path, mode: int = 0o600) -> None:
         """Listen at *path*. A socket that nobody serves any more is replaced.
@@ -86,7 +84,7 @@ class Server:
         await _check_free(path)
         listening = _bound(path, mode)
         self._paths[path] = path.stat().st_ino
-        await web.SockSite(await self._running(), listening, backlog=_BACKLOG).start()
+        self._listeners.append(await self._serve(listening))
 
     async def listen_socket(self, listening: socket.socket, contexts: Contexts | None = None) -> None:
         """Serve a socket that somebody else has bound, and keeps for whoever comes after us.
@@ -94,12 +92,9 @@ class Server:
         contexts: for TLS, without which only unix sockets are served. Raises InvalidArgument for others.
         """
         if listening.family == socket.AF_UNIX:
-            site = web.SockSite(await self._running(), listening, backlog=_BACKLOG)
-            await site.start()
-            self._lent.append(site)
+            self._lent.append(await self._serve(listening))
         elif contexts is not None:
-            await self._listen(listening, contexts)
-            self._lent.append(self._listeners.pop())
+            self._lent.append(TlsListener(listening, self._met(), contexts))
         else:
             raise InvalidArgument("TCP is served with TLS alone; give this process an https address.")
 
@@ -108,12 +103,9 @@ class Server:
 
         contexts: what a new connection is met with, as of then. Raises InvalidArgument where nothing can listen there.
         """
-        return await self._listen(bound(host, port), contexts)
-
-    async def _listen(self, listening: socket.socket, contexts: Contexts) -> int:
-        await self._running()
-        self._listeners.append(TlsListener(listening, self._connections, contexts))
-        return self._listeners[-1].port
+        listener = TlsListener(bound(host, port), self._met(), contexts)
+        self._listeners.append(listener)
+        return listener.port
 
     async def drain(self, seconds: float = 30.0, *, notice_seconds: float = 0.0) -> None:
         """Stop in good order.
@@ -125,7 +117,7 @@ class Server:
         """
         shared = self._dispatcher.shared
         shared.leaving.set()
-        if self._runner is None:
+        if self._connections is None:
             return
         await asyncio.sleep(notice_seconds)
         shared.draining.set()
@@ -134,24 +126,27 @@ class Server:
             _, left = await asyncio.wait(shared.acting, timeout=seconds)
             if left:
                 _logger.warning("%d calls are left unfinished after %g seconds", len(left), seconds)
-        lent = set(self._lent)
-        await asyncio.gather(*(site.stop() for site in tuple(self._runner.sites) if site not in lent))
-        await asyncio.gather(*(listener.stop() for listener in self._listeners))
+        await asyncio.gather(*(one.stop() for one in self._listeners))
         self._listeners.clear()
         self._lent.clear()
         self._remove_sockets()
         for transport in tuple(shared.cut_at_drain):
             transport.abort()
-        await self._runner.cleanup()
+        self._connections.pre_shutdown()
+        await self._connections.shutdown(_LAST_SECONDS)
         self._audit.close()
-        self._runner = None
+        self._connections = None
 
-    async def _running(self) -> web.ServerRunner:
-        if self._runner is None:
+    async def _serve(self, listening: socket.socket) -> UnixListener:
+        listener = UnixListener(listening, self._met())
+        await listener.start()
+        return listener
+
+    def _met(self) -> _ProblemServer:
+        """What makes connections of those who come."""
+        if self._connections is None:
             self._connections = _ProblemServer(self._dispatcher)
-            self._runner = web.ServerRunner(self._connections, handle_signals=False, shutdown_timeout=_LAST_SECONDS)
-            await self._runner.setup()
-        return self._runner
+        return self._connections
 
     def _remove_sockets(self) -> None:
         for path, inode in self._paths.items():

@@ -1,4 +1,5 @@
-"""Listening with TLS: handshakes that take too long, or are too many, cost no more than themselves."""
+"""Listening. On a unix socket; and with TLS, where handshakes that take too long, or are too many, cost no more than
+themselves."""
 
 from __future__ import annotations
 
@@ -19,9 +20,36 @@ MOST_HANDSHAKES = 256
 """At once; beyond, the oldest one goes, since those that mean it take a moment."""
 _SHUTDOWN_SECONDS = 2.0
 _PAUSE_SECONDS = 0.1
+_TURNS_OF_ACCEPTING = 3
+"""Of the event loop, from the accept(2) to the call of `connection_made`."""
 _BACKLOG = 1024
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _logger = logging.getLogger(__name__)
+
+
+class UnixListener:
+    """Serves who comes to *listening* by *server*."""
+
+    def __init__(self, listening: socket.socket, server: web.Server) -> None:
+        self._listening = listening
+        self._server = server
+        self._accepting: asyncio.Server
+
+    async def start(self) -> None:
+        self._accepting = await asyncio.get_running_loop().create_unix_server(
+            self._server, sock=self._listening, backlog=_BACKLOG
+        )
+
+    async def stop(self) -> None:
+        """Accept nothing any more; who has been accepted is the server's.
+
+        CPython before 3.12 drops a connection that is accepted just when its server is closed: nobody would ever
+        close it, and who waits there would wait on.
+        """
+        asyncio.get_running_loop().remove_reader(self._listening)
+        for _ in range(_TURNS_OF_ACCEPTING):
+            await asyncio.sleep(0)
+        self._accepting.close()
 
 
 class TlsListener:
