@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import gzip
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import images
@@ -18,7 +19,7 @@ from portlayer.model import execution as e
 from portlayer.model import network as n
 from portlayer.model import service as v
 from portlayer.model.errors import InvalidArgument, NotFound, ResourceExhausted, SubstrateFailed
-from portlayer.model.storage import DeleteImage
+from portlayer.model.storage import DeleteImage, ImportImage
 
 RACERS = 50
 MIB = 1 << 20
@@ -219,12 +220,56 @@ async def test_layers_count_once_unpacked_and_an_import_ends_where_there_is_no_r
     assert len(harness.world.layers) == 1
     await change(harness, "tenant", storage_bytes=base + len(tar))
     await tenant.archive(packed)
-    await tenant.archive(images.docker_archive(images.Built([tar], "again", {"Cmd": ["other"]})))
+    await tenant.archive(images.docker_archive(images.Built([tar], "again", {"Cmd": ["other"]}, compression="gzip")))
     assert (await look(harness, "tenant")).usage.storage_bytes == base + len(tar)
     await tenant.pl.storage.delete_image(tenant.me, DeleteImage(ref="again"))
     assert (await look(harness, "tenant")).usage.storage_bytes == base + len(tar)
     await tenant.pl.storage.delete_image(tenant.me, DeleteImage(ref="zeros"))
     assert (await look(harness, "tenant")).usage.storage_bytes == base
+
+
+@pytest.mark.parametrize("format", ["auto", "rootfs"])
+async def test_an_upload_ends_where_no_quota_of_that_size_holds_it(harness: Harness, format: Any) -> None:  # noqa: A002
+    """However small it comes: it lies on the disk that all share, long before a layer of it is unpacked."""
+    tenant = await make(harness, "tenant", storage_bytes=20 * MIB)
+    used = (await look(harness, "tenant")).usage.storage_bytes
+    packed = gzip.compress(images.tar([images.file("zeros", bytes(100 * MIB))]), 1)
+    sent = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for start in range(0, len(packed), 4096):
+            sent += 4096
+            yield packed[start : start + 4096]
+
+    with pytest.raises(ResourceExhausted) as caught:
+        await tenant.pl.storage.import_image(tenant.me, ImportImage(name="bomb", format=format), body())
+    assert caught.value.facts["resource"] == "storageBytes"
+    assert 36 * MIB < caught.value.facts["requested"] < 40 * MIB
+    assert sent < len(packed) / 2
+    assert (await look(harness, "tenant")).usage.storage_bytes == used
+
+
+async def test_blobs_count_where_they_are_more_than_what_they_unpack_to(harness: Harness) -> None:
+    tenant = await make(harness, "tenant")
+    base = (await look(harness, "tenant")).usage.storage_bytes
+    tar = images.tar([images.file("little")])
+
+    async def use(name: str, blob: bytes) -> int:
+        members = images.docker_members(images.Built([tar], name, {"Cmd": [name]}))
+        await tenant.archive(images.archive({at: blob if at.endswith(".tar") else it for at, it in members.items()}))
+        return (await look(harness, "tenant")).usage.storage_bytes - base
+
+    packed = gzip.compress(tar, mtime=1)
+    assert await use("plain", packed) == len(tar)
+    assert await use("padded", packed + bytes(3 * MIB)) == 3 * MIB + 2 * len(packed)
+    await change(harness, "tenant", storage_bytes=base + 8 * MIB)
+    with pytest.raises(ResourceExhausted):
+        await use("padded-more", packed + bytes(6 * MIB))
+    assert await use("padded-again", packed + bytes(4 * MIB)) == 7 * MIB + 3 * len(packed)
+    for name in ("padded", "padded-again"):
+        await tenant.pl.storage.delete_image(tenant.me, DeleteImage(ref=name))
+    assert (await look(harness, "tenant")).usage.storage_bytes == base + len(tar)
 
 
 async def test_a_quota_is_of_one_vch(harness: Harness) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 from portlayer.components import keys
 from portlayer.components.archives import ArchivedImage, ArchivedLayer, open_layer, read_archive, read_config
 from portlayer.components.blobs import Blobs
-from portlayer.components.quota import Quotas, Room
+from portlayer.components.footprint import Room
+from portlayer.components.quota import Quotas
 from portlayer.components.records import decode, event, event_puts, put
 from portlayer.components.replays import Replays, digest_of
 from portlayer.failpoints import Failpoints
@@ -102,13 +103,14 @@ class Importer:
         replaced: set[str] = set()
         try:
             await asyncio.to_thread(staging.mkdir, mode=0o700)
-            archived = await read_archive(counted, staging, name=request.name, format=request.format)
+            staged = (await self._quotas.room(caller.vch)).staged
+            archived = await read_archive(counted, staging, name=request.name, format=request.format, staged=staged)
             await self._failpoints.hit("import.read")
             layers = [layer for image in archived for layer in image.layers]
             async with self._pruning:
                 pins = [digest for layer in layers for digest in (layer.diff_id, layer.digest)]
                 self._pinned.update(pins)
-            room = await Room.of(self._quotas, caller.vch)
+            room = await self._quotas.room(caller.vch)  # as it is after the upload
             for image in archived:
                 await self._unpack(image, room, report)
             await self._failpoints.hit("import.unpacked")
@@ -186,7 +188,7 @@ class Importer:
             image = _image(ident, archived, known.names if known else (), sizes)
             gone = {layer.digest for layer in known.layers} if known else set()
             gone -= {layer.digest for layer in image.layers}
-            quota = await self._quotas.claim_layers(vch, {one.diff_id: one.unpacked_bytes for one in image.layers})
+            quota = await self._quotas.claim_layers(vch, image.layers)
             name_keys = [keys.name(vch, "images", name) for name in image.names]
             rows = await self._store.get_many(name_keys)
             checks = [Check(key, record.revision if record else 0), *quota.checks]

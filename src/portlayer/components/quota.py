@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
 import msgspec
 
 from portlayer.components import keys
+from portlayer.components.footprint import NAMES, Footprint, KeptLayer, Room, exhausted
 from portlayer.components.locks import Locks
 from portlayer.components.tenants import Tenants
 from portlayer.interfaces.store import Check, Put, Store
@@ -31,16 +32,6 @@ from portlayer.model.service import Quota
 NO_QUOTA = Quota()
 MAX_LIMIT = 1 << 60
 CPU_DIGITS = 6
-NAMES = {
-    "containers": "containers",
-    "cpus": "cpus",
-    "memory_bytes": "memoryBytes",
-    "storage_bytes": "storageBytes",
-    "networks": "networks",
-    "addresses": "addresses",
-}
-"""What can have a limit: as a field of Quota, and as the API calls it."""
-
 Count = Callable[[], Awaitable[tuple[float, float]]]
 """What is used, and what is asked for beside it; both of the time after the key was read."""
 
@@ -69,6 +60,7 @@ class _Intent(msgspec.Struct):
 
 
 class _Layer(msgspec.Struct, rename="camel"):
+    digest: str
     diff_id: str
     size_bytes: int
     unpacked_bytes: int = 0
@@ -109,7 +101,7 @@ class Quotas:
             "containers": len(await self._names(vch)),
             "cpus": cpus,
             "memory_bytes": memory,
-            "storage_bytes": sum((await self.layers(vch)).values()) + await self._capacities(vch),
+            "storage_bytes": await self._storage(vch),
             "networks": await self._store.count(keys.entities(vch, "networks")),
             "addresses": await self._addresses(vch),
         }
@@ -131,13 +123,14 @@ class Quotas:
 
         return await self._claim(vch, {name: counting(name, amount) for name, amount in amounts.items() if amount})
 
-    async def claim_layers(self, vch: str, layers: Mapping[str, int]) -> Claim:
-        """As `claim`, for an image with *layers* (diffID -> bytes), of which the VCH may have some already."""
+    async def claim_layers(self, vch: str, layers: Iterable[KeptLayer]) -> Claim:
+        """As `claim`, for an image with *layers*, of which the VCH may have some already."""
 
         async def count() -> tuple[float, float]:
-            mine = await self.layers(vch)
-            fresh = sum(size for layer, size in layers.items() if layer not in mine)
-            return sum(mine.values()) + await self._capacities(vch), fresh
+            mine = await self._layers(vch)
+            before = mine.bytes
+            mine.add(layers)
+            return before + await self._capacities(vch), mine.bytes - before
 
         self.tenants.forget(vch)
         return await self._claim(vch, {"storage_bytes": count})
@@ -187,11 +180,22 @@ class Quotas:
                 await stack.enter_async_context(self._turns.hold(*limited))
             yield stack.aclose
 
-    async def layers(self, vch: str) -> dict[str, int]:
-        """The layers that images of *vch* have, and what each unpacks to."""
+    async def room(self, vch: str) -> Room:
+        """How much an import may bring now. Raises NotFound."""
+        limit = (await self.limits(vch)).storage_bytes
+        if limit is None:
+            return Room(vch, None, 0, Footprint(()))
+        mine = await self._layers(vch)
+        return Room(vch, limit, mine.bytes + await self._capacities(vch), mine)
+
+    async def _layers(self, vch: str) -> Footprint:
+        """Of the images of *vch*."""
         rows = await self._store.range(keys.entities(vch, "images"))
         images = (msgspec.json.decode(row.value, type=_Image) for row in rows)
-        return {layer.diff_id: layer.unpacked_bytes or layer.size_bytes for image in images for layer in image.layers}
+        return Footprint(layer for image in images for layer in image.layers)
+
+    async def _storage(self, vch: str) -> int:
+        return (await self._layers(vch)).bytes + await self._capacities(vch)
 
     async def _used(self, vch: str, resource: str) -> float:
         match resource:
@@ -202,7 +206,7 @@ class Quotas:
             case "memory_bytes":
                 return (await self._resources(vch))[1]
             case "storage_bytes":
-                return sum((await self.layers(vch)).values()) + await self._capacities(vch)
+                return await self._storage(vch)
             case "addresses":
                 return await self._addresses(vch)
             case _:
@@ -237,49 +241,6 @@ class Quotas:
     async def _capacities(self, vch: str) -> int:
         rows = await self._store.range(keys.entities(vch, "volumes"))
         return sum(msgspec.json.decode(row.value, type=_Volume).capacity_bytes or 0 for row in rows)
-
-
-class Room:
-    """How much an import may unpack: it ends where the quota would be exceeded, before the disk is full of it.
-
-    sizes: what the layers that were measured unpack to.
-    """
-
-    def __init__(self, vch: str, limit: float | None, used: float, mine: Mapping[str, int]) -> None:
-        self.sizes: dict[str, int] = {}
-        self._vch, self._limit, self._used, self._mine = vch, limit, used, mine
-
-    @classmethod
-    async def of(cls, quotas: Quotas, vch: str) -> Room:
-        limit = (await quotas.limits(vch)).storage_bytes
-        if limit is None:
-            return cls(vch, None, 0, {})
-        return cls(vch, limit, (await quotas.usage(vch))["storage_bytes"], await quotas.layers(vch))
-
-    async def measured(self, layer: str, tar: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """*tar* as it is, and afterwards its size is known. Raises ResourceExhausted once it is too much."""
-        others = sum(size for other, size in self.sizes.items() if other not in self._mine and other != layer)
-        size = 0
-        async for piece in tar:
-            size += len(piece)
-            fresh = others + size
-            if self._limit is not None and layer not in self._mine and self._used + fresh > self._limit:
-                raise exhausted(self._vch, "storage_bytes", self._limit, self._used, fresh)
-            yield piece
-        self.sizes[layer] = size
-
-
-def exhausted(vch: str, resource: str, limit: float, used: float, asked: float) -> ResourceExhausted:
-    """The refusal: what has run out, and by how much."""
-    name = NAMES[resource]
-    return ResourceExhausted(
-        f"VCH {vch} has a quota of {limit:.12g} {name}: {used:.12g} in use, {asked:.12g} more asked for; "
-        "remove something, or have the quota raised.",
-        resource=name,
-        limit=limit,
-        used=used,
-        requested=asked,
-    )
 
 
 def check_quota(quota: Quota) -> Quota:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -29,6 +29,7 @@ async def read_archive(
     *,
     name: str | None = None,
     format: Format = "auto",  # noqa: A002 - the name of the API's own parameter
+    staged: Callable[[int], None] = lambda _: None,
 ) -> list[ArchivedImage]:
     """Write an archive to *staging* as it streams in, then find the images in it.
 
@@ -37,6 +38,7 @@ async def read_archive(
         staging: an empty directory; the caller removes it with all in it once the layers are used, or on failure.
         name: overrides the names in the archive, which must hold one image then; a rootfs needs it.
         format: auto tells oci and docker apart by content.
+        staged: is told, in a thread, how many bytes are about to be in *staging*; what it raises ends it.
     Raises:
         InvalidArgument: no such archive, corrupt, truncated, incomplete, or inconsistent; the reason is in the detail.
         Unsupported: what is in it is no image that could run here.
@@ -47,9 +49,9 @@ async def read_archive(
     if format == "rootfs":
         if name is None:
             raise InvalidArgument("A root filesystem says no name for its image; pass name.", pointer="?name")
-        tar = await _spool(RootfsSpool(staging), body)
+        tar = await _spool(RootfsSpool(staging, staged), body)
         return [_of_rootfs(tar, name)]
-    contents = await _spool(ArchiveSpool(staging), body)
+    contents = await _spool(ArchiveSpool(staging, staged), body)
     return await asyncio.to_thread(_images, contents, name, format)
 
 

@@ -11,7 +11,7 @@ import hashlib
 import posixpath
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -61,9 +61,11 @@ class Contents:
 
 
 class ArchiveSpool:
-    """An archive of images."""
+    """An archive of images. staged: is told how many bytes of it there are, decompressed, before they are written."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, staged: Callable[[int], None]) -> None:
+        self._staged = staged
+        self._bytes = 0
         self._directory = directory
         self._lock = threading.Lock()
         self._reader = tarstream.TarReader(strict=True)
@@ -89,6 +91,8 @@ class ArchiveSpool:
                 self._file.close()
 
     def _take(self, piece: bytes) -> None:
+        self._bytes += len(piece)
+        self._staged(self._bytes)
         for event in self._reader.feed(piece):
             if not isinstance(event, memoryview):
                 self._finish_file()
@@ -127,9 +131,11 @@ class ArchiveSpool:
 
 
 class RootfsSpool:
-    """A root filesystem: the tar itself, uncompressed, is the one blob."""
+    """A root filesystem: the tar itself, uncompressed, is the one blob. staged: as of an archive."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, staged: Callable[[int], None]) -> None:
+        self._staged = staged
+        self._bytes = 0
         self._lock = threading.Lock()
         self._reader = tarstream.TarReader(strict=True)
         self._decompressor = Decompressor(self._take)
@@ -151,6 +157,8 @@ class RootfsSpool:
             self._file.close()
 
     def _take(self, piece: bytes) -> None:
+        self._bytes += len(piece)
+        self._staged(self._bytes)
         for _ in self._reader.feed(piece):
             pass
         self._file.write(memoryview(piece))
