@@ -32,7 +32,7 @@ from portlayer.model.caller import Caller
 from portlayer.rest.calls import CALLS, Call
 from portlayer.rest.passport import HEADER as PASSPORT
 from portlayer.rest.passport import Passport
-from portlayer.rest.server import Audit, Server
+from portlayer.rest.server import Audit, Server, refusals
 
 VARYING = {"Date", "Content-Length", "X-Request-ID"}
 CANARY = "canary-7f3a"
@@ -254,6 +254,63 @@ def test_the_audit_log_is_bounded(tmp_path: Path) -> None:
     assert sizes.keys() == {"audit.log", "audit.log.1", "audit.log.2", "audit.log.3"}
     assert max(sizes.values()) <= 1000
     assert '"/199"' in (tmp_path / "audit.log").read_text()
+
+
+def noted(directory: Path) -> list[dict[str, Any]]:
+    """What the audit log has, in its files."""
+    files = sorted(directory.glob("audit.log*"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+async def test_how_often_one_was_refused_is_told_before_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "SUM_SECONDS", 0.01)
+    monkeypatch.setattr(refusals, "BURST", 2)
+    audit = Audit(tmp_path / "audit.log")
+    for number in range(5):
+        for identity in (None, KNOWN["viewer"]):
+            audit.refuse(identity, "default", "execution/commit", f"/{number}", 403, code="PermissionDenied")
+    async with asyncio.timeout(20):
+        while len(noted(tmp_path)) < 6:
+            await asyncio.sleep(0.01)
+    sums = [(line["subject"], line["refusals"]) for line in noted(tmp_path) if "refusals" in line]
+    assert sums == [(None, 3), ("vera", 3)]
+    audit.close()
+
+
+async def test_who_is_refused_again_and_again_drives_nobody_out_of_the_audit_log(world: World, tmp_path: Path) -> None:
+    audit = Audit(tmp_path / "audit.log", most=30_000)
+    server = Server(world.components, peers=ByHeader(KNOWN), audit=audit)
+    await server.listen_unix(tmp_path / "s")
+    target = "/v1/vchs/default/network/networks"
+    connector = aiohttp.UnixConnector(str(tmp_path / "s"))
+    async with aiohttp.ClientSession("http://localhost", connector=connector) as http:
+        await ask(http, "user", "POST", target, {"name": "n"})
+        for number in range(400):
+            assert (await ask(http, "nobody", "GET", f"/v1/vchs/v{number}/network/networks"))[0] == 401
+        assert (await ask(http, "stranger", "GET", target))[0] == 404
+    await server.drain(5)
+    lines = noted(tmp_path)
+    assert [line["subject"] for line in lines if "target" in line and line["subject"]].count("ursula") == 1
+    assert sum(line["subject"] == "sam" for line in lines) == 1
+    whole = sum(line.get("status") == 401 for line in lines)
+    (told,) = [line for line in lines if "refusals" in line]
+    assert (told["subject"], whole + told["refusals"]) == (None, 400)
+    assert 100 <= whole <= 102
+    assert told["since"] < told["time"]
+
+
+async def test_a_forged_word_of_a_process_is_in_the_audit_log(world: World, tmp_path: Path) -> None:
+    server = Server(world.components, world.components, Passport(b"k" * 32), audit=Audit(tmp_path / "audit.log"))
+    await server.listen_unix(tmp_path / "s")
+    connector = aiohttp.UnixConnector(str(tmp_path / "s"))
+    async with (
+        aiohttp.ClientSession("http://localhost", connector=connector) as session,
+        session.get("/v1/vchs/a/network/networks", headers={PASSPORT: "forged.forged"}) as response,
+    ):
+        assert response.status == 401
+    await server.drain(5)
+    (line,) = noted(tmp_path)
+    assert (line["subject"], line["status"], line["vch"], line["call"]) == (None, 401, "a", "network/list-networks")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import msgspec
 
 from portlayer.model.access import Identity
 from portlayer.model.base import now
+from portlayer.rest.server.refusals import Refusals
 
 MAX_BYTES = 16 * 1024 * 1024
 KEPT = 3
@@ -30,6 +31,17 @@ class Audit:
         self._most = most
         self._file: int | None = None
         self._bytes = 0
+        self._refusals = Refusals(self._sum_up)
+
+    def refuse(
+        self, identity: Identity | None, vch: str | None, call: str, path: str, status: int, **more: str
+    ) -> None:
+        """As `tell`, of who may not. Those who are refused often have a line a minute that says how often."""
+        if self._refusals.has_line(identity):
+            self.tell(identity, vch, call, path, status, **more)
+
+    def _sum_up(self, identity: Identity | None, count: int, since: str) -> None:
+        self._put({"time": now(), **_who(identity), "refusals": count, "since": since})
 
     def tell(
         self,
@@ -46,9 +58,7 @@ class Audit:
         error in the log; the call goes on."""
         line = {
             "time": now(),
-            "subject": identity.subject if identity else None,
-            "role": identity.role if identity else None,
-            "how": identity.how if identity else None,
+            **_who(identity),
             "vch": vch and vch[:_MAX_TEXT],
             "call": call,
             "target": path[:_MAX_TEXT],
@@ -56,6 +66,9 @@ class Audit:
             "code": code,
             "request": request,
         }
+        self._put(line)
+
+    def _put(self, line: dict[str, Any]) -> None:
         # The log's own line is a copy, and can wait until the caller has the answer.
         asyncio.get_running_loop().call_soon(_log, line)
         try:
@@ -64,7 +77,11 @@ class Audit:
             _logger.exception("the audit log takes no line")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Tell what is left to tell, and let go of the file."""
+        self._refusals.sum_up()
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -80,12 +97,18 @@ class Audit:
         self._bytes += os.write(self._file, line)
 
     def _rotate(self, path: Path) -> None:
-        self.close()
+        self._let_go()
         for number in range(KEPT - 1, 0, -1):
             older = path.with_name(f"{path.name}.{number}")
             if older.exists():
                 older.replace(path.with_name(f"{path.name}.{number + 1}"))
         path.replace(path.with_name(f"{path.name}.1"))
+
+
+def _who(identity: Identity | None) -> dict[str, str | None]:
+    if identity is None:
+        return {"subject": None, "role": None, "how": None}
+    return {"subject": identity.subject, "role": identity.role, "how": identity.how}
 
 
 def _log(line: dict[str, Any]) -> None:

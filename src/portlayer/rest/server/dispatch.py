@@ -209,8 +209,13 @@ class Dispatcher:
     ) -> _Asked:
         """Who calls, taking the VCH out of *parameters*."""
         if forwarded := http.headers.get(passport.HEADER):
+            try:
+                caller = await self._forwarded(http, forwarded)
+            except Unauthenticated as error:
+                self._refused(None, http, call, path, parameters, error)
+                raise
             parameters.pop("vch", None)
-            return None, await self._forwarded(http, forwarded), self._behind(call)
+            return None, caller, self._behind(call)
         identity = await self._identity(http)
         return self._decided(identity, http, call, path, parameters)
 
@@ -258,8 +263,7 @@ class Dispatcher:
         try:
             decide(identity, call.role, tenant)
         except PortlayerError as error:
-            status = TABLE[type(error)][0]
-            self._audit.tell(identity, tenant, call.name, path, status, error.code, request=request_id(http))
+            self._refused(identity, http, call, path, parameters, error)
             raise
         vch = parameters.pop("vch", DEFAULT_VCH)
         key = idempotency_key(http)
@@ -267,6 +271,20 @@ class Dispatcher:
             return None, Caller(vch=vch, idempotency_key=key, subject="", role="viewer"), self._components
         caller = Caller(vch=vch, idempotency_key=key, subject=identity.subject, role=identity.role)
         return identity, caller, self._components
+
+    def _refused(
+        self,
+        identity: Identity | None,
+        http: web.BaseRequest,
+        call: Call[Any, Any],
+        path: str,
+        parameters: dict[str, str],
+        error: PortlayerError,
+    ) -> None:
+        """The audit log has that *identity* may not."""
+        tenant = parameters.get(call.tenant) if call.tenant else None
+        status = TABLE[type(error)][0]
+        self._audit.refuse(identity, tenant, call.name, path, status, code=error.code, request=request_id(http))
 
     async def _while_good(
         self, work: Awaitable[web.StreamResponse], identity: Identity, http: web.BaseRequest
