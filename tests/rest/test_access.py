@@ -203,6 +203,23 @@ async def test_secrets_are_in_no_log_and_no_audit(
     assert CANARY not in audit
 
 
+async def test_a_token_that_is_named_by_its_secret_is_in_no_log(
+    http: aiohttp.ClientSession, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "portlayer")
+    wanted = {"subject": "vera", "role": "viewer", "vch": "default"}
+    _, _, made = await ask(http, "root", "POST", "/v1/tokens", wanted)
+    secret = json.loads(made)["secret"]
+    for who in ("root", "nobody"):
+        for path in (f"/v1/tokens/{secret}", f"/v1/vchs/{secret}"):
+            status, _, _ = await ask(http, who, "DELETE", path)
+            assert status in (401, 404)
+    await ask(http, "root", "DELETE", f"/v1/tokens/{secret}")
+    told = (tmp_path / "audit.log").read_text() + "".join(str(vars(record)) for record in caplog.records)
+    assert told.count(f"/v1/tokens/plt_{json.loads(made)['token']['id']}_***") >= 3
+    assert secret[-43:] not in told
+
+
 async def test_the_audit_log_has_changes_and_refusals_and_no_looking(
     http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from portlayer.components import keys
 from portlayer.components.records import Records, decode, put
 from portlayer.components.replays import Replays
 from portlayer.interfaces.store import Check, CheckFailed, Compacted, Delete, Put, Record, Transaction
-from portlayer.model.access import Identity
+from portlayer.model.access import Identity, without_secrets
 from portlayer.model.base import Value, rfc3339
 from portlayer.model.caller import Caller
 from portlayer.model.errors import InvalidArgument, NotFound, Unavailable
@@ -87,7 +87,8 @@ class Grants:
         """From now on it is good for nothing. Raises NotFound."""
         try:
             if not is_id(ident):
-                raise NotFound(f"There is no {self._kind} {ident[:140]!r}.", kind=self._kind, id=ident)
+                named = without_secrets(ident)[:140]
+                raise NotFound(f"There is no {self._kind} {named!r}; name one by its id.", kind=self._kind, id=named)
             key = self._prefix + ident
             await self._store.apply(Transaction((Check(key, None),), (Delete(key),)))
         except CheckFailed:

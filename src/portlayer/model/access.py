@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from portlayer.model.base import Value
@@ -13,6 +14,7 @@ Needed = Literal["anyone", "viewer", "user", "operator"]
 """What a call asks for. `anyone`: also those of whom nothing is known."""
 _RANKS: dict[Needed, int] = {"anyone": 0, "viewer": 1, "user": 2, "operator": 3}
 MASK = "***"
+_SECRET = re.compile(r"(plt_[0-9a-f]{32})_[A-Za-z0-9_-]+", re.ASCII)
 
 
 class Identity(Value):
@@ -57,3 +59,8 @@ def allows(role: Role, needed: Needed) -> bool:
 def masked(env: tuple[str, ...]) -> tuple[str, ...]:
     """Environment variables with their names alone."""
     return tuple(f"{each.partition('=')[0]}={MASK}" for each in env)
+
+
+def without_secrets(text: str) -> str:
+    """*text*, with what is secret of tokens masked: some ask for one by its secret instead of its id."""
+    return _SECRET.sub(rf"\1_{MASK}", text)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from portlayer.model.access import Identity
+from portlayer.model.access import Identity, without_secrets
 from portlayer.model.base import now
 from portlayer.rest.server.refusals import Refusals
 
@@ -59,9 +59,9 @@ class Audit:
         line = {
             "time": now(),
             **_who(identity),
-            "vch": vch and vch[:_MAX_TEXT],
+            "vch": vch and without_secrets(vch)[:_MAX_TEXT],
             "call": call,
-            "target": path[:_MAX_TEXT],
+            "target": without_secrets(path)[:_MAX_TEXT],
             "status": status,
             "code": code,
             "request": request,

@@ -16,7 +16,7 @@ from portlayer import tracing
 from portlayer.interfaces.authority import Authority
 from portlayer.interfaces.components import AT_THE_CONTAINER, Components, Relay
 from portlayer.metrics import Metrics
-from portlayer.model.access import Identity, decide
+from portlayer.model.access import Identity, decide, without_secrets
 from portlayer.model.bounds import HttpBounds
 from portlayer.model.caller import DEFAULT_VCH, Caller
 from portlayer.model.errors import InvalidArgument, PortlayerError, Unauthenticated, Unavailable, Unsupported
@@ -136,7 +136,7 @@ class Dispatcher:
                 "request",
                 extra={
                     "method": http.method,
-                    "target": http.raw_path.partition("?")[0],
+                    "target": without_secrets(http.raw_path.partition("?")[0]),
                     "status": response.status,
                     "seconds": time.monotonic() - began,
                 },
