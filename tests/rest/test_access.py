@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import images
 import pytest
 import pytest_asyncio
 import tlslab
@@ -180,7 +181,10 @@ async def test_a_viewer_sees_which_variables_there_are_and_a_user_their_values(
     http: aiohttp.ClientSession, cluster: Cluster
 ) -> None:
     await run(http, cluster)
-    for path in ("/v1/vchs/default/execution/containers/thing", "/v1/vchs/default/execution/containers"):
+    built = images.Built([images.tar([images.file("f")])], "baked:latest", {"Env": [f"PASSWORD={CANARY}"]})
+    await Driver(cluster.served).archive(images.oci_archive(built))
+    for shows in ("execution/containers/thing", "execution/containers", "storage/images/baked", "storage/images"):
+        path = f"/v1/vchs/default/{shows}"
         _, _, seen = await ask(http, "viewer", "GET", path)
         assert b"PASSWORD=***" in seen
         assert CANARY.encode() not in seen

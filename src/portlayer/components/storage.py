@@ -27,6 +27,7 @@ from portlayer.interfaces.substrate import StorageDriver
 from portlayer.model import changes as c
 from portlayer.model import names
 from portlayer.model import storage as m
+from portlayer.model.access import allows, masked
 from portlayer.model.caller import Caller
 from portlayer.model.errors import (
     InUse,
@@ -189,10 +190,10 @@ class LocalStorage:
             request.limit,
             request.after,
         )
-        return m.Images(images=found, next=after)
+        return m.Images(images=tuple(_shown_to(caller, image) for image in found), next=after)
 
     async def get_image(self, caller: Caller, request: m.ImageRef) -> m.Image:
-        return await self._records.find(m.Image, caller.vch, "images", request.ref)
+        return _shown_to(caller, await self._records.find(m.Image, caller.vch, "images", request.ref))
 
     async def delete_image(self, caller: Caller, request: m.DeleteImage) -> None:
         while True:
@@ -296,6 +297,13 @@ class LocalStorage:
         await self._records.check_vch(caller.vch)
         page, after = cut((STORE,), lambda store: store.name, request.limit, request.after)
         return m.VolumeStores(volume_stores=page, next=after)
+
+
+def _shown_to(caller: Caller, image: m.Image) -> m.Image:
+    """*image*, as a container of it is shown: a viewer is told which variables there are, and not what they hold."""
+    if allows(caller.role, "user"):
+        return image
+    return replace(image, config=replace(image.config, env=masked(image.config.env)))
 
 
 def _no_layer(digest: str) -> NotFound:
