@@ -138,6 +138,31 @@ async def test_a_capability_that_the_host_has_not(crun: RunLab) -> None:
     assert await crun.traces() == []
 
 
+async def test_what_a_container_writes_to_its_own_files_takes_no_room_that_others_need(crun: RunLab) -> None:
+    def taken() -> int:
+        live = os.statvfs(crun.paths.live)
+        return (live.f_blocks - live.f_bfree) * live.f_bsize
+
+    before = taken()
+    files = "/etc/hosts /etc/resolv.conf /etc/hostname"
+    flood = f"for file in {files}; do head -c 3000000 /dev/zero >> $file || exit 1; done; echo full; read line"
+    started = await crun.started("sh", "-c", flood, stdin=True)
+    await started.printed(b"full")
+    assert taken() - before < 1_000_000
+    assert (await crun.ran("true")).exit_code == 0
+    await started.remove()
+    again = await crun.prepare(started.spec)
+    assert isinstance(again, Started)
+    ours = [path for path in crun.paths.container(started.spec.id).iterdir() if path.is_file()]
+    assert sum(path.stat().st_size for path in ours) < 10_000
+
+
+async def test_its_own_files_are_read_only_with_its_root(lab: RunLab) -> None:
+    script = "for file in hosts resolv.conf hostname; do echo x >> /etc/$file; done 2> /dev/null; cat /etc/hostname"
+    assert (await lab.ran("sh", "-c", script, hostname="h", read_only_rootfs=True)).stdout == b"h\n"
+    assert (await lab.ran("sh", "-c", script, hostname="h")).stdout == b"h\nx\n"
+
+
 async def test_a_read_only_root(lab: RunLab) -> None:
     script = "touch /x 2>/dev/null || echo closed; touch /dev/shm/x && echo shm"
     assert (await lab.ran("sh", "-c", script, read_only_rootfs=True)).stdout == b"closed\nshm\n"

@@ -14,6 +14,7 @@ from linux.netlab import Lab, endpoint, network, plug, until
 from portlayer.model.errors import SubstrateFailed, Unavailable, Unsupported
 from portlayer.model.execution import ContainerImage, ContainerSpec, Process, replace
 from portlayer.model.network import Port
+from portlayer.substrates.linux import hostfiles
 from portlayer.substrates.linux.network import LinuxNetwork
 
 
@@ -373,9 +374,10 @@ class TestRestart:
 
 async def test_files_are_rewritten_in_place(lab, driver):
     a, net = lab.machine(), network(dns=("192.0.2.53",))
-    directory = lab.paths.incarnation(a.incarnation)
-    hosts, resolv = directory / "hosts", directory / "resolv.conf"
-    hosts.write_text("x" * 10_000)
+    hosts, resolv = (lab.paths.host_file(a.id, a.incarnation, name) for name in (hostfiles.HOSTS, hostfiles.RESOLV))
+    hosts.parent.mkdir(parents=True)
+    for file in (hosts, resolv):
+        file.write_text("x" * 10_000)
     inode = hosts.stat().st_ino
     made = endpoint(net, 2)
     container = ContainerSpec(

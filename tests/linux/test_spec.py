@@ -23,10 +23,11 @@ from portlayer.substrates.linux.users import User
 
 HOST = Host(open_files=20_000, processes=-1, oom_score=0, counts_swap=True)
 ROOT = User(uid=0, gid=0, home="/root")
+FILES = {f"/etc/{name}": f"/kept/{name}" for name in ("hosts", "resolv.conf", "hostname")}
 
 
 def config(container: ContainerSpec, user: User = ROOT, host: Host = HOST, **more: Any) -> Any:
-    fields = {"rootfs": "/rootfs", "bundle": "/bundle", "cgroup": "/group", "seccomp": Filter(bpf="AAAA"), **more}
+    fields = {"rootfs": "/rootfs", "files": FILES, "cgroup": "/group", "seccomp": Filter(bpf="AAAA"), **more}
     return json.loads(build(container, user, capabilities.DEFAULT, host=host, **fields))
 
 
@@ -48,7 +49,7 @@ def test_what_a_container_is_given() -> None:
     assert made["root"] == {"path": "/rootfs", "readonly": False}
     assert made["linux"]["cgroupsPath"] == "/group"
     assert {one["type"] for one in made["linux"]["namespaces"]} == {"pid", "network", "ipc", "uts", "mount", "cgroup"}
-    assert mounts(made)["/etc/hosts"]["source"] == "/bundle/hosts"
+    assert mounts(made)["/etc/hosts"]["source"] == "/kept/hosts"
     assert made["linux"]["resources"]["devices"][0] == {"allow": False, "access": "rwm"}
 
 
@@ -112,7 +113,7 @@ def test_the_environment() -> None:
 def test_it_takes_no_time() -> None:
     container = builders.container("true")
     filter_ = Crun("/crun").filter(capabilities.DEFAULT)
-    places = {"rootfs": "/rootfs", "bundle": "/bundle", "cgroup": "/group"}
+    places = {"rootfs": "/rootfs", "files": FILES, "cgroup": "/group"}
 
     def once() -> None:
         build(container, ROOT, capabilities.DEFAULT, host=HOST, seccomp=filter_, **places)

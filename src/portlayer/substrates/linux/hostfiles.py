@@ -14,6 +14,8 @@ from portlayer.model.network import EndpointSpec
 from portlayer.substrates.linux import files
 from portlayer.substrates.linux.names.records import Place
 
+HOSTS, RESOLV, HOSTNAME = NAMES = "hosts", "resolv.conf", "hostname"
+"""What they are called, below /etc in the container."""
 RESOLV_CONF = Path("/etc/resolv.conf")
 _UPSTREAM = Path("/run/systemd/resolve/resolv.conf")
 
@@ -89,9 +91,9 @@ def _text(path: Path) -> str:
         return ""
 
 
-def write_in_place(path: str, content: str) -> None:
-    """Write *content* to the same inode, which is bind-mounted into the container; made where it is not there."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def write_in_place(path: Path, content: str) -> None:
+    """Write *content* to the same inode, which is bind-mounted into the container. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         data = content.encode()
         os.pwrite(descriptor, data, 0)

@@ -2,7 +2,6 @@
 
 incarnations/<incarnation>/
 ├── config.json         OCI configuration; written first, and names the container
-├── hosts, resolv.conf, hostname
 ├── runtime/<incarnation>/   the runtime's own state; exec.fifo is the gate that the process waits at
 ├── pid                 of the first process, decimal
 ├── record              `Record`; it is there once the process is prepared
@@ -77,11 +76,10 @@ class Incarnation:
     def exists(self) -> bool:
         return os.path.isdir(self.directory)
 
-    def make(self, files: dict[str, bytes]) -> None:
-        """The directory with *files*; config.json has to be the first of them."""
+    def make(self, config: bytes) -> None:
+        """The directory, with config.json, which names the container."""
         os.mkdir(self.directory, 0o700)
-        for name, content in files.items():
-            self._write(name, content)
+        self._write(CONFIG, config)
 
     def container(self) -> str | None:
         """The container that it is one of; None where the directory was hardly begun, and nothing was started."""

@@ -12,13 +12,13 @@ from typing import NamedTuple
 from portlayer.model.errors import InvalidArgument, Unsupported
 from portlayer.model.execution import ContainerSpec
 from portlayer.model.storage import MountSpec
-from portlayer.substrates.linux import capabilities, disks, hostfiles, kernel, shim, users
+from portlayer.substrates.linux import capabilities, disks, files, hostfiles, kernel, shim, users
 from portlayer.substrates.linux.cgroups import Cgroups
 from portlayer.substrates.linux.incarnation import Incarnation
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.runtime import Runtime
 from portlayer.substrates.linux.spawn import spawn
-from portlayer.substrates.linux.spec import CONFIG, Host, Volume, build
+from portlayer.substrates.linux.spec import Host, Volume, build
 
 # Those that need no shared libraries, which an image may not have; by package: docker.io or tini, catatonit, podman.
 _INITS = ("/usr/bin/docker-init", "/usr/bin/tini-static", "/usr/bin/catatonit", "/usr/libexec/podman/catatonit")
@@ -68,32 +68,46 @@ class Launcher:
             *(container, user, granted),
             host=self._host,
             rootfs=rootfs,
-            bundle=place.directory,
+            files=self._files(container, incarnation),
             cgroup=self._cgroups.path(incarnation),
             seccomp=runtime.filter(granted),
             volumes=[self._volume(place, number, mount) for number, mount in enumerate(container.mounts.values())],
             init=_init() if container.process.init else "",
             network=network,
         )
-        place.make(
-            {
-                CONFIG: config,
-                "hosts": hostfiles.hosts_file(container).encode(),
-                "resolv.conf": hostfiles.resolv_file(container, hostfiles.host_resolv_conf()).encode(),
-                "hostname": f"{container.hostname}\n".encode(),
-            }
-        )
+        place.make(config)
+        self._write_files(container, place)
         place.name(hostfiles.places(container))
         self._mount_disks(place, container)
         self._bind_subpaths(place, container)
         return self._start(container, place, runtime)
+
+    def _files(self, container: ContainerSpec, incarnation: str) -> dict[str, str]:
+        """Where they are on the host, by where they are in the container."""
+        return {f"/etc/{name}": str(self._paths.host_file(container.id, incarnation, name)) for name in hostfiles.NAMES}
+
+    def _write_files(self, container: ContainerSpec, place: Incarnation) -> None:
+        """Those of incarnations that are gone go, too: they may be large by now."""
+        directory = self._paths.container(container.id)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in directory.iterdir():
+            name, _, incarnation = path.name.rpartition(".")
+            if name in hostfiles.NAMES and not Incarnation(self._paths, incarnation).exists():
+                path.unlink(missing_ok=True)
+        contents = {
+            hostfiles.HOSTS: hostfiles.hosts_file(container),
+            hostfiles.RESOLV: hostfiles.resolv_file(container, hostfiles.host_resolv_conf()),
+            hostfiles.HOSTNAME: f"{container.hostname}\n",
+        }
+        for name, content in contents.items():
+            path = self._paths.host_file(container.id, place.id, name)
+            files.write(str(path), content.encode(), os.O_CREAT | os.O_TRUNC)
 
     def _start(self, container: ContainerSpec, place: Incarnation, runtime: Runtime) -> Launched:
         log = self._paths.log(container.id)
         try:
             log_offset = log.stat().st_size
         except FileNotFoundError:
-            log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             log_offset = 0
         command = shim.command(runtime, place, log, stdin=container.stdin, terminal=container.terminal)
         read, write = os.pipe()

@@ -134,8 +134,8 @@ class LinuxNetwork:
 
         def rewrite() -> None:
             resolv = hostfiles.resolv_file(container, hostfiles.host_resolv_conf())
-            hostfiles.write_in_place(place.file("hosts"), hostfiles.hosts_file(container))
-            hostfiles.write_in_place(place.file("resolv.conf"), resolv)
+            for name, content in ((hostfiles.HOSTS, hostfiles.hosts_file(container)), (hostfiles.RESOLV, resolv)):
+                hostfiles.write_in_place(self._paths.host_file(container.id, incarnation, name), content)
             place.name(hostfiles.places(container))
 
         await self._do("files", rewrite)

@@ -2,7 +2,8 @@
 
 state/                              lasts over reboots
 ├── layers/<hex of the diffID>/     fs (the tree, as overlayfs reads it), size (bytes it takes, decimal)
-├── containers/<id>/                upper, work (overlayfs's own), log (what the container wrote)
+├── containers/<id>/                upper, work (overlayfs's own), log (what the container wrote),
+│                                   hosts.<incarnation>, resolv.conf.<incarnation>, hostname.<incarnation>
 ├── volumes/<id>/                   data/ (content of a volume), or disk (see disks), where it has a capacity
 ├── staging/                        layers being unpacked; emptied at start
 ├── trash/                          what is being deleted; emptied at start
@@ -103,6 +104,11 @@ class Paths(Value, dict=True):
 
     def log(self, container: str) -> Path:
         return self.container(container) / "log"
+
+    def host_file(self, container: str, incarnation: str, name: str) -> Path:
+        """The one called *name* of hostfiles.NAMES. A container can write to it without end, so it is where the rest of
+        what it writes is, and not on the tmpfs."""
+        return self.container(container) / f"{name}.{component(incarnation)}"
 
     def rootfs(self, container: str) -> Path:
         """Where the root filesystem of a container is mounted."""

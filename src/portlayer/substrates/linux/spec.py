@@ -5,7 +5,7 @@ Sources: OCI runtime-spec, config and config-linux; the defaults of moby's daemo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +17,6 @@ from portlayer.substrates.linux.users import User
 
 CONFIG = "config.json"
 INIT = "/dev/init"  # on a tmpfs that every container has: nothing is written to its root filesystem
-FILES = {"/etc/hosts": "hosts", "/etc/resolv.conf": "resolv.conf", "/etc/hostname": "hostname"}
 SECCOMP_ANNOTATION = "run.oci.seccomp_bpf_data"
 CONTAINER_ANNOTATION = "dev.portlayer.container"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -92,15 +91,16 @@ def build(
     *,
     host: Host,
     rootfs: str,
-    bundle: str,
+    files: Mapping[str, str],
     cgroup: str,
     seccomp: Filter,
     volumes: Sequence[Volume] = (),
     init: str = "",
     network: str = "",
 ) -> bytes:
-    """`config.json` as it stands in *bundle*, the directory that also has the three files of FILES.
+    """The text of `config.json`.
 
+    files: our own on the host, by where they are in the container; a volume goes before them.
     init: a program of the host that becomes the first process and starts the others; "" for none.
     network: path of its network namespace; "" for a new one.
     """
@@ -122,7 +122,7 @@ def build(
             "process": _process(container, user, capabilities, host, init=bool(init)),
             "root": {"path": rootfs, "readonly": container.read_only_rootfs},
             "hostname": container.hostname,
-            "mounts": [*_SYSTEM_MOUNTS, *_binds(bundle, volumes, init)],
+            "mounts": [*_SYSTEM_MOUNTS, *_binds(container, files, volumes, init)],
             "annotations": annotations,
             "linux": linux,
         }
@@ -179,7 +179,9 @@ def _limits(resources: Resources, host: Host) -> dict[str, Any]:
     return limits
 
 
-def _binds(bundle: str, volumes: Sequence[Volume], init: str) -> list[dict[str, Any]]:
+def _binds(
+    container: ContainerSpec, files: Mapping[str, str], volumes: Sequence[Volume], init: str
+) -> list[dict[str, Any]]:
     """Volumes from the outermost in, then our own files where no volume is in their place."""
     taken = {volume.destination for volume in volumes}
     binds = [
@@ -187,8 +189,8 @@ def _binds(bundle: str, volumes: Sequence[Volume], init: str) -> list[dict[str, 
         for volume in sorted(volumes, key=lambda volume: volume.destination.count("/"))
     ]
     binds += [
-        _mount(destination, "bind", f"{bundle}/{name}", "bind", "rprivate", "rw")
-        for destination, name in FILES.items()
+        _mount(destination, "bind", source, "bind", "rprivate", "ro" if container.read_only_rootfs else "rw")
+        for destination, source in files.items()
         if destination not in taken
     ]
     if init:
