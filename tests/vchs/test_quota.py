@@ -19,7 +19,7 @@ from portlayer.model import execution as e
 from portlayer.model import network as n
 from portlayer.model import service as v
 from portlayer.model.errors import InvalidArgument, NotFound, ResourceExhausted, SubstrateFailed
-from portlayer.model.storage import DeleteImage, ImportImage
+from portlayer.model.storage import CreateVolume, DeleteImage, ImportImage
 
 RACERS = 50
 MIB = 1 << 20
@@ -46,25 +46,29 @@ async def take_storage(tenant: Driver, number: int) -> Callable[[], Awaitable[An
     return lambda: tenant.image(f"own{number}", tar)
 
 
+async def take_volume(tenant: Driver, number: int) -> Callable[[], Awaitable[Any]]:
+    return lambda: tenant.pl.storage.create_volume(tenant.me, CreateVolume(name=f"v{number}", capacity_bytes=16 * MIB))
+
+
 CASES = {
-    "containers": (take_container, 3, RACERS),
-    "cpus": (take_container, 0.3, RACERS),
-    "memory_bytes": (take_container, 3 * 64 * MIB, RACERS),
-    "networks": (take_network, 4, 25),
-    "addresses": (take_address, 3, RACERS),
-    "storage_bytes": (take_storage, 0, 6),
+    "containers": ("containers", take_container, 1, RACERS),
+    "cpus": ("cpus", take_container, 0.1, RACERS),
+    "memory": ("memory_bytes", take_container, 64 * MIB, RACERS),
+    "networks": ("networks", take_network, 1, RACERS),
+    "addresses": ("addresses", take_address, 1, RACERS),
+    "images": ("storage_bytes", take_storage, 150_000, 6),
+    "volumes": ("storage_bytes", take_volume, 16 * MIB, RACERS),
 }
+"""What is taken: the resource, how one takes a place, what room a place needs, and how many race for it."""
 
 
-@pytest.mark.parametrize("resource", CASES)
-async def test_of_many_that_race_for_the_last_place_one_wins(harness: Harness, resource: str) -> None:
-    take, limit, racers = CASES[resource]
+@pytest.mark.parametrize("case", CASES)
+async def test_of_many_that_race_for_the_last_place_one_wins(harness: Harness, case: str) -> None:
+    resource, take, room, racers = CASES[case]
     tenant = await make(harness, "tenant")
     for number in range(2):
         await (await take(tenant, 1000 + number))()
-    if resource == "storage_bytes":
-        used = (await look(harness, "tenant")).usage.storage_bytes
-        limit = used + 150_000
+    limit = round(getattr((await look(harness, "tenant")).usage, resource) + room, 6)
     await change(harness, "tenant", **{resource: limit})
     before = getattr((await look(harness, "tenant")).usage, resource)
     works = [await take(tenant, number) for number in range(racers)]
