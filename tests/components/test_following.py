@@ -18,10 +18,11 @@ from portlayer.stores.memory import MemoryStore
 
 
 class Flapping:
-    """A store whose first watch misses something, and which then is away for a moment once more."""
+    """A store whose first watch ends by *fault*, having missed something, and which then is away for a moment."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, fault: Exception) -> None:
         self._store = store
+        self._fault = fault
         self.watches = 0
         self.missed = asyncio.Event()
         self._reads = 0
@@ -35,7 +36,7 @@ class Flapping:
 
     async def _missing(self) -> AsyncIterator[Changed]:
         await self.missed.wait()
-        raise Compacted
+        raise self._fault
         yield
 
     async def range(self, prefix: str) -> Any:
@@ -45,11 +46,12 @@ class Flapping:
         return await self._store.range(prefix)
 
 
-async def test_what_was_missed_is_read_as_soon_as_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fault", [Compacted(), RuntimeError("as nobody has foreseen")])
+async def test_what_was_missed_is_read_as_soon_as_it_can_be(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "AGAIN_SECONDS", 0.001)
-    store: Any = Flapping(MemoryStore())
+    store: Any = Flapping(MemoryStore(), fault)
     bell = Bell()
-    followed = Followed(store, "/x/", Capacity, bell)
+    followed = Followed(store, "/x/", Capacity, bell.ring)
     await followed.start()
     await store.apply(Transaction(ops=[put("/x/one", Capacity(cpus=1))]))
     store.missed.set()

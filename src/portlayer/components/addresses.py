@@ -13,7 +13,7 @@ from typing import NamedTuple
 from portlayer.components import keys
 from portlayer.components.handles import Draft
 from portlayer.components.quota import Quotas
-from portlayer.components.records import decode, put
+from portlayer.components.records import decode, decode_whole, put
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Put, Record, Store, Transaction
 from portlayer.model.addresses import after, candidates, of_version, prefix_length, subnet_of
 from portlayer.model.base import Value
@@ -131,7 +131,7 @@ class Pool:
         record = await self._store.get(keys.entity(vch, "leases", endpoint))
         if record is None:
             return None
-        lease = decode(Lease, record.value)
+        lease = decode_whole(Lease, record.value)
         rows = await self._store.get_many([keys.address(vch, lease.network, text) for text in lease.reserved])
         mine = [row for row in rows if row is not None and _is_leased(decode(Address, row.value), endpoint)]
         return _Held(record, lease, mine)

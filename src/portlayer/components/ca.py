@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidTag
 
 from portlayer.components import keys
 from portlayer.components.handles import unwrap, wrap
-from portlayer.components.records import decode, put
+from portlayer.components.records import decode, decode_whole, put
 from portlayer.interfaces.store import Check, CheckFailed, Record, Store, Transaction
 from portlayer.model.base import Value
 from portlayer.model.errors import Unavailable
@@ -92,7 +92,7 @@ class Ca:
         """Whether there is a new key; not where another process has changed what *row* says."""
         if row is not None:
             self._take(decode(CaRecord, row.value), row.revision)
-        held = decode(CaRecord, row.value).keys if row is not None and not forget else ()
+        held = decode_whole(CaRecord, row.value).keys if row is not None and not forget else ()
         record = CaRecord(keys=(*held, self._fresh(bool(held)))[-KEPT:])
         check = Check(keys.CA, row.revision if row is not None else 0)
         try:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from portlayer.components import keys
-from portlayer.components.records import Records, decode, put
+from portlayer.components.records import Records, decode_whole, put
 from portlayer.components.replays import Replays
 from portlayer.interfaces.store import Check, CheckFailed, Compacted, Delete, Put, Record, Transaction
 from portlayer.model.access import Identity, without_secrets
@@ -99,7 +99,7 @@ class Grants:
         row = await self._store.get(self._prefix + ident)
         if row is None:
             return None
-        record = decode(GrantRecord, row.value)
+        record = decode_whole(GrantRecord, row.value)
         if not hmac.compare_digest(record.digest, digest(proof)) or not await self._is_good(row):
             return None
         grant = record.grant
@@ -114,7 +114,7 @@ class Grants:
                     row = await self._store.get(key)
                     if row is None or not await self._is_good(row):
                         return
-                    until = decode(GrantRecord, row.value).until
+                    until = decode_whole(GrantRecord, row.value).until
                     left = None if until is None else max(0.0, (until - time.time_ns()) / _NANO)
                     async with asyncio.timeout(left):
                         if await anext(changes, None) is None:
@@ -128,13 +128,13 @@ class Grants:
     async def forget_vch(self, vch: str) -> None:
         """Delete those of a VCH that goes."""
         rows = await self._store.range(self._prefix)
-        gone = [Delete(row.key) for row in rows if decode(GrantRecord, row.value).grant.vch == vch]
+        gone = [Delete(row.key) for row in rows if decode_whole(GrantRecord, row.value).grant.vch == vch]
         for first in range(0, len(gone), 100):
             await self._store.apply(Transaction(ops=gone[first : first + 100]))
 
     async def _is_good(self, row: Record) -> bool:
         """Whether its time is not over, and its VCH is still there."""
-        record = decode(GrantRecord, row.value)
+        record = decode_whole(GrantRecord, row.value)
         if _is_over(record):
             return False
         if record.grant.vch is None:

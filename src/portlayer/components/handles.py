@@ -24,13 +24,14 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 
 from portlayer.components import keys
-from portlayer.components.records import decode, put
+from portlayer.components.records import decode, decode_whole, put
 from portlayer.interfaces.store import Check, CheckFailed, Store, Transaction
 from portlayer.model.base import Value
 from portlayer.model.changes import AnyChange
 from portlayer.model.errors import HandleInvalid, InvalidArgument, Unavailable
 from portlayer.model.execution import replace
 from portlayer.model.names import new_id
+from portlayer.model.versions import UPGRADE_SECONDS
 from portlayer.stores.clock import boot_clock
 
 HOST_KEY = "host.key"
@@ -140,6 +141,7 @@ class Sealer:
             ring = decode(KeyRing, record.value) if record else KeyRing(epoch=new_id(), keys=())
             if ring.keys and time.time() - ring.keys[-1].created < ROTATE_SECONDS:
                 break
+            ring = decode_whole(KeyRing, record.value) if record else ring
             ring = replace(ring, keys=(*ring.keys[-2:], _new_key(self._host_key)))
             check = Check(keys.KEY_RING, record.revision if record else 0)
             with contextlib.suppress(CheckFailed):  # another process was faster
@@ -210,8 +212,8 @@ class Sealer:
         """
         try:
             draft = self._drafts.decode(await self._open(b"container", vch, handle))
-        except msgspec.DecodeError:
-            raise HandleInvalid from None
+        except msgspec.DecodeError as error:
+            raise _newer(error) from error
         _check_age(draft.issued)
         return draft
 
@@ -224,10 +226,19 @@ class Sealer:
         """What a network handle carries; raises as open_draft."""
         try:
             pin = self._pins.decode(await self._open(b"network", vch, handle))
-        except msgspec.DecodeError:
-            raise HandleInvalid from None
+        except msgspec.DecodeError as error:
+            raise _newer(error) from error
         _check_age(pin.issued)
         return pin
+
+
+def _newer(error: Exception) -> Unavailable:
+    """The refusal of a handle that we have sealed, and that this process does not understand: nothing of what was
+    composed may be left out."""
+    return Unavailable(
+        f"A newer process has made this handle, and this one does not know all of it ({error}); upgrade it.",
+        retry_after_seconds=UPGRADE_SECONDS,
+    )
 
 
 def _check_age(issued: Stamp) -> None:

@@ -17,9 +17,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Literal
 
 from portlayer.components import keys
+from portlayer.components.enduring import endure
 from portlayer.components.following import Bell, Followed
 from portlayer.components.membership import Process
-from portlayer.components.records import decode, event, event_puts, put
+from portlayer.components.records import decode, decode_whole, event, event_puts, put
 from portlayer.interfaces.store import Check, CheckFailed, Put, Store, Transaction
 from portlayer.model.base import Value, now
 from portlayer.model.errors import PortlayerError, Unavailable
@@ -70,8 +71,8 @@ class HostBook:
 
     def __init__(self, store: Store) -> None:
         self.bell = Bell()
-        self._hosts = Followed(store, keys.HOSTS, HostRecord, self.bell)
-        self._processes = Followed(store, keys.PROCESSES, Process, self.bell)
+        self._hosts = Followed(store, keys.HOSTS, HostRecord, self.bell.ring)
+        self._processes = Followed(store, keys.PROCESSES, Process, self.bell.ring)
 
     @contextlib.asynccontextmanager
     async def followed(self) -> AsyncIterator[None]:
@@ -154,7 +155,7 @@ class Presence:
         key = keys.host(self._host)
         while True:
             row = await self._store.get(key)
-            known = decode(HostRecord, row.value) if row else None
+            known = decode_whole(HostRecord, row.value) if row else None
             wanted = change(known)
             if wanted is None or wanted == known:
                 return
@@ -176,7 +177,7 @@ class Presence:
     @contextlib.asynccontextmanager
     async def kept(self, reconciled: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
         """Look after it all. reconciled: returns when what is recorded of this host's containers is true again."""
-        task = asyncio.create_task(self._keep(reconciled))
+        task = asyncio.create_task(endure("hosts are looked at", lambda: self._keep(reconciled)))
         try:
             yield
         finally:
@@ -239,7 +240,7 @@ class Presence:
         processes = [decode(Process, other.value) for other in await self._store.range(keys.PROCESSES)]
         if row is None or any(runs(process, host) for process in processes):
             return
-        known = decode(HostRecord, row.value)
+        known = decode_whole(HostRecord, row.value)
         if known.away_since is not None:
             return
         away = put(row.key, replace(known, away_since=now()))

@@ -20,7 +20,7 @@ from portlayer.components.archives import ArchivedImage, ArchivedLayer, open_lay
 from portlayer.components.blobs import Blobs
 from portlayer.components.footprint import Room
 from portlayer.components.quota import Quotas
-from portlayer.components.records import decode, event, event_puts, put
+from portlayer.components.records import decode_whole, event, event_puts, put
 from portlayer.components.replays import Replays, digest_of
 from portlayer.failpoints import Failpoints
 from portlayer.interfaces.storage import Report
@@ -184,7 +184,7 @@ class Importer:
         key = keys.entity(vch, "images", ident)
         while True:
             record = await self._store.get(key)
-            known = decode(m.Image, record.value) if record else None
+            known = decode_whole(m.Image, record.value) if record else None
             image = _image(ident, archived, known.names if known else (), sizes)
             gone = {layer.digest for layer in known.layers} if known else set()
             gone -= {layer.digest for layer in image.layers}
@@ -222,7 +222,7 @@ class Importer:
         key = keys.entity(vch, "images", owner)
         record = await self._store.get(key)
         if record is not None:
-            image = decode(m.Image, record.value)
+            image = decode_whole(m.Image, record.value)
             checks.append(Check(key, record.revision))
             ops.append(put(key, replace(image, names=tuple(name for name in image.names if name not in lost))))
 

@@ -15,7 +15,7 @@ from portlayer.components.commit.intents import Held, Intent, Joined, read_inten
 from portlayer.components.commit.outcome import tombstone
 from portlayer.components.hosts import HostRecord, runs
 from portlayer.components.membership import Process
-from portlayer.components.records import Records, decode, event, event_puts, put
+from portlayer.components.records import Records, decode, decode_whole, event, event_puts, put
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
 from portlayer.model.errors import InUse, InvalidState, NotFound
 from portlayer.model.execution import ContainerRecord, replace
@@ -57,7 +57,7 @@ class LostHosts:
             raise NotFound(f"There is no host called {name[:140]!r}.", kind="host", id=name)
         if any(runs(decode(Process, one.value), name) for one in await self._store.range(keys.PROCESSES)):
             raise InvalidState(f"Host {name} is not away; stop its process first.", kind="host", id=name, state="up")
-        record = decode(HostRecord, row.value)
+        record = decode_whole(HostRecord, row.value)
         if record.leaving:
             return True
         if not force:

@@ -18,6 +18,7 @@ from typing import Any
 
 from portlayer import __version__
 from portlayer.components import keys
+from portlayer.components.enduring import endure
 from portlayer.components.records import decode, put
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Store, Transaction
 from portlayer.model.base import Value, now
@@ -78,7 +79,7 @@ class Membership:
         others = await self._store.range(keys.PROCESSES) if alone else []
         dead = [row.key for row in others if self._was_this(decode(Process, row.value).part)]
         await self._enter(dead)
-        self._refreshing = asyncio.create_task(self._refresh_often())
+        self._refreshing = asyncio.create_task(endure("the lease is prolonged", self._refresh_often))
 
     def _was_this(self, other: Part) -> bool:
         return (other.host, other.name) == (self.part.host, self.part.name)

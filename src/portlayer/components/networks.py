@@ -10,7 +10,7 @@ import ipaddress
 from portlayer.components import keys
 from portlayer.components.hosts import HostBook
 from portlayer.components.quota import Quotas
-from portlayer.components.records import Records, decode, event, event_puts, label_filter, put
+from portlayer.components.records import Records, decode, decode_whole, event, event_puts, label_filter, put
 from portlayer.components.replays import Replays
 from portlayer.components.subnets import Subnets, choose, wants_ipv6
 from portlayer.failpoints import Failpoints
@@ -61,7 +61,7 @@ class Networks:
                 pointer=asking,
             )
         record = await self._store.get(keys.SUBNETS)
-        known = decode(Subnets, record.value) if record else Subnets()
+        known = decode_whole(Subnets, record.value) if record else Subnets()
         mine = await self._own_subnets(caller.vch) if request.subnets else frozenset[str]()
         subnets, site = choose(request, known, await self._reserved(), mine)
         spec = m.NetworkSpec(
@@ -148,7 +148,7 @@ class Networks:
             subnets = await self._store.get(keys.SUBNETS)
             if subnets is None:
                 return
-            known = decode(Subnets, subnets.value)
+            known = decode_whole(Subnets, subnets.value)
             left = {cidr: owner for cidr, owner in known.taken.items() if owner != spec.id}
             ops = [
                 Delete(network_key),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TypeVar
@@ -15,6 +16,7 @@ from typing import TypeVar
 from portlayer.components import keys
 from portlayer.components.commit import outcome
 from portlayer.components.commit.engine import Engine
+from portlayer.components.enduring import endure
 from portlayer.components.handles import NEVER, Draft
 from portlayer.components.placing import share
 from portlayer.components.records import Records, decode, event_puts, own_volumes, put
@@ -74,9 +76,11 @@ class Observer:
                     self.follow(vch, spec.id, observed.incarnation)
                 elif observed.state == "stopped":
                     self.resume(vch, spec.id)
-        self._spawn(self._remove_gone("networks", self._remove_network))
-        self._spawn(self._remove_gone("volumes", self._engine.substrate.storage.remove_volume))
-        self._spawn(self._retry())
+        removals = {"networks": self._remove_network, "volumes": self._engine.substrate.storage.remove_volume}
+        for kind, remove in removals.items():
+            work = functools.partial(self._remove_gone, kind, remove)
+            self._spawn(endure(f"{kind} that were deleted are removed", work))
+        self._spawn(endure("what is left of commits is looked at", self._retry))
 
     async def _adopt(self, vch: str, row: Record, spec: ContainerSpec) -> None:
         """A container that was made before hosts had records counts among what this host has from now on."""

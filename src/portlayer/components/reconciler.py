@@ -23,6 +23,7 @@ from typing import NamedTuple
 from portlayer.components import keys
 from portlayer.components.commit.engine import Engine
 from portlayer.components.commit.gathering import Found
+from portlayer.components.enduring import endure
 from portlayer.components.events import trim
 from portlayer.components.observer import LIVE, Observer, internal_draft
 from portlayer.components.records import Records, decode, event, event_puts, put
@@ -83,7 +84,7 @@ class Reconciler:
         """Begin. alone: what died processes have left is gone when this returns."""
         if alone:
             await self._remove_unexplained()
-        self._task = asyncio.create_task(self._sweep_often())
+        self._task = asyncio.create_task(endure("containers are reconciled", self._sweep_often))
 
     async def close(self) -> None:
         if self._task is not None:

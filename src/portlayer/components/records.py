@@ -18,23 +18,20 @@ from portlayer.model.events import Event
 from portlayer.model.execution import ContainerRecord, ContainerSpec, Observed
 from portlayer.model.names import check_image_name, image_id, is_id, new_id
 from portlayer.model.storage import Volume
+from portlayer.model.versions import read, read_whole
 
 T = TypeVar("T", bound=Value)
 MAX_PAGE = 1000
 EVENT_RETENTION_SECONDS = 7 * 86400.0
 _encode = msgspec.json.Encoder().encode
-_decoders: dict[type, msgspec.json.Decoder[Value]] = {}
 
 
 def encode(value: Value) -> bytes:
     return _encode(value)
 
 
-def decode(kind: type[T], data: bytes) -> T:
-    decoder = _decoders.get(kind)
-    if decoder is None:
-        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
-    return decoder.decode(data)  # type: ignore[return-value]
+decode, decode_whole = read, read_whole
+"""Of a record: as much as is known, to look at it; or all of it, to act on it or write it anew (model/versions.py)."""
 
 
 def put(key: str, value: Value, ttl_seconds: float | None = None) -> Put:

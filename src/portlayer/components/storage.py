@@ -12,11 +12,12 @@ from portlayer.components import keys
 from portlayer.components.admission import Gate, Held, Place
 from portlayer.components.blobs import Blobs
 from portlayer.components.drafts import Drafts, Preview
+from portlayer.components.enduring import endure
 from portlayer.components.imports import Importer, layer_keys
 from portlayer.components.membership import Membership
 from portlayer.components.placing import Placing
 from portlayer.components.quota import Quotas
-from portlayer.components.records import cut, decode, event, event_puts, label_filter, put
+from portlayer.components.records import cut, decode, decode_whole, event, event_puts, label_filter, put
 from portlayer.components.replays import Replays
 from portlayer.components.unexplained import remove_unknown_volumes
 from portlayer.components.volumes import STORE, Volumes
@@ -91,7 +92,7 @@ class LocalStorage:
         if alone:
             await self._importer.start()
             await remove_unknown_volumes(self._store, self._driver)
-        self._sweeping = asyncio.create_task(self._sweep_often())
+        self._sweeping = asyncio.create_task(endure("what calls have left is swept", self._sweep_often))
 
     async def close(self) -> None:
         """Finish what was begun."""
@@ -202,7 +203,7 @@ class LocalStorage:
             record = await self._store.get(key)
             if record is None:
                 continue
-            image = decode(m.Image, record.value)
+            image = decode_whole(m.Image, record.value)
             name = None if names.image_id(request.ref) else names.check_image_name(request.ref)
             if name is not None and name not in image.names:
                 continue  # it has gone over to another image just now

@@ -16,10 +16,12 @@ from typing import Literal
 import msgspec
 
 from portlayer.components import keys
-from portlayer.interfaces.store import Check, Compacted, Store
+from portlayer.components.enduring import endure
+from portlayer.interfaces.store import Check, Compacted, Record, Store
 from portlayer.model.base import Value
 from portlayer.model.errors import NotFound, Unavailable
 from portlayer.model.service import Quota
+from portlayer.model.versions import read, read_whole
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
@@ -59,9 +61,6 @@ class Tenant(msgspec.Struct, frozen=True):
         return Check(keys.vch(self.record.name), self.revision)
 
 
-_decoder = msgspec.json.Decoder(VchRecord)
-
-
 class Tenants:
     """Reads VCHs. Nothing is remembered unless `following`."""
 
@@ -72,10 +71,10 @@ class Tenants:
         self._followed = False
         self.leaving: Callable[[str], None] = lambda _: None
 
-    async def read(self, name: str) -> Tenant | None:
-        """The VCH as it is now, also one that is being deleted."""
+    async def read(self, name: str, *, whole: bool = False) -> Tenant | None:
+        """The VCH as it is now, also one that is being deleted. whole: to write it anew."""
         row = None if "/" in name else await self._store.get(keys.vch(name))
-        return None if row is None else Tenant(_decoder.decode(row.value), row.revision)
+        return None if row is None else Tenant((read_whole if whole else read)(VchRecord, row.value), row.revision)
 
     async def check(self, name: str) -> Tenant:
         """Raises NotFound for a VCH that is not there, or is being deleted."""
@@ -107,7 +106,7 @@ class Tenants:
     async def following(self) -> AsyncIterator[None]:
         """Remember, and call `leaving` with each VCH that is being deleted: now, and as it comes."""
         self._followed = True
-        task = asyncio.create_task(self._follow())
+        task = asyncio.create_task(endure("VCHs are followed", self._follow))
         try:
             yield
         finally:
@@ -121,11 +120,11 @@ class Tenants:
             try:
                 async with contextlib.aclosing(self._store.watch(keys.VCHS)) as changes:
                     for row in await self._store.range(keys.VCHS):
-                        self._look(_decoder.decode(row.value))
+                        self._look(row)
                     async for change in changes:
                         self.forget(keys.last(change.key))
                         if change.record is not None:
-                            self._look(_decoder.decode(change.record.value))
+                            self._look(change.record)
             except (Compacted, Unavailable):
                 log.exception("the VCHs could not be followed; starting over")
                 await asyncio.sleep(RETRY_SECONDS)
@@ -135,6 +134,11 @@ class Tenants:
                 self._known.clear()
                 self._changes += 1
 
-    def _look(self, record: VchRecord) -> None:
+    def _look(self, row: Record) -> None:
+        try:
+            record = read(VchRecord, row.value)
+        except Unavailable as error:  # who asks for this VCH is told so; the others are none the worse for it
+            log.warning("VCH %s is not looked after here: %s", keys.last(row.key), error)
+            return
         if record.state == "deleting":
             self.leaving(record.name)

@@ -15,7 +15,7 @@ import msgspec
 from portlayer.components import keys
 from portlayer.components.grants import Grants
 from portlayer.components.quota import Quotas, check_quota
-from portlayer.components.records import Records, encode, event, event_puts, put
+from portlayer.components.records import Records, decode, encode, event, event_puts, put
 from portlayer.components.replays import Replays
 from portlayer.components.tenants import Tenant, VchRecord
 from portlayer.failpoints import Failpoints
@@ -56,7 +56,7 @@ class Vchs:
 
     async def all(self) -> list[VchRecord]:
         """Every VCH, also those that are being deleted, by name."""
-        return [msgspec.json.decode(row.value, type=VchRecord) for row in await self._store.range(keys.VCHS)]
+        return [decode(VchRecord, row.value) for row in await self._store.range(keys.VCHS)]
 
     async def view(self, record: VchRecord) -> m.Vch:
         """A VCH as the API shows it."""
@@ -68,9 +68,9 @@ class Vchs:
         )
         return _view(record, usage)
 
-    async def find(self, ref: str) -> Tenant:
-        """As it is now, also one that is being deleted. Raises NotFound."""
-        found = await self._tenants.read(ref)
+    async def find(self, ref: str, *, whole: bool = False) -> Tenant:
+        """As it is now, also one that is being deleted. whole: to write it anew. Raises NotFound."""
+        found = await self._tenants.read(ref, whole=whole)
         if found is None:
             raise NotFound(f"There is no VCH called {ref[:140]!r}.", kind="vch", id=ref)
         return found
@@ -95,7 +95,7 @@ class Vchs:
     async def update(self, request: m.UpdateVch) -> m.Vch:
         """Raises NotFound, Conflict (if_match), InvalidArgument."""
         while True:
-            tenant = await self.find(request.ref)
+            tenant = await self.find(request.ref, whole=True)
             record = tenant.record
             if record.state != "active":
                 raise NotFound(f"VCH {record.name} is being deleted.", kind="vch", id=record.name)

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Iterable
 
 from portlayer.components import keys
+from portlayer.components.following import Followed
 from portlayer.components.membership import Process
-from portlayer.components.records import decode
 from portlayer.interfaces.components import Components
 from portlayer.interfaces.service import Service
-from portlayer.interfaces.store import Compacted, Store, Watch
+from portlayer.interfaces.store import Store
 from portlayer.model.errors import PortlayerError
 from portlayer.model.topology import Part
 from portlayer.rest.client import RestClient
 from portlayer.rest.client.connection import Contexts
 from portlayer.rest.passport import Passport
-
-log = logging.getLogger(__name__)
-AGAIN_SECONDS = 1.0
 
 
 class Peers:
@@ -34,7 +30,7 @@ class Peers:
     """
 
     def __init__(self, store: Store, me: Part, passport: Passport, contexts: Contexts | None = None) -> None:
-        self._store = store
+        self._followed = Followed(store, keys.PROCESSES, Process, self._learn)
         self._me = me
         self._passport = passport
         self._contexts = contexts
@@ -42,22 +38,20 @@ class Peers:
         self._lost: dict[tuple[str, str], Part] = {}
         self._clients: dict[str, RestClient] = {}
         self._ways: dict[tuple[str, str | None], list[Components]] = {}
-        self._following: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
     async def followed(self) -> AsyncIterator[None]:
         """Know them, as the store tells."""
-        changes = self._store.watch(keys.PROCESSES)
-        await self._read()
-        self._following = asyncio.create_task(self._follow(changes))
+        await self._followed.start()
         yield
 
     async def close(self) -> None:
         """Close all connections."""
-        for task in filter(None, (self._following, self._looking)):
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await self._followed.close()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
         await asyncio.gather(*(client.close() for client in self._clients.values()))
 
     def find(self, component: str, host: str | None = None, besides: object = None) -> Components | None:
@@ -91,7 +85,7 @@ class Peers:
     async def refresh(self) -> None:
         """Look again who there is; several at once look once."""
         if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._read())
+            self._looking = asyncio.create_task(self._followed.read())
         with contextlib.suppress(PortlayerError):
             await asyncio.shield(self._looking)
         if not self._says_that_it_lives():
@@ -106,31 +100,9 @@ class Peers:
             self._clients[part.address] = client
         return client
 
-    async def _follow(self, changes: Watch) -> None:
-        while True:
-            try:
-                async for change in changes:
-                    known = dict(self._known)
-                    known.pop(change.key, None)
-                    if change.record is not None:
-                        known[change.key] = decode(Process, change.record.value)
-                    self._learn(known)
-            except Compacted:
-                log.info("other processes are looked for anew")
-            except PortlayerError as error:
-                log.warning("other processes cannot be followed now: %s", error)
-            else:
-                return
-            await asyncio.sleep(AGAIN_SECONDS)
-            changes = self._store.watch(keys.PROCESSES)
-            with contextlib.suppress(PortlayerError):
-                await self._read()
-
-    async def _read(self) -> None:
-        self._learn({row.key: decode(Process, row.value) for row in await self._store.range(keys.PROCESSES)})
-
-    def _learn(self, known: dict[str, Process]) -> None:
-        """All that live are *known*. Who waits for one that does not any more has waited long enough."""
+    def _learn(self) -> None:
+        """Who lives is known anew. Who waits for one that does not any more has waited long enough."""
+        known = dict(self._followed.known)
         self._lost |= {(process.part.host, process.part.name): process.part for process in self._known.values()}
         for process in known.values():
             self._lost.pop((process.part.host, process.part.name), None)

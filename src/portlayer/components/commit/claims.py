@@ -9,7 +9,7 @@ from portlayer.components.addresses import Address
 from portlayer.components.commit.intents import Op, Piece
 from portlayer.components.placing import share
 from portlayer.components.quota import Quotas, unlimited
-from portlayer.components.records import Records, decode, encode
+from portlayer.components.records import Records, decode, decode_whole, encode
 from portlayer.interfaces.store import Check, CheckFailed, Empty
 from portlayer.model.errors import AlreadyExists, Conflict, NotFound, PortlayerError
 from portlayer.model.execution import ContainerSpec, replace
@@ -173,7 +173,7 @@ class Claims:
         """A volume lives where it is used first, and from then on there alone; that stays so where the commit fails."""
         key = keys.entity(self.vch, "volumes", mount.volume)
         row = await records.store.get(key)
-        volume = decode(Volume, row.value) if row else None
+        volume = decode_whole(Volume, row.value) if row else None
         if row is None or volume is None or volume.host == self._host:
             return
         if volume.host:

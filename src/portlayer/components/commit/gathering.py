@@ -9,7 +9,7 @@ import msgspec
 from portlayer.components import keys
 from portlayer.components.commit.intents import Piece
 from portlayer.components.handles import Draft
-from portlayer.components.records import decode
+from portlayer.components.records import decode_whole
 from portlayer.interfaces.store import Check, Record, Store
 from portlayer.interfaces.substrate import ExecutionDriver
 from portlayer.model.base import now
@@ -31,7 +31,7 @@ class Found(msgspec.Struct, frozen=True):
 
     @property
     def committed(self) -> ContainerRecord | None:
-        return decode(ContainerRecord, self.record.value) if self.record else None
+        return decode_whole(ContainerRecord, self.record.value) if self.record else None
 
 
 async def look(store: Store, vch: str, containers: Sequence[str]) -> list[Found]:
@@ -43,7 +43,7 @@ async def look(store: Store, vch: str, containers: Sequence[str]) -> list[Found]
         Found(
             container=ident,
             record=record,
-            observed=decode(Observed, seen.value) if seen else Observed(),
+            observed=decode_whole(Observed, seen.value) if seen else Observed(),
             locked=intent is not None,
             unchanged=tuple(
                 Check(key, row.revision if row else 0)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
-
 from portlayer.components import keys
 from portlayer.components.records import encode, put
 from portlayer.interfaces.store import Check, Delete, Put
 from portlayer.model.base import Value
 from portlayer.model.execution import ContainerSpec, Observed
 from portlayer.model.plan import Plan
+from portlayer.model.versions import read_whole
 
 
 class Op(Value):
@@ -78,12 +77,9 @@ class Joined(Value, tag="joined"):
     leader: str
 
 
-_decoder: msgspec.json.Decoder[Intent | Joined] = msgspec.json.Decoder(Intent | Joined)
-
-
 def read_intent(data: bytes) -> Intent | Joined:
-    """What stands under a container's intent key."""
-    return _decoder.decode(data)
+    """What stands under a container's intent key. Raises Unavailable where another version means more by it."""
+    return read_whole(Intent | Joined, data)  # type: ignore[arg-type]
 
 
 class Held:

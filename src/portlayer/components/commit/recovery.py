@@ -6,6 +6,7 @@ takes the intent over by compare-and-swap, writing itself in, so that of several
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from portlayer.components import keys
@@ -78,7 +79,12 @@ class Recovery:
             await self._recover(vch, container)
 
     async def _recover(self, vch: str, container: str) -> None:
-        held = await self._read(vch, container)
+        try:
+            held = await self._read(vch, container)
+        except Unavailable as error:
+            log.error("a commit cannot be looked at, and is tried again: %s", error)  # noqa: TRY400
+            self._work.stuck.set()
+            return
         if held is None or not await self._ours(held.intent):
             return
         async with self._locks.hold(*held.containers):
@@ -104,7 +110,9 @@ class Recovery:
             for row in await self._store.range(keys.entities(vch, "intents")):
                 if living is None:
                     living = await self._membership.living()
-                held = await self._read(vch, keys.last(row.key))
+                held = None
+                with contextlib.suppress(Unavailable):  # of a newer process, which it is for to judge
+                    held = await self._read(vch, keys.last(row.key))
                 if held is None:
                     continue
                 mine = held.intent.owner == self._membership.id

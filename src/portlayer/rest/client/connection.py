@@ -14,13 +14,13 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 import aiohttp
-import msgspec
 from yarl import URL
 
 from portlayer.model.base import Value
 from portlayer.model.caller import Caller
 from portlayer.model.certificates import PROCESS_NAME
 from portlayer.model.errors import InvalidArgument, Unauthenticated, Unavailable
+from portlayer.model.versions import read
 from portlayer.rest import problems, tls
 from portlayer.rest.calls import Call
 from portlayer.rest.calls.call import JSON
@@ -317,16 +317,11 @@ def _socket(address: Any) -> socket.socket:
 
 
 def decoded(kind: Any, body: bytes) -> Any:
-    """*body* as a value of type *kind*."""
+    """*body* as a value of type *kind*; a newer server may say more than that has."""
     try:
-        return _decoder(kind).decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Unavailable(f"The answer is not of this version of the API: {error}.") from error
-
-
-@cache
-def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(kind)
+        return read(kind, body)
+    except Unavailable as error:
+        raise Unavailable(f"The answer is not of this version of the API: {error.__cause__}.") from error
 
 
 async def pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import aiohttp
-import msgspec
 
 from portlayer.model import grants as g
 from portlayer.model import service as m
@@ -14,7 +13,7 @@ from portlayer.model.errors import Unavailable
 from portlayer.model.events import LAST_EVENT, Event, NumberedEvent
 from portlayer.model.storage import Nothing
 from portlayer.rest.calls import service as calls
-from portlayer.rest.client.connection import Connection
+from portlayer.rest.client.connection import Connection, decoded
 from portlayer.rest.client.stream import Stream
 
 
@@ -109,7 +108,7 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[NumberedEve
             if name:
                 fields[name] = value
             elif "data" in fields:
-                event = msgspec.json.decode(fields["data"], type=Event)
+                event = decoded(Event, fields["data"].encode())
                 yield NumberedEvent(cursor=fields.get("id") or fields["cursor"], event=event)
                 if event.type == LAST_EVENT:
                     return
