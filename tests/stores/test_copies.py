@@ -11,10 +11,14 @@ import etcdlab
 import pytest
 from conformance.store_tools import delete, keys_of, next_changes, put
 
+from portlayer.components.membership import Process
+from portlayer.components.records import encode
 from portlayer.compose import Settings
-from portlayer.compose.copies import back_up, migrate_store, restore
+from portlayer.compose.copies import back_up, migrate_store, rekey, restore
 from portlayer.interfaces.store import Check, CheckFailed, Compacted, Put, Record, Store, Transaction
+from portlayer.model.base import now
 from portlayer.model.errors import InUse, InvalidArgument, Unavailable
+from portlayer.model.topology import Part
 from portlayer.stores import choice, etcd_copy
 from portlayer.stores.choice import StoreChoice, open_store, parse_url
 from portlayer.stores.etcd import EtcdStore
@@ -134,6 +138,29 @@ async def test_nothing_is_replaced_unasked(settings: Settings, other: str) -> No
     store = await opened(moved(settings, other))
     assert await store.get("precious") is None
     await store.close()
+
+
+async def test_a_store_that_a_server_elsewhere_uses_stays_where_it_is(tmp_path: Path, url: str) -> None:
+    """Of a SQLite store, the lock of its directory tells (tests/cli/test_store.py)."""
+    here, there = Settings(state=str(tmp_path)), Settings(state=str(tmp_path), store=parse_url(url))
+    await fill(here)
+    await back_up(here, tmp_path / "backup")
+    await migrate_store(here, url, replace=False)
+    store = await opened(there)
+    process = encode(Process(part=Part(name="second", host="east"), started_at=now()))
+    await put(store, "/processes/1", value=process, ttl=30)
+    for work in (
+        migrate_store(there, "sqlite", replace=True),
+        migrate_store(here, url, replace=True),
+        restore(there, tmp_path / "backup", replace=True),
+        rekey(there),
+    ):
+        with pytest.raises(InUse, match="second on host east"):
+            await work
+    assert await store.get("/processes/1")
+    await delete(store, "/processes/1")
+    await store.close()
+    await migrate_store(there, "sqlite", replace=True)
 
 
 async def test_a_copy_that_was_broken_off_cannot_be_opened_and_can_be_made_again(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from portlayer.components import keys
+from portlayer.components.membership import Process
+from portlayer.components.records import decode
+from portlayer.model.errors import InUse
 from portlayer.stores.snapshot import Snapshot
 
 GAP = 1_000_000
@@ -23,3 +26,16 @@ def restored(snapshot: Snapshot, present: int) -> Snapshot:
     """
     rows = [row for row in snapshot.rows if row.key != keys.KEY_RING]
     return Snapshot(max(snapshot.revision, present) + GAP, rows)
+
+
+def check_unserved(snapshot: Snapshot) -> None:
+    """Raises InUse where a process lives, by its lease: what it writes from now on would be lost."""
+    for row in snapshot.rows:
+        if row.key.startswith(keys.PROCESSES):
+            part = decode(Process, row.value).part
+            raise InUse(
+                f"Process {part.name} on host {part.host} uses the store, or died less than a minute ago; stop it, and "
+                "try again.",
+                kind="process",
+                id=part.name,
+            )
