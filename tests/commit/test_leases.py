@@ -12,6 +12,7 @@ from conformance.store_tools import FakeClock
 from harness import ME, Harness
 
 from portlayer.components import keys
+from portlayer.components.addresses import MOST_CLAIMS
 from portlayer.compose import Settings
 from portlayer.interfaces.store import Delete, Store, Transaction
 from portlayer.model import execution as e
@@ -106,6 +107,27 @@ async def test_a_discarded_branch_leaves_the_others_their_address(leasing: Harne
     with pytest.raises(ResourceExhausted):
         await leasing.draft(network="gibson_network")
     assert owns((await leasing.commit(kept)).endpoints[0])
+
+
+async def test_binding_without_end_costs_no_more_than_binding_once(leasing: Harness, clock: FakeClock) -> None:
+    endpoint = await joined(leasing)
+    first = (await leasing.pl.network.bind(ME, endpoint)).handle
+    (small,) = await leasing.store.range(keys.entities("default", "leases"))
+    for _ in range(MOST_CLAIMS + 50):
+        last = (await leasing.pl.network.bind(ME, endpoint)).handle
+    (row,) = await leasing.store.range(keys.entities("default", "leases"))
+    assert len(row.value) <= len(small.value)
+    await leasing.pl.execution.discard(ME, e.Discard(handle=last))
+    assert owns((await leasing.commit(first)).endpoints[0])
+
+
+async def test_what_too_many_handles_have_ends_with_its_time(leasing: Harness, clock: FakeClock) -> None:
+    endpoint = await joined(leasing)
+    handles = [(await leasing.pl.network.bind(ME, endpoint)).handle for _ in range(MOST_CLAIMS + 1)]
+    for handle in handles:
+        await leasing.pl.execution.discard(ME, e.Discard(handle=handle))
+    clock.advance(LEASE + 1)
+    assert owns((await leasing.commit(await leasing.draft(network="gibson_network"))).endpoints[0])
 
 
 async def test_binding_again_takes_nothing_from_who_has_it_by_now(leasing: Harness) -> None:

@@ -76,6 +76,25 @@ async def test_calls_one_by_one_use_one_connection_and_those_at_once_one_each(tm
         assert server.connections == 3
 
 
+async def test_connections_that_no_call_needs_any_more_are_closed(tmp_path: Path) -> None:
+    all_there = asyncio.Barrier(4)
+
+    async def respond(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(server.requests) <= 4:
+            await all_there.wait()
+        writer.write(answer(b"one"))
+
+    async with served(tmp_path, respond) as (server, wire):
+        await asyncio.gather(*(ask(wire) for _ in range(4)))
+        for line in list(wire._idle)[:-1]:
+            line.idle_since -= 60
+        await ask(wire)
+        async with asyncio.timeout(20):
+            while len(wire._open) > 1:
+                await asyncio.sleep(0.001)
+        assert server.connections == 4
+
+
 async def test_an_answer_may_come_in_any_pieces(tmp_path: Path) -> None:
     async def respond(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for byte in answer(b"many\r\n\r\npieces"):

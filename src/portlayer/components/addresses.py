@@ -23,6 +23,9 @@ from portlayer.model.execution import replace
 from portlayer.model.network import EndpointSpec, NetworkSpec, Subnet
 
 LEASE_SECONDS = 120.0
+MOST_CLAIMS = 100
+"""How many handles of one endpoint are known apart. With more, a lease ends with its time alone: who binds without end
+makes no record that grows."""
 PROBES = 16
 """How many addresses are tried one by one before the whole network is read."""
 
@@ -36,8 +39,8 @@ class Address(Value):
 
 
 class Lease(Value):
-    """What the binds of one endpoint have reserved; claims are the handles that may commit it. What ends in 6 is empty
-    in a network without IPv6."""
+    """What the binds of one endpoint have reserved; claims are the handles that may commit it, none where they are more
+    than are known apart. What ends in 6 is empty in a network without IPv6."""
 
     network: str
     address: str
@@ -57,6 +60,11 @@ class Lease(Value):
     @property
     def addresses(self) -> tuple[str, ...]:
         return tuple(address for address in (self.address, self.address6) if address)
+
+    def claimed(self, claim: str) -> Lease:
+        """It, with one handle more."""
+        many = not self.claims or len(self.claims) >= MOST_CLAIMS
+        return replace(self, claims=() if many else (*self.claims, claim))
 
 
 class _Held(NamedTuple):
@@ -117,7 +125,7 @@ class Pool:
                 if lease is not None:
                     return lease
                 continue
-            lease = replace(held.lease, claims=tuple(dict.fromkeys((*held.lease.claims, claim))))
+            lease = held.lease.claimed(claim)
             ops = held.prolonged(lease, self._seconds) if held.is_whole else held.ended()
             try:
                 await self._store.apply(Transaction(held.checks, ops, durable=False))

@@ -84,9 +84,10 @@ class Life:
         return None
 
     async def aclose(self) -> None:
-        await self._changes.aclose()
         if self._announcing is not None:
             self._announcing.cancel()
+        await self._changes.aclose()
+        if self._announcing is not None:
             await asyncio.wait((self._announcing,))
         if self._key:
             with contextlib.suppress(PortlayerError):  # its lease ends
@@ -196,5 +197,7 @@ class LocalAttachment:
     async def _end(self) -> None:
         self._place.leave()
         self._incarnation.cancel()
-        await asyncio.wait((self._incarnation,))
-        await self._life.aclose()
+        try:
+            await asyncio.wait((self._incarnation,))
+        finally:
+            await self._life.aclose()

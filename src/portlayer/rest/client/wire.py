@@ -7,6 +7,7 @@ or is encrypted goes by aiohttp.
 from __future__ import annotations
 
 import asyncio
+import collections
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
@@ -38,11 +39,12 @@ class Answer(NamedTuple):
 
 
 class Wire:
-    """Connections to the socket at *path*, one for each call that is under way; the last used is used next."""
+    """Connections to the socket at *path*, one for each call that is under way; the last used is used next, and those
+    that a burst has left are closed some time after it."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._idle: list[_Line] = []
+        self._idle = collections.deque[_Line]()
         self._open: set[_Line] = set()
 
     async def ask(self, verb: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
@@ -70,11 +72,13 @@ class Wire:
         self._idle.clear()
 
     def _kept(self) -> _Line | None:
+        long_ago = asyncio.get_running_loop().time() - _IDLE_SECONDS
+        while self._idle and self._idle[0].idle_since < long_ago:
+            self._idle.popleft().close()
         while self._idle:
             line = self._idle.pop()
-            if line.lasts and line.loop.time() - line.idle_since < _IDLE_SECONDS:
+            if line.lasts:
                 return line
-            line.close()
         return None
 
     async def _connected(self) -> _Line:
