@@ -29,3 +29,16 @@ async def test_also_where_who_closes_it_is_cut_off(harness: Harness) -> None:
         await closing
     assert await harness.store.count(prefix) == 0
     assert not [task for task in asyncio.all_tasks() if "_announce_again" in repr(task)]
+
+
+async def test_also_where_who_reads_it_is_cut_off_twice(harness: Harness) -> None:
+    attachment, prefix = await attached(harness)
+    reading = asyncio.ensure_future(anext(aiter(attachment)))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    for _ in range(2):
+        reading.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert await harness.store.count(prefix) == 0

@@ -57,3 +57,34 @@ async def test_what_another_look_has_lost_is_not_taken_for_alive() -> None:
     store.is_slow = False
     await membership.leave()
     await store.close()
+
+
+async def test_what_it_was_doing_is_cut_off_once_and_may_clear_away() -> None:
+    seconds, cuts = 0.0, 0
+    store: Any = Slow(MemoryStore())
+    membership = Membership(store, Part(), lambda: seconds)
+    await membership.join(alone=False)
+    cleared = asyncio.Event()
+
+    async def act() -> None:
+        nonlocal cuts
+        while not cleared.is_set():
+            try:
+                await cleared.wait()
+            except asyncio.CancelledError:
+                cuts += 1
+
+    acting = asyncio.create_task(act())
+    membership.bind(acting)
+    await asyncio.sleep(0)
+    seconds, store.is_slow = 1000.0, True
+    store.asked.set()
+    for _ in range(3):
+        await membership.refresh()
+        await asyncio.sleep(0)
+    cleared.set()
+    await acting
+    assert cuts == 1
+    store.is_slow = False
+    await membership.leave()
+    await store.close()

@@ -143,9 +143,11 @@ class LocalAttachment:
         finally:
             for task in (following, detached):
                 task.cancel()
-            await asyncio.gather(following, detached, return_exceptions=True)  # what runs cannot be closed
-            await frames.aclose()
-            await self._end()
+            try:
+                await asyncio.gather(following, detached, return_exceptions=True)  # what runs cannot be closed
+                await frames.aclose()
+            finally:
+                await self._end()
 
     async def _until_end(self) -> AsyncGenerator[Output | Control, None]:
         incarnation = await asyncio.shield(self._incarnation)

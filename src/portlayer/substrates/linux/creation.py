@@ -91,8 +91,10 @@ class Creator:
             launched = await asyncio.shield(starting)
         except asyncio.CancelledError:
             # A thread cannot be stopped: only what it has started can be undone.
-            await asyncio.to_thread((await starting).abandon)
-            starting.result().close()
+            await asyncio.wait((starting,))
+            if starting.exception() is None:
+                await asyncio.to_thread(starting.result().abandon)
+                starting.result().close()
             raise
         if begun is not None:
             self._ahead.plug(begun)
