@@ -15,6 +15,7 @@ from portlayer.model import execution as e
 from portlayer.model.errors import SubstrateFailed
 from portlayer.model.storage import Nothing
 from portlayer.substrates.memory.process import Incarnation
+from portlayer.substrates.memory.world import Step
 
 
 def reconciler(harness: Harness) -> Reconciler:
@@ -79,6 +80,51 @@ async def test_a_network_is_made_again_with_its_links(host: Harness, state: str)
     assert only(host).links == links
     assert '"network.repaired"' in await events(host)
     await check(host)
+
+
+@pytest.mark.parametrize("state", ["running", "paused", "created"])
+async def test_a_lost_mount_comes_back(host: Harness, state: str) -> None:
+    handle = await host.draft(name="cookie")
+    await host.commit(handle if state == "created" else await host.set_state(handle, "running"))
+    if state == "paused":
+        await host.commit(await host.set_state(await host.handle("cookie"), "paused"))
+    before = await host.inspect("cookie")
+    host.world.lose_mount(before.id)
+    assert await sweep(host) == {"mount": 1}
+    assert '"mended":"mount"' in await events(host)
+    assert await host.inspect("cookie") == before
+    await check(host)
+    assert await sweep(host) == {}
+    text = await host.pl.service.metrics(ME, Nothing())
+    assert 'portlayer_reconciler_repairs_total{kind="mount"} 1' in text
+
+
+async def test_a_mount_that_does_not_come_back_is_told_of_once_and_tried_again(host: Harness) -> None:
+    for name in ("cookie", "elmo"):
+        await host.run("sleep", "1000", name=name)
+        host.world.lose_mount((await host.inspect(name)).id)
+    lost = (await host.inspect("cookie")).id
+
+    def refuse(now: Step) -> None:
+        if now.name == "storage.make_rootfs" and lost in now.ids:
+            raise SubstrateFailed("the kernel refuses")
+
+    relent = host.world.before(refuse)
+    assert await sweep(host) == {"mount": 1}
+    assert await sweep(host) == {}
+    told = [line for line in (await events(host)).splitlines() if '"container.unrepaired"' in line]
+    assert len(told) == 1
+    assert '"lost":"mount","reason":"the kernel refuses"' in told[0]
+    relent()
+    assert await sweep(host) == {"mount": 1}
+    await check(host)
+
+
+async def test_a_stopped_container_needs_no_mount(host: Harness) -> None:
+    await host.run("true", name="cookie")
+    await host.wait("cookie")
+    host.world.lose_mount((await host.inspect("cookie")).id)
+    assert await sweep(host) == {}
 
 
 async def test_a_removed_process_is_an_exit(host: Harness) -> None:

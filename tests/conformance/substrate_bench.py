@@ -133,6 +133,10 @@ class Bench(abc.ABC):
     async def lose_network(self, network: NetworkSpec) -> None:
         """Behind our back, somebody deletes what *network* is made of."""
 
+    @abc.abstractmethod
+    async def lose_mount(self, started: Started) -> None:
+        """Behind our back, somebody takes the root filesystem of the container from the host."""
+
     async def prepare(
         self, spec: ContainerSpec, networks: Mapping[str, NetworkSpec] | None = None
     ) -> Started | StartFailure:

@@ -11,7 +11,7 @@ import images
 import pytest
 from images import Entry, directory, file, hard_link, symlink
 
-from conformance.substrate_bench import Bench
+from conformance.substrate_bench import Bench, Started
 from portlayer.model.errors import InvalidArgument, NotFound, SubstrateFailed
 from portlayer.model.execution import replace
 from portlayer.model.names import new_id
@@ -29,6 +29,16 @@ async def sh(bench: Bench, script: str, *layers: str) -> bytes:
     ran = await bench.ran("sh", "-c", script, layers=(builders.layer()[0], *layers))
     assert ran.stderr == b""
     return ran.stdout
+
+
+async def note(bench: Bench, before: Started) -> bytes:
+    """What the next start of a container, whose last one was removed, finds in /note."""
+    end = await bench.substrate.interaction.log_end(before.spec.id)
+    started = await bench.prepare(replace(before.spec, process=builders.container("cat", "/note").process))
+    assert isinstance(started, Started)
+    await started.release()
+    await started.wait()
+    return b"".join(chunk.data for chunk in await started.log(end))
 
 
 class StorageSuite:
@@ -230,6 +240,48 @@ class StorageSuite:
         await bench.substrate.storage.remove_rootfs(started.spec.id)
         assert await bench.substrate.interaction.log_end(started.spec.id) == 0
         assert (await bench.ended(await bench.again(started))).stdout == b"x\n"
+
+    @pytest.mark.parametrize("waits", [True, False])
+    async def test_a_lost_mount_is_missed_and_comes_back_from_who_has_it(self, bench: Bench, waits: bool) -> None:
+        """From a process that waits, or one that runs; it goes on writing where its next start reads."""
+        storage = bench.substrate.storage
+        script = "echo ready; read x; echo $x > /note; cat /note"
+        started = await bench.prepared("sh", "-c", script, stdin=True)
+        if not waits:
+            await started.release()
+            await started.printed(b"ready\n")
+        other = await bench.prepared("true")
+        both = [started.spec.id, other.spec.id]
+        assert await storage.missing(both) == []
+        await bench.lose_mount(started)
+        assert await storage.missing(both) == [started.spec.id]
+        for _ in range(2):
+            await storage.make_rootfs(started.spec, started.incarnation)
+        assert await storage.missing(both) == []
+        if waits:
+            await started.release()
+        await started.write(b"hello\n")
+        await started.close_stdin()
+        assert (await bench.ended(started)).stdout == b"ready\nhello\n"
+        await started.remove()
+        assert await note(bench, started) == b"hello\n"
+
+    async def test_a_lost_mount_of_a_process_that_has_ended_is_made_anew(self, bench: Bench) -> None:
+        storage = bench.substrate.storage
+        started = await bench.started("sh", "-c", "echo hello > /note")
+        await started.wait()
+        await bench.lose_mount(started)
+        assert await storage.missing([started.spec.id]) == [started.spec.id]
+        await storage.make_rootfs(started.spec, started.incarnation)
+        assert await storage.missing([started.spec.id]) == []
+        await started.remove()
+        assert await note(bench, started) == b"hello\n"
+
+    async def test_what_never_was_is_not_missed(self, bench: Bench) -> None:
+        started = await bench.prepared("true")
+        await started.remove()
+        await bench.substrate.storage.remove_rootfs(started.spec.id)
+        assert await bench.substrate.storage.missing([new_id(), started.spec.id]) == []
 
     async def test_containers_do_not_see_each_others_files(self, bench: Bench) -> None:
         assert await sh(bench, "echo secret > /etc/passwd; cat /etc/passwd") == b"secret\n"

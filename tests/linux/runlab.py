@@ -53,6 +53,9 @@ class RunLab(Bench):
     async def lose_network(self, network: NetworkSpec) -> None:
         raise NotImplementedError
 
+    async def lose_mount(self, started: Started) -> None:
+        raise NotImplementedError
+
     def record(self, started: Started) -> Record:
         found = Incarnation(self.paths, started.incarnation).record()
         assert found is not None

@@ -64,6 +64,9 @@ class LinuxBench(Bench):
     async def lose_network(self, network: NetworkSpec) -> None:
         await _run("ip", "link", "delete", self.substrate._network._wiring._bridge_name(network.id))
 
+    async def lose_mount(self, started: Started) -> None:
+        await _run("umount", "--lazy", str(self._paths.rootfs(started.spec.id)))
+
 
 async def _run(*command: str) -> None:
     process = await asyncio.create_subprocess_exec(*command)

@@ -6,6 +6,7 @@ As root.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 from collections.abc import AsyncIterator
@@ -16,10 +17,14 @@ from typing import Any
 import pytest
 from driver import ME, Driver
 
+from portlayer.client.streams import closing
 from portlayer.compose import Settings, make_paths, open_host, open_local
 from portlayer.model import execution as e
 from portlayer.model import network as n
 from portlayer.model.errors import SubstrateFailed
+from portlayer.model.events import Event
+from portlayer.model.service import Subscribe
+from portlayer.model.storage import CreateVolume, JoinVolume
 from portlayer.substrates.linux import mounts, process
 from portlayer.substrates.linux.incarnation import Incarnation, Record
 
@@ -67,6 +72,10 @@ class Lab(Driver):
         assert record is not None
         return record
 
+    def inside(self) -> Path:
+        """The root filesystem as the only container sees it."""
+        return Path(f"/proc/{self.record().init.pid}/root")
+
     async def links(self, kind: str) -> list[str]:
         prefix = f"pl{self.paths.instance[:4]}{kind}"
         names = [line.split()[1].partition("@")[0].rstrip(":") for line in (await run("ip", "-o", "link")).splitlines()]
@@ -90,6 +99,17 @@ class Lab(Driver):
         web = await self.inspect("web")
         await reached(web)
         return web
+
+    async def told(self) -> list[Event]:
+        """All events until now."""
+        end = await self.network("end")
+        found = []
+        async with asyncio.timeout(20), closing(await self.pl.service.events(ME, Subscribe(since="0"))) as events:
+            async for numbered in events:
+                if numbered.event.id == end.id:
+                    break
+                found.append(numbered.event)
+        return found
 
     async def state(self, ref: str, wanted: str) -> e.Container:
         async with asyncio.timeout(20):
@@ -199,17 +219,90 @@ async def test_shim_killed(lab: Lab) -> None:
     assert (await lab.state("web", "stopped")).exit_code == 255
 
 
-async def test_an_unmounted_root_filesystem(lab: Lab) -> None:
-    """The container holds its root itself: it runs on, and its next start mounts it again, with what it wrote."""
-    web = await lab.web()
-    target = lab.paths.rootfs(web.id)
+async def unmount(lab: Lab, ref: str) -> Path:
+    """Somebody takes the root filesystem of *ref* from the host; where it was."""
+    target = lab.paths.rootfs((await lab.inspect(ref)).id)
     assert mounts.is_mounted(target)
     await run("umount", "--lazy", str(target))
+    assert not mounts.is_mounted(target)
+    return target
+
+
+async def test_an_unmounted_root_filesystem(lab: Lab) -> None:
+    web = await lab.web()
+    target = await unmount(lab, "web")
+    assert await lab.sweep() == {"mount": 1}
+    assert mounts.is_mounted(target)
+    assert [event.attributes for event in await lab.told() if event.type == "container.repaired"] == [
+        {"mended": "mount"}
+    ]
     assert await lab.sweep() == {}
     await reached(web)
-    await lab.commit(await lab.set_state(await lab.handle("web"), "stopped", timeout_seconds=0))
-    await lab.commit(await lab.set_state(await lab.handle("web"), "running"))
-    await reached(web)
+    assert (await lab.inspect("web")) == web
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("state", ["created", "running", "paused"])
+async def test_it_is_the_very_same_that_is_mounted_again(lab: Lab, state: str, read_only: bool) -> None:
+    """Both sides see what either writes, as before, and so does the next start."""
+    handle = await lab.draft("sleep", "1000", name="one", read_only_rootfs=read_only)
+    for wanted in {"created": (), "running": ("running",), "paused": ("running", "paused")}[state]:
+        await lab.commit(await lab.set_state(handle, wanted))
+        handle = await lab.handle("one")
+    if state == "created":
+        await lab.commit(handle)
+    inside = lab.inside()
+    target = await unmount(lab, "one")
+    assert await lab.sweep() == {"mount": 1}
+    assert target.stat().st_dev == inside.stat().st_dev
+    (target / "note").write_text("written on the host")
+    assert (inside / "note").read_text() == "written on the host"
+    assert (os.statvfs(inside).f_flag & os.ST_RDONLY != 0) == read_only
+    if state != "created":
+        await lab.commit(await lab.set_state(await lab.handle("one"), "stopped", timeout_seconds=0))
+    await lab.commit(await lab.set_state(await lab.handle("one"), "running"))
+    assert (target / "note").read_text() == "written on the host"
+
+
+async def test_a_commit_that_comes_before_the_sweep_mounts_it_again(lab: Lab) -> None:
+    """Another process is prepared, since this one cannot follow: there are never two mounts of one tree."""
+    await lab.pl.storage.create_volume(ME, CreateVolume(name="jar"))
+    await lab.commit(await lab.draft("sleep", "1000", name="one"))
+    target = await unmount(lab, "one")
+    device = lab.inside().stat().st_dev
+    join = JoinVolume(handle=await lab.handle("one"), volume="jar", destination="/data")
+    await lab.commit((await lab.pl.storage.join(ME, join)).handle)
+    assert target.stat().st_dev == device
+    assert await lab.sweep() == {}
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        pytest.param("mount --make-unbindable /", "Invalid argument", id="refused"),
+        pytest.param("mount -t tmpfs none /", "another root", id="another"),
+    ],
+)
+async def test_a_root_that_cannot_be_had_back_is_told_of_once(lab: Lab, script: str, reason: str) -> None:
+    """It runs on, and its next start mounts it anew, with what it wrote."""
+    process = e.ProcessRequest(
+        args=("sh", "-c", f"busybox {script} && echo >/done; exec sleep 1000"),
+        capabilities=e.Capabilities(add=("SYS_ADMIN",)),
+    )
+    handle = (await lab.pl.execution.create(ME, e.Create(image="busybox", name="one", process=process))).handle
+    await lab.commit(await lab.set_state(handle, "running"))
+    async with asyncio.timeout(20):
+        while not (lab.inside() / "done").exists():
+            await asyncio.sleep(0.01)
+    target = await unmount(lab, "one")
+    for _ in range(2):
+        assert await lab.sweep() == {}
+    (told,) = [event.attributes for event in await lab.told() if event.type == "container.unrepaired"]
+    assert told["lost"] == "mount"
+    assert reason in told["reason"]
+    assert "next start" in told["remedy"]
+    await lab.commit(await lab.set_state(await lab.handle("one"), "stopped", timeout_seconds=0))
+    await lab.commit(await lab.set_state(await lab.handle("one"), "running"))
     assert mounts.is_mounted(target)
 
 

@@ -40,6 +40,9 @@ class MemoryBench(Bench):
     async def lose_network(self, network: NetworkSpec) -> None:
         self.world.lose_network(network.id)
 
+    async def lose_mount(self, started: Started) -> None:
+        self.world.lose_mount(started.spec.id)
+
     async def published(self) -> set[str]:
         return set(self.world.published)
 

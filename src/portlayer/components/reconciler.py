@@ -1,8 +1,8 @@
 """The reconciler: what the records say, held against what the host has, again and again; what differs is mended.
 
-Nobody tells us of these: a container deleted with the runtime's own tools, a link, a bridge or a table of the firewall
-that somebody removed, an exit that was missed, what a process of ours left when it died. docs/commit.md has the table
-of what is found and what is done.
+Nobody tells us of these: a container deleted with the runtime's own tools, a link, a bridge, a table of the firewall or
+a mount that somebody removed, an exit that was missed, what a process of ours left when it died. docs/commit.md has the
+table of what is found and what is done; `mending` has what is done for networks and filesystems.
 
 One sweep at a time, a few containers at a time; between any two others have their turn. Evidence is gathered
 without locks. Only where something looks wrong is the container held and looked at again, and one that is being
@@ -15,48 +15,28 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from portlayer.components import keys
 from portlayer.components.commit.engine import Engine
 from portlayer.components.commit.gathering import Found
 from portlayer.components.enduring import endure
 from portlayer.components.events import trim
+from portlayer.components.mending.common import KINDS, Container, Mending
+from portlayer.components.mending.filesystems import Filesystems
+from portlayer.components.mending.networks import Networks
 from portlayer.components.observer import LIVE, Observer, internal_draft
 from portlayer.components.records import Records, decode, event, event_puts, put
 from portlayer.components.unexplained import remove_unknown_volumes
 from portlayer.interfaces.store import CheckFailed, Put, Record, Transaction
-from portlayer.interfaces.substrate import Link
 from portlayer.metrics import Kind, Labels, Metrics, Read
 from portlayer.model.errors import PortlayerError
-from portlayer.model.execution import ContainerRecord, ContainerSpec, Observed, replace
-from portlayer.model.network import NetworkSpec
-from portlayer.scope import scope
+from portlayer.model.execution import ContainerRecord, Observed, replace
 
 log = logging.getLogger(__name__)
 PERIOD_SECONDS = 30.0
 BATCH = 20
-KINDS = ("exit", "state", "process", "network", "link", "unexplained")
-
-
-class Container(NamedTuple):
-    """One of this host as a sweep has read it."""
-
-    vch: str
-    record: ContainerRecord
-    observed: Observed
-
-    @property
-    def spec(self) -> ContainerSpec:
-        return self.record.spec
-
-    @property
-    def live(self) -> str:
-        """The incarnation that should be there; "" for none."""
-        return self.observed.incarnation if self.observed.state in LIVE else self.observed.prepared
 
 
 class Reconciler:
@@ -65,8 +45,10 @@ class Reconciler:
     def __init__(
         self, records: Records, engine: Engine, observer: Observer, period_seconds: float, *, events: int
     ) -> None:
-        self.repairs: Counter[str] = Counter()
-        self._records = records
+        self._mending = Mending(records, engine)
+        self._filesystems = Filesystems(self._mending)
+        self._networks = Networks(self._mending)
+        self.repairs = self._mending.repairs
         self._store = records.store
         self._engine = engine
         self._on = engine.substrate
@@ -136,8 +118,9 @@ class Reconciler:
         async for batch in self._batches():
             for one in batch:
                 await asyncio.sleep(0)
-                await self._try(one, self._check_process(one))
-            await self._check_network(batch, checked)
+                await self._mending.attempt(one, self._check_process(one))
+            await self._filesystems.check(batch)
+            await self._networks.check(batch, checked)
         for vch in await self._vchs():
             await trim(self._store, vch, self._events)
         self._sweeps += 1
@@ -166,23 +149,6 @@ class Reconciler:
 
     async def _vchs(self) -> list[str]:
         return [keys.last(row.key) for row in await self._store.range(keys.VCHS)]
-
-    async def _try(self, one: Container, repair: Awaitable[None]) -> None:
-        """One that cannot be mended does not keep the others from it."""
-        with scope(vch=one.vch, container=one.spec.id):
-            await self._tried(one, repair)
-
-    async def _tried(self, one: Container, repair: Awaitable[None]) -> None:
-        try:
-            await repair
-        except PortlayerError as error:
-            log.warning("container %s could not be looked at or mended: %s", one.spec.id, error)
-
-    async def _told(self, one: Container, kind: str, **attributes: str) -> None:
-        self.repairs[kind] += 1
-        log.warning("mended %s of container %s %s", kind, one.spec.id, attributes or "")
-        told = event("container", "repaired", one.spec.id, one.spec.name, mended=kind, **attributes)
-        await self._store.apply(Transaction(ops=event_puts(one.vch, told), durable=False))
 
     # processes
 
@@ -227,7 +193,7 @@ class Reconciler:
                 return
         try:
             await self._engine.commit(one.vch, [internal_draft(one.vch, one.record)], bump=False, patient=True)
-            await self._told(one, "process")
+            await self._mending.mended(one, "process")
         except PortlayerError as error:
             log.warning("container %s cannot be prepared again, its next start will try: %s", one.spec.id, error)
             async with self._engine.unless_busy(one.vch, one.spec.id) as found:
@@ -241,67 +207,6 @@ class Reconciler:
         except CheckFailed:
             return False
         return True
-
-    # networks and links
-
-    async def _check_network(self, batch: Sequence[Container], checked: set[str]) -> None:
-        """checked: networks that this sweep has looked at."""
-        wanted: dict[str, tuple[Container, Link]] = {}
-        specs: dict[str, NetworkSpec] = {}
-        for one in batch:
-            bound = [endpoint for endpoint in one.spec.endpoints.values() if endpoint.bound]
-            if not one.live or not bound or self._engine.locks.held(one.spec.id):
-                continue
-            if (await self._on.execution.observe(one.spec.id, one.live)).state in ("exited", "absent"):
-                continue
-            for endpoint in bound:
-                published = endpoint.publishes and one.observed.state in LIVE
-                wanted[endpoint.id] = (
-                    one,
-                    Link(container=one.spec.id, incarnation=one.live, endpoint=endpoint, published=published),
-                )
-                if endpoint.network not in specs:
-                    spec = await self._records.read(NetworkSpec, keys.entity(one.vch, "networks", endpoint.network))
-                    if spec is not None:
-                        specs[spec.id] = spec
-        try:
-            await self._check_networks(batch, [spec for spec in specs.values() if spec.id not in checked])
-            checked |= specs.keys()
-            links = [link for _, link in wanted.values() if link.endpoint.network in specs]
-            missing = await self._on.network.missing((), links) if links else None
-        except PortlayerError as error:
-            log.warning("networks could not be looked at or mended: %s", error)
-            return
-        for lost in missing.links if missing else ():
-            one, link = wanted[lost]
-            await self._try(one, self._plug_again(one, link, specs[link.endpoint.network]))
-
-    async def _check_networks(self, batch: Sequence[Container], specs: Sequence[NetworkSpec]) -> None:
-        if not specs:
-            return
-        missing = await self._on.network.missing(specs, ())
-        for spec in specs:
-            if spec.id in missing.networks:
-                log.warning("network %s is not whole on this host; it is made again", spec.id)
-                await self._on.network.make_network(spec)
-                self.repairs["network"] += 1
-                told = event("network", "repaired", spec.id, spec.name, host=self._engine.host)
-                await self._store.apply(Transaction(ops=event_puts(batch[0].vch, told), durable=False))
-
-    async def _plug_again(self, one: Container, link: Link, network: NetworkSpec) -> None:
-        """A new link with the same address."""
-        async with self._engine.unless_busy(one.vch, one.spec.id) as found:
-            record = found.committed if found is not None else None
-            if found is None or record is None or found.observed != one.observed:
-                return
-            if record.spec.endpoints.get(network.id) != link.endpoint:
-                return
-            if not (await self._on.network.missing((), [link])).links:
-                return
-            await self._on.network.plug(one.spec.id, one.live, link.endpoint, network)
-            if link.published:
-                await self._on.network.publish(one.spec.id, link.endpoint)
-        await self._told(one, "link", network=network.name)
 
     # what no record explains
 

@@ -92,11 +92,19 @@ class StorageDriver(Protocol):
     async def remove_layer(self, diff_id: str) -> None:
         """Remove a layer; the caller knows that nothing uses it."""
 
-    async def make_rootfs(self, container: ContainerSpec) -> None:
+    async def make_rootfs(self, container: ContainerSpec, held_by: str = "") -> None:
         """A writable filesystem for *container* over its layers. What was written before is kept.
 
-        Raises NotFound (kind `layer`) where a layer is not here, InvalidArgument where there is none at all.
+        held_by: an incarnation that may still have it, though somebody has taken it away from the host: then it is that
+        very one which is mounted again, so that both see what either writes; the process notices nothing.
+
+        Raises NotFound (kind `layer`) where a layer is not here, InvalidArgument where there is none at all,
+        SubstrateFailed where the process of *held_by* is there and its filesystem cannot be had from it.
         """
+
+    async def missing(self, containers: Sequence[str]) -> list[str]:
+        """Those of *containers* that have a filesystem, and whose mount is not on the host (any more): for the
+        reconciler, which knows who should have one. `make_rootfs` brings it back."""
 
     async def release_rootfs(self, container: str) -> None:
         """Its processes are gone: let the kernel forget the mount, keep what was written."""

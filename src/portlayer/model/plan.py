@@ -33,9 +33,11 @@ class MakeNetwork(Step, tag="MakeNetwork"):
 
 
 class MakeRootfs(Step, tag="MakeRootfs"):
-    """fresh: this commit creates the container, so that undoing removes what was written."""
+    """fresh: this commit creates the container, so that undoing removes what was written. held_by: an incarnation that
+    has the filesystem already."""
 
     fresh: bool
+    held_by: str = ""
 
 
 class MakeVolume(Step, tag="MakeVolume"):
@@ -256,7 +258,7 @@ def _idle(
     if keep and old is not None:
         steps += _follow(old, new, incarnation)
     elif started_at or old is None or observed.prepared:
-        steps += _prepare(old, new, incarnation)
+        steps += _prepare(old, new, incarnation, observed.prepared if held else "")
         if observed.prepared:
             after.append(Retire(container=new.id, incarnation=observed.prepared))
     else:
@@ -281,10 +283,10 @@ def _same_process(old: ContainerSpec, new: ContainerSpec) -> bool:
     return (old.mounts, old.stdin, old.terminal) == (new.mounts, new.stdin, new.terminal)
 
 
-def _prepare(old: ContainerSpec | None, new: ContainerSpec, incarnation: str) -> Iterator[AnyStep]:
+def _prepare(old: ContainerSpec | None, new: ContainerSpec, incarnation: str, held_by: str) -> Iterator[AnyStep]:
     bound = [endpoint.network for endpoint in new.endpoints.values() if endpoint.bound]
     yield from (MakeNetwork(container=new.id, network=network) for network in bound)
-    yield MakeRootfs(container=new.id, fresh=old is None)
+    yield MakeRootfs(container=new.id, fresh=old is None, held_by=held_by)
     for mount in new.mounts.values():
         yield MakeVolume(container=new.id, volume=mount.volume, capacity_bytes=mount.capacity_bytes)
     yield Prepare(container=new.id, incarnation=incarnation)

@@ -49,9 +49,9 @@ class Steps:
         match step:
             case p.MakeNetwork(network=network):
                 await self._on.network.make_network(self._networks[network])
-            case p.MakeRootfs():
+            case p.MakeRootfs(held_by=held_by):
                 await self._layers.bring(new, self._waiting)
-                await self._on.storage.make_rootfs(new)
+                await self._on.storage.make_rootfs(new, held_by)
             case p.MakeVolume(volume=volume, capacity_bytes=capacity_bytes):
                 await self._on.storage.make_volume(volume, capacity_bytes)
             case p.Prepare(incarnation=incarnation):

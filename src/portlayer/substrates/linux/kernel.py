@@ -9,6 +9,7 @@ import time
 
 CLONE_FS = 0x0000_0200
 CLONE_NEWNS = 0x0002_0000
+CLONE_NEWNET = 0x4000_0000
 MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_SLAVE = 1 << 19
@@ -22,8 +23,17 @@ IN_DELETE = 0x200
 IN_Q_OVERFLOW = 0x4000
 IN_IGNORED = 0x8000
 
+MOUNT_ATTR_RDONLY = 1
+
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
 _SYS_OPENAT2 = 437  # the same number on every architecture, as for all calls since Linux 5.1
 _SYS_PIDFD_GETFD = 438
+_SYS_MOUNT_SETATTR = 442
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -49,6 +59,11 @@ def unshare(flags: int) -> None:
     _checked(_libc.unshare(flags))
 
 
+def setns(descriptor: int, kind: int) -> None:
+    """Take the calling thread into the namespace of *descriptor*. kind: the one of CLONE_* that it is of."""
+    _checked(_libc.setns(descriptor, kind))
+
+
 def mount(source: str, target: str, flags: int) -> None:
     """Bind mounts and changes of propagation; no file system types."""
     _checked(_libc.mount(source.encode(), target.encode(), None, ctypes.c_ulong(flags), None), target)
@@ -57,6 +72,24 @@ def mount(source: str, target: str, flags: int) -> None:
 def umount(target: str, flags: int = 0) -> None:
     """Take the mount at *target* away."""
     _checked(_libc.umount2(target.encode(), flags), target)
+
+
+def clone_mount(path: str) -> int:
+    """A descriptor of another mount of what is mounted at *path*, without what is mounted in it; it goes with the
+    descriptor where it is not attached. The caller has to be in its mount namespace. Source: open_tree(2)."""
+    return _checked(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, path.encode(), _OPEN_TREE_CLONE | os.O_CLOEXEC), path)
+
+
+def clear_mount(descriptor: int, attributes: int) -> None:
+    """Take *attributes* (MOUNT_ATTR_*) from the mount of *descriptor*; ENOSYS before Linux 5.12."""
+    change = struct.pack("=4Q", 0, attributes, 0, 0)
+    _checked(_libc.syscall(_SYS_MOUNT_SETATTR, descriptor, b"", _AT_EMPTY_PATH, change, len(change)))
+
+
+def attach_mount(descriptor: int, target: str) -> None:
+    """Mount at *target* what `clone_mount` gave. Source: move_mount(2)."""
+    path = target.encode()
+    _checked(_libc.syscall(_SYS_MOVE_MOUNT, descriptor, b"", _AT_FDCWD, path, _MOVE_MOUNT_F_EMPTY_PATH), target)
 
 
 def openat2(directory: int, path: str, flags: int, resolve: int = RESOLVE_IN_ROOT) -> int:

@@ -6,7 +6,6 @@ import ctypes
 import errno
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +15,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Mount(NamedTuple):
-    """A line of mountinfo."""
+    """A line of mountinfo. device: of its files; root: which directory of the filesystem is mounted."""
 
     target: Path
     kind: str
     source: str
+    device: int
+    root: str
 
 
 def mount(source: str, target: Path, kind: str, options: str, flags: int = 0) -> None:
@@ -59,17 +60,26 @@ def mounts_under(directory: Path, source: str = "") -> list[Mount]:
     """Mounts at or below *directory*, or with *source*, the newest first: the order in which they can go."""
     inside = os.path.realpath(directory)
     found = [
-        mount for mount in _mountinfo() if mount.target.is_relative_to(inside) or (source and mount.source == source)
+        mount
+        for mount in read("/proc/self/mountinfo")
+        if mount.target.is_relative_to(inside) or (source and mount.source == source)
     ]
     return found[::-1]
 
 
-def _mountinfo() -> Iterator[Mount]:
-    with Path("/proc/self/mountinfo").open("rb") as lines:
-        for line in lines:
-            before, _, after = line.partition(b" - ")
-            kind, source = after.split(b" ")[:2]
-            yield Mount(Path(_unescape(before.split(b" ")[4])), kind.decode(), _unescape(source))
+def read(mountinfo: str | int) -> list[Mount]:
+    """What the file *mountinfo*, a path or a descriptor, tells, from the oldest on."""
+    with open(mountinfo, "rb") as lines:  # noqa: PTH123
+        return [_mount(line) for line in lines]
+
+
+def _mount(line: bytes) -> Mount:
+    before, _, after = line.partition(b" - ")
+    kind, source = after.split(b" ")[:2]
+    _, _, device, root, target = before.split(b" ")[:5]
+    major, _, minor = device.partition(b":")
+    number = os.makedev(int(major), int(minor))
+    return Mount(Path(_unescape(target)), kind.decode(), _unescape(source), number, _unescape(root))
 
 
 def _unescape(field: bytes) -> str:

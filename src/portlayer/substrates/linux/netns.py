@@ -3,26 +3,16 @@
 A namespace belongs to a thread, and a socket keeps the one that it was made in: so a thread goes in, makes a socket
 and comes back. Only a worker thread may do this, never the one of the event loop.
 
-Source: setns(2); the C library's function, for Python has none before 3.12.
+Source: setns(2).
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from portlayer.substrates.linux import kernel
-
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _setns(descriptor: int) -> None:
-    if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
 
 
 class HomeNamespace:
@@ -54,20 +44,20 @@ class HomeNamespace:
     def make(self) -> Iterator[int]:
         """A descriptor of a new network namespace, in which the calling thread is within the block. The namespace ends
         with the last descriptor and process that has it, also where that is a kill of ours."""
-        kernel.unshare(_CLONE_NEWNET)
+        kernel.unshare(kernel.CLONE_NEWNET)
         try:
             yield os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         finally:
-            _setns(self._descriptor)
+            kernel.setns(self._descriptor, kernel.CLONE_NEWNET)
 
     @contextmanager
     def visit(self, descriptor: int) -> Iterator[None]:
         """The calling thread is in the namespace of *descriptor* within the block."""
-        _setns(descriptor)
+        kernel.setns(descriptor, kernel.CLONE_NEWNET)
         try:
             yield
         finally:
-            _setns(self._descriptor)
+            kernel.setns(self._descriptor, kernel.CLONE_NEWNET)
 
 
 def _identity(descriptor: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +21,10 @@ from typing import TypeVar
 from portlayer.model.errors import InvalidArgument, NotFound, ResourceExhausted, SubstrateFailed, Unsupported
 from portlayer.model.execution import ContainerSpec
 from portlayer.pump import pump
-from portlayer.substrates.linux import disks, files, mounts, overlay, staging, trash
+from portlayer.substrates.linux import disks, files, mounts, overlay, process, staging, trash
+from portlayer.substrates.linux.incarnation import Incarnation
 from portlayer.substrates.linux.paths import Paths
+from portlayer.substrates.linux.regain import regain
 from portlayer.substrates.linux.unpack import Unpacker
 
 _THREADS = 4
@@ -99,7 +101,7 @@ class LinuxStorage:
         with _host_errors("storage.removeLayer"):
             self._trash.throw(self._paths.layer(diff_id))
 
-    async def make_rootfs(self, container: ContainerSpec) -> None:
+    async def make_rootfs(self, container: ContainerSpec, held_by: str = "") -> None:
         pending = self._unmounting.get(container.id)
         if pending is not None:
             await asyncio.shield(pending)  # overlayfs wants upper and work for itself alone
@@ -109,11 +111,21 @@ class LinuxStorage:
             target = self._paths.rootfs(container.id)
             if mounts.is_mounted(target):
                 return
+            if held_by and await self._regain(held_by, target):
+                return
             lowers = overlay.lowers([self._layer_tree(diff_id) for diff_id in container.image.layers])
             directory = self._paths.container(container.id)
             directory.mkdir(mode=0o700, exist_ok=True)
             target.mkdir(mode=0o700, parents=True, exist_ok=True)
             overlay.mount(self._paths.mount_source, target, [*lowers, self._paths.skeleton], directory)
+
+    async def missing(self, containers: Sequence[str]) -> list[str]:
+        with _host_errors("storage.missing"):
+            return [
+                container
+                for container in containers
+                if not mounts.is_mounted(self._paths.rootfs(container)) and self._paths.container(container).exists()
+            ]
 
     async def release_rootfs(self, container: str) -> None:
         loop = asyncio.get_running_loop()
@@ -176,6 +188,14 @@ class LinuxStorage:
         """No process is left: mounts only wait to be needed again, and are made again then."""
         with _host_errors("storage.release"):
             await asyncio.to_thread(self._unmount_all)
+
+    async def _regain(self, incarnation: str, target: Path) -> bool:
+        """Mount at *target* what the process of *incarnation* has; False where that has ended."""
+        record = Incarnation(self._paths, incarnation).record()
+        if record is None or not process.is_alive(record.init):
+            return False
+        source, loop = self._paths.mount_source, asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, regain, record.init, source, target)
 
     async def _verify_layer(self, layer: Path, diff_id: str, tar: AsyncIterator[bytes]) -> int:
         """Whoever puts a layer must have it: its digest alone, which is no secret, gives no claim to another's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from portlayer.model.errors import InvalidArgument, NotFound, SubstrateFailed
 from portlayer.model.execution import ContainerSpec
@@ -51,7 +51,8 @@ class MemoryStorage(Driver):
         self.world.drop_layer(diff_id)
 
     @step
-    async def make_rootfs(self, container: ContainerSpec) -> None:
+    async def make_rootfs(self, container: ContainerSpec, held_by: str = "") -> None:
+        del held_by  # there is one tree for each container, whoever has it
         if not container.image.layers:
             raise InvalidArgument(f"Image {container.image.name} has no layers; import one that has.")
         missing = [layer for layer in container.image.layers if layer not in self.world.layers]
@@ -63,6 +64,11 @@ class MemoryStorage(Driver):
             self.world.rootfs[container.id] = Rootfs(Files(tree), container.image.layers)
         else:
             rootfs.mounted = True
+
+    @step
+    async def missing(self, containers: Sequence[str]) -> list[str]:
+        there = self.world.rootfs
+        return [container for container in containers if container in there and not there[container].mounted]
 
     @step
     async def release_rootfs(self, container: str) -> None:

@@ -122,6 +122,10 @@ class World:
         for one in self.live():
             one.links = {name: end for name, end in one.links.items() if end.network != network}
 
+    def lose_mount(self, container: str) -> None:
+        """Somebody takes the mount of the root filesystem away; whoever is in it keeps it."""
+        self.rootfs[container].mounted = False
+
     def lose_process(self, incarnation: str) -> None:
         """Somebody removes the process and every trace of it."""
         self.incarnations.pop(incarnation).end(128 + signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""What the reconciler mends, a kind a room."""
