@@ -36,7 +36,11 @@ class Company:
 
     def come(self, vch: str) -> None:
         """It wants one thing more."""
-        seen, now = self._seen.setdefault(vch, _Seen()), asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        if vch not in self._seen:
+            self._forget(now)
+            self._seen[vch] = _Seen()
+        seen = self._seen[vch]
         seen.wanted += 1
         seen.last = now
         if seen.wanted >= seen.most_lately(now, self.about_seconds):
@@ -51,10 +55,14 @@ class Company:
     def least(self) -> int:
         """The most at once of the VCH that wants least of those that are about; 0 where nobody is."""
         now = asyncio.get_running_loop().time()
+        self._forget(now)
+        return min((seen.most_lately(now, self.about_seconds) for seen in self._seen.values()), default=0)
+
+    def _forget(self, now: float) -> None:
+        """Those that are not about any more."""
         for vch, seen in list(self._seen.items()):
             if not seen.wanted and now - seen.last > self.about_seconds:
                 del self._seen[vch]
-        return min((seen.most_lately(now, self.about_seconds) for seen in self._seen.values()), default=0)
 
     def spares(self, vch: str, least: int) -> bool:
         """Whether *vch* shall hold back, for it wants much more than the one that wants *least*."""

@@ -142,3 +142,16 @@ async def test_while_one_is_at_work_who_floods_pauses_and_who_does_not_does_not(
         assert await took("noisy", 3, 4) > 0.08
     await took("quiet", 1, 1)
     assert await took("noisy", 3, 4) > 0.02, "who calls one by one is at work in between"
+
+
+@pytest.mark.parametrize("seconds", [1, 10], ids=["beside each other", "one after another"])
+async def test_vchs_that_come_and_go_leave_nothing(seconds: int) -> None:
+    time, shared = VirtualTime(), Turns()
+    for number in range(200):
+        vch = f"vch-{number}"
+        with shared.work(vch):
+            async with shared.turn(vch):
+                pass
+        time.passes(seconds)
+    kept = [*vars(shared).values(), *vars(shared._company).values()]
+    assert max(len(each) for each in kept if isinstance(each, dict)) < 20

@@ -53,8 +53,10 @@ class Turns:
             self._at_work[vch] -= 1
             if not self._at_work[vch]:
                 del self._at_work[vch]
+                now = asyncio.get_running_loop().time()
                 self._worked.pop(vch, None)
-                self._worked[vch] = asyncio.get_running_loop().time()
+                self._worked[vch] = now
+                self._forget_work(now)
 
     def turn(self, vch: str) -> AbstractAsyncContextManager[None]:
         """A turn of *vch*, for some `work`, which lasts until the end of this block, or not quite so long."""
@@ -92,9 +94,13 @@ class Turns:
             return 0.0
         return self._paid[vch] - now - AHEAD_SECONDS
 
-    def _others_work(self, vch: str, now: float) -> bool:
+    def _forget_work(self, now: float) -> None:
+        """That is too long ago."""
         while self._worked and now - self._worked[first := next(iter(self._worked))] > LATELY_SECONDS:
             del self._worked[first]
+
+    def _others_work(self, vch: str, now: float) -> bool:
+        self._forget_work(now)
         return bool((self._at_work.keys() | self._worked.keys()) - {vch})
 
     def _shared(self, vch: str) -> bool:
