@@ -191,6 +191,15 @@ async def application(driver: Driver) -> Retry:
     return lambda: driver.pl.execution.commit(ME, commit)
 
 
+async def stop_several(driver: Driver) -> Retry:
+    """None of which would stay stopped by itself."""
+    always = e.RestartPolicy(name="always")
+    for name in ("one", "two", "three"):
+        await driver.run(name=name, network="gibson_network", restart_policy=always)
+    handles = [await driver.set_state_at_once(await driver.handle(name), "stopped") for name in ("one", "two", "three")]
+    return lambda: driver.pl.execution.commit(ME, e.Commit(handles=tuple(handles)))
+
+
 async def dual(driver: Driver) -> Retry:
     await driver.network("dual", ipv6=True)
     handle = await driver.set_state(await driver.draft(network="dual", name="cookie"), "running")
@@ -315,6 +324,7 @@ KINDS: dict[str, Kind] = {
     "create with both addresses": dual,
     "unbind both addresses": unbind_dual,
     "several": several,
+    "stop several": stop_several,
     "compose under a key": compose_under_a_key,
     "an application": application,
     "create and start on a disk": create_and_start_on_a_disk,

@@ -10,18 +10,24 @@ from commit_kinds import application, check, clear, picture, setting
 from harness import ME, Harness
 
 from portlayer.model import execution as e
-from portlayer.model.errors import AlreadyExists, SubstrateFailed
+from portlayer.model.errors import AlreadyExists, SubstrateFailed, Unavailable
+from portlayer.model.events import Event
+from portlayer.model.service import Subscribe
 from portlayer.substrates.memory.world import Step
 
 
-def failing(harness: Harness, name: str, nth: int) -> Callable[[], None]:
-    """The *nth* step called *name* says no."""
-    seen = 0
+def failing(harness: Harness, name: str, nth: int, *, again: bool = False) -> Callable[[], None]:
+    """The *nth* step called *name* says no. again: and ever again for the same container."""
+    seen, refused = 0, ""
 
     def refuse(now: Step) -> None:
-        nonlocal seen
-        seen += now.name == name
-        if now.name == name and seen == nth:
+        nonlocal seen, refused
+        if now.name != name:
+            return
+        seen += 1
+        if seen == nth:
+            refused = now.ids[0]
+        if seen == nth or (again and now.ids[0] == refused):
             raise SubstrateFailed("the host says no")
 
     return harness.world.before(refuse)
@@ -97,3 +103,58 @@ async def test_killed_in_the_middle_it_is_all_or_nothing(harness: Harness, nth: 
     await check(harness)
     await clear(harness)
     await check(harness)
+
+
+@pytest.mark.parametrize("nth", [1, 11, 20])
+@pytest.mark.parametrize("killed", [False, True])
+async def test_where_one_cannot_be_stopped_the_others_wait_for_it(harness: Harness, nth: int, killed: bool) -> None:
+    """A death cannot be undone, so the commit goes on until it is whole; until then nothing of it shows."""
+    await setting(harness)
+    await (await application(harness))()
+    before = await picture(harness)
+    handles = [await harness.set_state_at_once(await harness.handle(f"c{index}"), "stopped") for index in range(20)]
+    stop = e.Commit(handles=tuple(handles))
+    relent = failing(harness, "execution.signal", nth, again=True)
+    with pytest.raises(Unavailable, match="commit the same handles again"):
+        await harness.pl.execution.commit(ME, stop)
+    assert len(harness.world.live()) == 1
+    assert await picture(harness) == before
+    assert (await told(harness, "container.stuck")).attributes["step"] == "Stop"
+    if killed:
+        await harness.crash()
+        assert await picture(harness) == before
+    relent()
+    done = await harness.pl.execution.commit(ME, stop)
+    assert isinstance(done, e.CommittedMany)
+    assert [one.state for one in done.containers] == ["stopped"] * 20
+    assert not harness.world.live()
+    await check(harness)
+
+
+async def told(harness: Harness, kind: str) -> Event:
+    events = await harness.pl.service.events(ME, Subscribe(since="0"))
+    async with asyncio.timeout(20):
+        while (found := (await anext(events)).event).type != kind:
+            pass
+    return found
+
+
+async def test_they_are_stopped_all_at_once(harness: Harness) -> None:
+    """Each takes its time, and none waits for another."""
+    for name in ("one", "two", "three"):
+        await harness.run("sleep", "1000", name=name)
+    handles = [await harness.set_state(await harness.handle(name), "stopped") for name in ("one", "two", "three")]
+    asked: list[str] = []
+    everybody = asyncio.Event()
+
+    async def meet(now: Step) -> None:
+        if now.name == "execution.wait" and now.ids[0] not in asked:
+            asked.append(now.ids[0])
+            if len(asked) == 3:
+                everybody.set()
+            async with asyncio.timeout(20):
+                await everybody.wait()
+
+    harness.world.before(meet)
+    await harness.pl.execution.commit(ME, e.Commit(handles=tuple(handles)))
+    assert len(asked) == 3

@@ -12,6 +12,7 @@ from commit_kinds import check, picture, setting
 from harness import Harness
 
 from portlayer.interfaces.store import CheckFailed, Put, Transaction
+from portlayer.model import execution as e
 from portlayer.model.errors import Unavailable
 
 
@@ -74,4 +75,18 @@ async def test_one_that_arrives_before_it_is_undone_has_happened(harness: Harnes
     cut.get_many = look  # type: ignore[attr-defined]
     assert (await harness.commit(handle)).state == "running"
     assert cut.happened
+    await check(harness)
+
+
+async def test_what_was_stopped_stays_so_where_the_answer_was_lost(harness: Harness) -> None:
+    """There is no way back from a death, so the commit goes on."""
+    await setting(harness)
+    await harness.run(name="cookie", restart_policy=e.RestartPolicy(name="always"))
+    handle = await harness.set_state_at_once(await harness.handle("cookie"), "stopped")
+    Cut(harness)
+    with pytest.raises(Unavailable):
+        await harness.commit(handle)
+    done = await harness.commit(handle)
+    assert (done.state, done.id) == ("stopped", (await harness.inspect("cookie")).id)
+    assert not harness.world.live()
     await check(harness)

@@ -19,12 +19,13 @@ PHASES = (
     "claims",
     "transaction 1",
     "before",
+    "stop",
     "transaction 2",
     "after",
     "transaction 3",
     "undo",
 )
-"""Of a commit, whose steps are in `before` and `after`."""
+"""Of a commit, whose steps are in `before`, `stop` and `after`."""
 
 
 class Figures:

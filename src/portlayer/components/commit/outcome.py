@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container
 
 from portlayer.components import keys
 from portlayer.components.commit.intents import Intent, Piece
@@ -32,10 +32,6 @@ UNKNOWN_EXIT_CODE = 255
 
 def stop_of(piece: Piece) -> p.Stop | None:
     return next((step for step in piece.plan.before if isinstance(step, p.Stop)), None)
-
-
-def stopped_something(done: Sequence[p.AnyStep]) -> bool:
-    return any(isinstance(step, p.Stop) for step in done)
 
 
 async def observe(intent: Intent, failures: dict[str, StartFailure], driver: ExecutionDriver) -> dict[str, Observed]:
@@ -227,3 +223,12 @@ def blame(error: Exception, step: p.AnyStep) -> PortlayerError:
         facts = {**error.facts, "step": name, "id": step.container}
         return SubstrateFailed(f"{name}: {error.detail}", **facts)
     return SubstrateFailed(f"{name}: {error!r}", step=name, id=step.container)
+
+
+def no_way_back(error: BaseException, stop: p.Stop) -> Unavailable:
+    """For the caller of a commit of which some processes have been stopped, but not this one."""
+    return Unavailable(
+        f"Stop: container {stop.container} could not be stopped yet, others of this commit were ({error}). It is tried "
+        "again until all of it has happened; commit the same handles again for the result.",
+        retry_after_seconds=5,
+    )

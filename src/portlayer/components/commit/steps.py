@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 
 from portlayer.components.commit.intents import Piece
@@ -84,6 +84,10 @@ class Steps:
             case p.RemoveVolume(volume=volume):
                 await self._on.storage.remove_volume(volume)
 
+    def asks_for_time(self, stops: Sequence[p.Stop]) -> AbstractAsyncContextManager[None]:
+        """To be held while *stops* are done: processes may take their time to end."""
+        return self._waiting() if any(stop.timeout_seconds > 0 for stop in stops) else nullcontext()
+
     async def undo(self, step: p.AnyStep) -> None:
         """Take *step* back; fine where it was never done."""
         piece = self._pieces[step.container]
@@ -133,7 +137,7 @@ class Steps:
         if step.timeout_seconds > 0:
             await driver.signal(step.container, step.incarnation, step.signal)
             try:
-                async with self._waiting(), asyncio.timeout(step.timeout_seconds):
+                async with asyncio.timeout(step.timeout_seconds):
                     await driver.wait(step.container, step.incarnation)
             except TimeoutError:
                 pass

@@ -80,22 +80,42 @@ class Work:
 
     async def before(self, held: Held, steps: Steps) -> dict[str, Observed]:
         """The steps that can fail; what is observed then. Undone where one has failed."""
-        done: list[p.AnyStep] = []
         ordered = [step for piece in held.intent.pieces for step in piece.plan.before]
-        ordered.sort(key=lambda step: isinstance(step, p.Stop))
+        stops = [step for step in ordered if isinstance(step, p.Stop)]
+        done: list[p.AnyStep] = []
         try:
             with self._figures.phase("before"):
                 for step in ordered:
-                    done.append(step)
-                    await self._do(held, steps, step)
+                    if not isinstance(step, p.Stop):
+                        done.append(step)
+                        await self._do(held, steps, step)
         except Deposed:
             raise
         except Exception as error:
-            if outcome.stopped_something(done):
-                log.warning("commit %s failed after a stop", held.intent.id)
             await self.undo(held, steps, done)
             raise outcome.blame(error, done[-1]) from error
+        if stops:
+            await self._stop(held, steps, stops, done)
         return await outcome.observe(held.intent, steps.failures, self._substrate.execution)
+
+    async def _stop(self, held: Held, steps: Steps, stops: Sequence[p.Stop], done: Sequence[p.AnyStep]) -> None:
+        """All of them at once. Where one has done its work there is no way back any more: what another cannot do now
+        is tried again until it can, and the commit is whole then."""
+        with self._figures.phase("stop"):
+            async with steps.asks_for_time(stops):
+                ends = await asyncio.gather(*(self._do(held, steps, stop) for stop in stops), return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Deposed | asyncio.CancelledError):
+                raise end
+        failed = [(stop, end) for stop, end in zip(stops, ends, strict=True) if isinstance(end, Exception)]
+        if not failed:
+            return
+        stop, error = failed[0]
+        if not await outcome.past_no_return(held.intent, self._substrate.execution):
+            await self.undo(held, steps, [*done, *stops])
+            raise outcome.blame(error, stop) from error
+        await self._tell_stuck(held.intent, stop, error)
+        raise outcome.no_way_back(error, stop) from error
 
     async def _do(self, held: Held, steps: Steps, step: p.AnyStep) -> None:
         name = type(step).__name__
@@ -174,9 +194,9 @@ class Work:
             return False
         except Unavailable:
             if not await self._happened(held):
-                if locked:
+                if locked and not any(outcome.stop_of(piece) for piece in held.intent.pieces):
                     await self.undo(held, steps)
-                raise
+                raise  # what has stopped stays so: whoever finds the intent goes forward
         return True
 
     async def undo(self, held: Held, steps: Steps, done: Sequence[p.AnyStep] | None = None) -> None:
