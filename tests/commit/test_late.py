@@ -5,15 +5,19 @@ A network that was cut may deliver, once it heals, what was sent into it.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from commit_kinds import check, picture, setting
-from harness import Harness
+from harness import ME, Harness
 
+from portlayer.components import keys
+from portlayer.components.records import decode
 from portlayer.interfaces.store import CheckFailed, Put, Transaction
 from portlayer.model import execution as e
 from portlayer.model.errors import Unavailable
+from portlayer.model.service import Subscribe
 
 
 class Cut:
@@ -86,7 +90,13 @@ async def test_what_was_stopped_stays_so_where_the_answer_was_lost(harness: Harn
     Cut(harness)
     with pytest.raises(Unavailable):
         await harness.commit(handle)
-    done = await harness.commit(handle)
-    assert (done.state, done.id) == ("stopped", (await harness.inspect("cookie")).id)
+    events = await harness.pl.service.events(ME, Subscribe(since="0"))
+    async with asyncio.timeout(20):
+        while (await anext(events)).event.type != "container.exited":
+            pass
+    found = await harness.store.get(keys.entity("default", "observed", (await harness.inspect("cookie")).id))
+    assert found is not None
+    assert decode(e.Observed, found.value).stop_requested
+    assert (await harness.commit(handle)).state == "stopped"
     assert not harness.world.live()
     await check(harness)
