@@ -27,7 +27,7 @@ from portlayer.substrates.memory.world import Step
 
 LOOKING = {
     *("execution.present", "storage.rootfs", "storage.layers", "storage.volumes", "storage.check_capacity"),
-    *("network.networks", "network.reserved_subnets", "network.has_ipv6"),
+    *("storage.written", "network.networks", "network.reserved_subnets", "network.has_ipv6"),
 }
 
 

@@ -350,6 +350,24 @@ class StorageSuite:
         await storage.make_volume(volume)
         assert (await bench.ran("ls", "/data", mounts=mounts)).stdout == b""
 
+    async def test_what_is_written_is_measured(self, bench: Bench) -> None:
+        storage = bench.substrate.storage
+        volume, empty = new_id(), new_id()
+        for each in (volume, empty):
+            await storage.make_volume(each)
+        write = "seq 200000 > /root/f; mkdir /data/d; seq 400000 > /data/d/f; seq 100000"
+        writer = await bench.started("sh", "-c", write, mounts=[builders.mount(volume, "/data")])
+        assert (await writer.wait()).exit_code == 0
+        measured = await storage.written([writer.spec.id, new_id()], [volume, empty, new_id()])
+        assert measured.keys() == {writer.spec.id, volume, empty}
+        assert 1_280_000 + 580_000 < measured[writer.spec.id] < 8_000_000, "its files, and its log"
+        assert 2_680_000 < measured[volume] < 2_800_000
+        assert measured[empty] < 10_000
+        assert await storage.written([], []) == {}
+        await writer.remove()
+        await storage.remove_rootfs(writer.spec.id)
+        assert await storage.written([writer.spec.id], []) == {}
+
     async def test_a_volume_holds_as_much_as_its_capacity(self, bench: Bench) -> None:
         volume, other = new_id(), new_id()
         capacity = 16 << 20

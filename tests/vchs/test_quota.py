@@ -19,7 +19,7 @@ from portlayer.model import execution as e
 from portlayer.model import network as n
 from portlayer.model import service as v
 from portlayer.model.errors import InvalidArgument, NotFound, ResourceExhausted, SubstrateFailed
-from portlayer.model.storage import CreateVolume, DeleteImage, ImportImage
+from portlayer.model.storage import CreateVolume, DeleteImage, ImportImage, VolumeRef
 
 RACERS = 50
 MIB = 1 << 20
@@ -274,6 +274,63 @@ async def test_blobs_count_where_they_are_more_than_what_they_unpack_to(harness:
     for name in ("padded", "padded-again"):
         await tenant.pl.storage.delete_image(tenant.me, DeleteImage(ref=name))
     assert (await look(harness, "tenant")).usage.storage_bytes == base + len(tar)
+
+
+async def measured(harness: Harness, vch: str) -> int:
+    """What *vch* uses of the disk beyond its layers and capacities, as it was measured just now."""
+    await harness.pl.execution._meter.measure()  # type: ignore[attr-defined]
+    return sum(int(row.value) for row in await harness.store.range(f"/v/{vch}/written/"))
+
+
+async def test_what_containers_write_counts_as_it_was_measured(harness: Harness) -> None:
+    tenant, free = await make(harness, "tenant"), await make(harness, "free")
+    base = (await look(harness, "tenant")).usage.storage_bytes
+    await change(harness, "tenant", storage_bytes=base + 3 * MIB)
+    for name, capacity in (("jar", None), ("disk", 16 * MIB)):
+        await free.pl.storage.create_volume(free.me, CreateVolume(name=name, capacity_bytes=capacity))
+    await tenant.pl.storage.create_volume(tenant.me, CreateVolume(name="jar"))
+    for each in (tenant, free):
+        await each.run("sh", "-c", "seq 400000 > /data/f", name="little", volume="jar")
+        await each.run("sh", "-c", "seq 300000 > /f", name="more")
+        await each.run("true", name="nothing")
+        for name in ("little", "more", "nothing"):
+            await each.wait(name)
+    written = await measured(harness, "tenant")
+    assert 4_500_000 < written < 5_000_000
+    assert len(await harness.store.range("/v/tenant/written/")) == 2
+    assert await measured(harness, "free") == 0, "it has no limit"
+    assert (await look(harness, "tenant")).usage.storage_bytes == base + written
+    with pytest.raises(ResourceExhausted) as caught:
+        await tenant.commit(await tenant.draft())
+    assert caught.value.facts == {
+        "resource": "storageBytes",
+        "limit": base + 3 * MIB,
+        "used": base + written,
+        "requested": 0,
+    }
+    with pytest.raises(ResourceExhausted):
+        await tenant.image("more", images.tar([images.file("f")]))
+    await tenant.commit(await tenant.set_state(await tenant.handle("more"), "running"))  # what is there stays of use
+    await tenant.remove("more", force=True)
+    await tenant.commit(await tenant.draft(name="again"))
+    await tenant.remove("little")
+    await tenant.pl.storage.delete_volume(tenant.me, VolumeRef(ref="jar"))
+    assert (await look(harness, "tenant")).usage.storage_bytes == base
+    assert await measured(harness, "tenant") == 0
+
+
+class TestMeasuring:
+    @pytest.fixture
+    def settings(self) -> Settings:
+        return Settings(measure_seconds=0.01)
+
+    async def test_it_is_measured_again_and_again(self, harness: Harness) -> None:
+        tenant = await make(harness, "tenant", storage_bytes=1 << 40)
+        base = (await look(harness, "tenant")).usage.storage_bytes
+        await tenant.run("sh", "-c", "seq 300000 > /f; sleep 1000", name="cookie")
+        async with asyncio.timeout(20):
+            while (await look(harness, "tenant")).usage.storage_bytes == base:
+                await asyncio.sleep(0.01)
 
 
 async def test_a_quota_is_of_one_vch(harness: Harness) -> None:

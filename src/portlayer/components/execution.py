@@ -21,6 +21,7 @@ from portlayer.components.reconciler import Reconciler
 from portlayer.components.records import decode, label_filter, own_volumes, put
 from portlayer.components.replays import Replay, digest_of, replay_key
 from portlayer.components.waiting import changes_of
+from portlayer.components.written import Meter
 from portlayer.interfaces.store import CheckFailed, Transaction
 from portlayer.model import changes as c
 from portlayer.model import execution as m
@@ -61,6 +62,7 @@ class LocalExecution:
         reconciler: Reconciler,
         book: HostBook,
         placing: Placing,
+        meter: Meter,
     ) -> None:
         self._drafts = drafts
         self._records = drafts.records
@@ -70,12 +72,14 @@ class LocalExecution:
         self._reconciler = reconciler
         self._book = book
         self._placing = placing
+        self._meter = meter
 
     async def start(self, *, alone: bool) -> None:
         """alone: something outside the store proves that no other process acts on this host."""
         await self._engine.layers.start(alone=alone)
         await self._observer.start()
         await self._reconciler.start(alone=alone)
+        self._meter.start()
 
     async def forget_vch(self, vch: str) -> None:
         """Remove all containers of a VCH that is being deleted; those whose first commit is under way come to it, those
@@ -95,6 +99,7 @@ class LocalExecution:
             raise Unavailable(f"VCH {vch} still has containers.", retry_after_seconds=1)
 
     async def close(self) -> None:
+        await self._meter.close()
         await self._reconciler.close()
         await self._engine.drain()
         await self._engine.layers.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import errno
 import hashlib
 import os
@@ -142,7 +143,8 @@ class Importer:
         """
         for layer in image.layers:
             report(m.Progress(status="unpacking", id=layer.digest, total=layer.size_bytes))
-            await self._driver.put_layer(layer.diff_id, room.measured(layer.diff_id, open_layer(layer)))
+            async with contextlib.aclosing(open_layer(layer)) as tar:
+                await self._driver.put_layer(layer.diff_id, room.measured(layer.diff_id, tar))
             report(m.Progress(status="unpacked", id=layer.digest, done=layer.size_bytes, total=layer.size_bytes))
 
     async def _record_all(

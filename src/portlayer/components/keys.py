@@ -33,6 +33,7 @@
 /v/<vch>/quota/<resource>                        empty: written by whoever takes of what has a limit (see quota.py)
 /v/<vch>/idempotency/<digest>                    Replay: answer of a creation (lease)
 /v/<vch>/events/<transaction>/<index>            Event (lease: retention; bounded by count)
+/v/<vch>/written/<container or volume>           its bytes on disk, where the storage has a limit (see written.py)
 /v/<vch>/kv/<key>                                bytes
 """
 

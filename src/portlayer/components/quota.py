@@ -130,7 +130,7 @@ class Quotas:
             mine = await self._layers(vch)
             before = mine.bytes
             mine.add(layers)
-            return before + await self._capacities(vch), mine.bytes - before
+            return before + await self._beside_layers(vch), mine.bytes - before
 
         self.tenants.forget(vch)
         return await self._claim(vch, {"storage_bytes": count})
@@ -186,7 +186,12 @@ class Quotas:
         if limit is None:
             return Room(vch, None, 0, Footprint(()))
         mine = await self._layers(vch)
-        return Room(vch, limit, mine.bytes + await self._capacities(vch), mine)
+        return Room(vch, limit, mine.bytes + await self._beside_layers(vch), mine)
+
+    async def check_storage(self, vch: str, quota: Quota) -> None:
+        """Nothing that writes comes into a VCH that has more than its *quota* of storage. Raises ResourceExhausted."""
+        if quota.storage_bytes is not None and (used := await self._storage(vch)) > quota.storage_bytes:
+            raise exhausted(vch, "storage_bytes", quota.storage_bytes, used, 0)
 
     async def _layers(self, vch: str) -> Footprint:
         """Of the images of *vch*."""
@@ -195,7 +200,12 @@ class Quotas:
         return Footprint(layer for image in images for layer in image.layers)
 
     async def _storage(self, vch: str) -> int:
-        return (await self._layers(vch)).bytes + await self._capacities(vch)
+        return (await self._layers(vch)).bytes + await self._beside_layers(vch)
+
+    async def _beside_layers(self, vch: str) -> int:
+        """The capacities of volumes, and what was written elsewhere, as it was last measured."""
+        written = await self._store.range(keys.entities(vch, "written"))
+        return await self._capacities(vch) + sum(int(row.value) for row in written)
 
     async def _used(self, vch: str, resource: str) -> float:
         match resource:

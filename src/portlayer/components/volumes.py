@@ -119,6 +119,7 @@ class Volumes:
             ops: list[Put | Delete] = [
                 Delete(key),
                 Delete(keys.name(vch, "volumes", volume.name)),
+                Delete(keys.entity(vch, "written", volume.id)),
                 *event_puts(vch, event("volume", "removed", volume.id, volume.name)),
                 *([Put(gone, b"")] if elsewhere else []),
             ]

@@ -35,6 +35,7 @@ from portlayer.components.routing import Hosts, missing, routed
 from portlayer.components.service import LocalService
 from portlayer.components.storage import LocalStorage
 from portlayer.components.vchs import Vchs, ensure_vch
+from portlayer.components.written import Meter
 from portlayer.compose.landscape import Landscape
 from portlayer.compose.layers import StorageLayers
 from portlayer.compose.peers import Peers
@@ -127,7 +128,10 @@ async def assemble(
     observer = Observer(records, engine, part.host)
     reconciler = Reconciler(records, engine, observer, settings.reconcile_seconds, events=settings.limits.events)
     reconciler.tell(metrics)
-    execution = LocalExecution(drafts, pool, engine, observer, reconciler, landscape.book, landscape.placing)
+    execution = LocalExecution(
+        *(drafts, pool, engine, observer, reconciler, landscape.book, landscape.placing),
+        Meter(store, substrate.storage, part.host, settings.measure_seconds),
+    )
     storage = LocalStorage(
         *(drafts, quotas, replays, substrate.storage, state, failpoints, imports, streams, landscape.placing),
         membership,

@@ -19,6 +19,7 @@ import msgspec
 from portlayer.components.addresses import LEASE_SECONDS
 from portlayer.components.membership import LEASE_SECONDS as PROCESS_SECONDS
 from portlayer.components.reconciler import PERIOD_SECONDS
+from portlayer.components.written import PERIOD_SECONDS as MEASURE_SECONDS
 from portlayer.compose.tls import TlsChoice, read_tls
 from portlayer.compose.tracing import TracingChoice, read_tracing
 from portlayer.compose.users import read_users
@@ -36,19 +37,19 @@ from portlayer.substrates.linux.execution import RUNTIME_SECONDS
 DEFAULT_STATE, DEFAULT_RUN = "/var/lib/portlayer", "/run/portlayer"
 SOCKET = "portlayer.sock"
 MOST_SECONDS = 86400
-TIMES = ("lease_seconds", "process_seconds", "runtime_seconds", "reconcile_seconds")
+TIMES = ("lease_seconds", "process_seconds", "runtime_seconds", "reconcile_seconds", "measure_seconds")
 
 
 class Settings(Value):
     """What a port layer is made of. Empty strings mean the default. leaseSeconds: how long a bind holds an address.
 
-    processSeconds: how long a process that says nothing counts as alive, the same in all processes. runtimeSeconds: how
-    long a call of the OCI runtime may take before its step fails. reconcileSeconds: the pause between two sweeps of the
-    reconciler. limits: what it takes on at once, and what may wait; drain: how it
-    ends (see model.bounds). store: which one, and where (see
+    processSeconds: how long a process that says nothing counts as alive, the same in all processes. runtimeSeconds:
+    how long a call of the OCI runtime may take before its step fails. reconcileSeconds: the pause between two sweeps
+    of the reconciler. measureSeconds: that between two measurings of what containers write, at least. limits: what it
+    takes on at once, and what may wait; drain: how it ends (see model.bounds). store: which one, and where (see
     stores.choice). tracing: where traces go (see compose.tracing). users: who else than root may use the socket, by
-    uid. topology: who runs where, in the file as `processes` (see model.topology). tls: certificates of https addresses
-    (see compose.tls). hosts: what to know of them by name (see model.hosts).
+    uid. topology: who runs where, in the file as `processes` (see model.topology). tls: certificates of https
+    addresses (see compose.tls). hosts: what to know of them by name (see model.hosts).
     """
 
     state: str = DEFAULT_STATE
@@ -59,6 +60,7 @@ class Settings(Value):
     process_seconds: float = PROCESS_SECONDS
     runtime_seconds: float = RUNTIME_SECONDS
     reconcile_seconds: float = PERIOD_SECONDS
+    measure_seconds: float = MEASURE_SECONDS
     limits: Limits = Limits()
     drain: Drain = Drain()
     store: StoreChoice = StoreChoice()

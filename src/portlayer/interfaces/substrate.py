@@ -133,6 +133,10 @@ class StorageDriver(Protocol):
     async def volumes(self) -> list[str]:
         """The ids of volumes that are here."""
 
+    async def written(self, containers: Sequence[str], volumes: Sequence[str]) -> dict[str, int]:
+        """The bytes that each takes of the disk, by id: a container all that it wrote, its log included; a volume its
+        content. What is not here is left out. It may take long, and holds nobody up."""
+
 
 class ExecutionDriver(Protocol):
     """Processes."""

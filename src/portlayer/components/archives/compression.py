@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
@@ -133,7 +133,7 @@ def suffix_of(path: Path) -> str:
     return "+zstd" if head == _ZSTD else ""
 
 
-async def open_layer(layer: ArchivedLayer) -> AsyncIterator[bytes]:
+async def open_layer(layer: ArchivedLayer) -> AsyncGenerator[bytes, None]:
     """The uncompressed tar of *layer* in pieces, decompressed in a thread; InvalidArgument where it is corrupt.
 
     What the blob begins with decides, not its media type: some tools name another than they write.

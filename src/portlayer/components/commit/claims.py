@@ -129,6 +129,8 @@ class Claims:
         if not amounts:
             return
         quota = await quotas.limits(self.vch)
+        if any(piece.old is None for piece in pieces):
+            await quotas.check_storage(self.vch, quota)
         for piece in pieces:
             amounts["containers"] += piece.old is None
             for resource in ("cpus", "memory_bytes"):
@@ -145,6 +147,7 @@ class Claims:
     def remove(self, spec: ContainerSpec) -> None:
         """Gather what a container gives back when it goes."""
         self.frees.append(Op(key=keys.name(self.vch, "containers", spec.name)))
+        self.frees.append(Op(key=keys.entity(self.vch, "written", spec.id)))
         self.finally_free.append(Op(key=keys.use(self.vch, "images", spec.image.id, spec.id)))
         self.finally_free.append(Op(key=keys.place(self._host, self.vch, spec.id)))
         for volume in {mount.volume for mount in spec.mounts.values()}:
@@ -159,6 +162,7 @@ class Claims:
         self._demand(Empty(uses, besides=f"{uses}{step.container}"), shared)
         self.frees.append(Op(key=keys.entity(self.vch, "volumes", step.volume)))
         self.frees.append(Op(key=keys.name(self.vch, "volumes", step.name)))
+        self.frees.append(Op(key=keys.entity(self.vch, "written", step.volume)))
 
     async def _volumes(self, records: Records, old: ContainerSpec | None, new: ContainerSpec) -> None:
         before = {mount.volume for mount in old.mounts.values()} if old else set()

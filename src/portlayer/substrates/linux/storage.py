@@ -26,6 +26,7 @@ from portlayer.substrates.linux.incarnation import Incarnation
 from portlayer.substrates.linux.paths import Paths
 from portlayer.substrates.linux.regain import regain
 from portlayer.substrates.linux.unpack import Unpacker
+from portlayer.substrates.linux.usage import disk_usage
 
 _THREADS = 4
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -171,6 +172,12 @@ class LinuxStorage:
     async def volumes(self) -> list[str]:
         with _host_errors("storage.volumes"):
             return _names(self._paths.volumes)
+
+    async def written(self, containers: Sequence[str], volumes: Sequence[str]) -> dict[str, int]:
+        trees = {self._paths.container(each): each for each in containers}
+        trees |= {self._paths.volume(each): each for each in volumes}
+        with _host_errors("storage.written"):
+            return {trees[tree]: size for tree, size in (await disk_usage(list(trees))).items()}
 
     async def leftovers(self) -> list[str]:
         """A line for each mount of this instance and each tree half made or half deleted; needs no `start`."""

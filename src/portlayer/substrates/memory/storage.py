@@ -105,6 +105,12 @@ class MemoryStorage(Driver):
     async def volumes(self) -> list[str]:
         return sorted(self.world.volumes)
 
+    @step
+    async def written(self, containers: Sequence[str], volumes: Sequence[str]) -> dict[str, int]:
+        rootfs = {each: self.world.rootfs[each] for each in containers if each in self.world.rootfs}
+        taken = {each: found.files.written + found.log.end for each, found in rootfs.items()}
+        return taken | {each: self.world.volumes[each].written for each in volumes if each in self.world.volumes}
+
     def _refuse_while_live(self, container: str, step_name: str) -> None:
         if self.world.live(container):
             raise SubstrateFailed(
