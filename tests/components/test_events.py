@@ -88,7 +88,14 @@ async def test_who_reads_slower_than_the_store_remembers_goes_on_with_what_is_th
             while True:
                 await anext(slow)
         assert await trim(store, "default", 2) == 7
-        assert [int((await anext(events)).event.name) for _ in range(4)] == [4, 5, 7, 8]
+        told = [(await anext(events)).event for _ in range(5)]
+        assert [one.type if one.type == "events.missed" else int(one.name) for one in told] == [
+            4,
+            5,
+            "events.missed",
+            7,
+            8,
+        ]
         await tell(store, "default", 9, 12)
         assert [int((await anext(events)).event.name) for _ in range(3)] == [9, 10, 11]
     await store.close()
@@ -99,16 +106,28 @@ def settings() -> Settings:
     return Settings(limits=Limits(events=LEAST_EVENTS))
 
 
-async def test_who_reads_on_from_one_that_is_no_more_sees_the_oldest(harness: Harness) -> None:
-    async def first(since: str) -> tuple[str, str]:
+async def test_who_reads_on_from_one_that_is_no_more_is_told_and_sees_the_oldest(harness: Harness) -> None:
+    async def seen(since: str, most: int) -> list[tuple[str, str, str]]:
         events = await harness.pl.service.events(ME, v.Subscribe(since=since))
-        async with contextlib.aclosing(events):  # type: ignore[type-var]
-            one = await anext(events)
-        return one.cursor, one.event.name
+        async with asyncio.timeout(10), contextlib.aclosing(events):  # type: ignore[type-var]
+            found = [await anext(events) for _ in range(most)]
+        return [(one.cursor, one.event.type, one.event.name) for one in found]
 
-    cursor, _ = await first("0")
-    await tell(harness.store, "default", 0, 300)
+    ((cursor, *_),) = await seen("0", 1)
+    await tell(harness.store, "default", 0, 3)
+    assert [name for *_, name in await seen(cursor, 3)] == ["0", "1", "2"], "nothing was missed yet"
+    await tell(harness.store, "default", 3, 300)
     await harness.pl.execution._reconciler.sweep()  # type: ignore[attr-defined]
     assert len(await harness.store.range("/v/default/events/")) == LEAST_EVENTS
-    assert (await first(cursor))[1] == "200"
-    assert (await first("0"))[1] == "200"
+    first, second = await seen(cursor, 2)
+    assert first == (cursor, "events.missed", "default")
+    assert second[2] == "200"
+    assert await seen("0", 1) == [second], "who asks for what is kept misses nothing"
+    assert [name for *_, name in await seen(second[0], 2)] == ["201", "202"]
+    await trim(harness.store, "default", 0)
+    assert [kind for _, kind, _ in await seen(second[0], 1)] == ["events.missed"]
+    events = await harness.pl.service.events(ME, v.Subscribe(since="now"))
+    async with asyncio.timeout(10), contextlib.aclosing(events):  # type: ignore[type-var]
+        reading = asyncio.ensure_future(anext(events))
+        await tell(harness.store, "default", 300, 301)
+        assert (await reading).event.name == "300"

@@ -129,7 +129,8 @@ class Service(Component):
         return (await self._components.service.rotate_ca(self._caller, g.RotateCa(forget=forget))).pem
 
     async def events(self, since: str | None = None) -> AsyncIterator[NumberedEvent]:
-        """Events for ever. since: `now` (the default), `0` for all that is kept, or the cursor of the last one seen."""
+        """Events for ever. since: `now` (the default), `0` for all that is kept, or the cursor of the last one seen.
+        Where some of those behind it are kept no more, `events.missed` comes first."""
         async with closing(await self._components.service.events(self._caller, m.Subscribe(since=since))) as events:
             async for event in events:
                 yield event

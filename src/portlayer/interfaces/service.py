@@ -71,7 +71,8 @@ class Service(Protocol):
         """The private CA signs with a new key from now on."""
 
     async def events(self, caller: Caller, request: m.Subscribe) -> AsyncIterator[NumberedEvent]:
-        """Events from a cursor on, for ever. Raises InvalidArgument for a cursor that is none."""
+        """Events from a cursor on, for ever; first `events.missed` where some of them are kept no more. Raises
+        InvalidArgument for a cursor that is none."""
 
     async def get_kv(self, caller: Caller, request: m.KvRef) -> m.KvEntry:
         """Raises NotFound."""

@@ -7,6 +7,10 @@ from portlayer.model.base import Value
 LAST_EVENT = "vch.removed"
 """The type of the last event of a VCH; nothing follows it."""
 
+MISSED = "events.missed"
+"""The type of an event that is in no history, but tells one reader that events behind its cursor may not be kept any
+more: who follows what there is has to look anew."""
+
 
 class Event(Value):
     """`type` is `<kind>.<what>`, such as `container.started`; `id` and `name` tell of what."""
