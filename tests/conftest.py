@@ -9,7 +9,7 @@ import etcdlab
 import hoststate
 import hypothesis
 import pytest
-from harness import Harness
+from harness import Harness, harness_over
 from reports import Reports
 from workers import Workers
 
@@ -54,22 +54,13 @@ def settings() -> Settings:
 @pytest.fixture(params=["memory", "sqlite"])
 async def harness(request: pytest.FixtureRequest, tmp_path: Path, settings: Settings) -> AsyncIterator[Harness]:
     """A port layer on the memory substrate, over each store, with the image busybox."""
-    opened: list[Store] = []
+    memory = MemoryStore()
 
     async def open_store() -> Store:
-        if request.param == "sqlite":
-            opened.append(await SqliteStore.open(tmp_path / "store.db"))
-        elif not opened:
-            opened.append(MemoryStore())
-        return opened[-1]
+        return await SqliteStore.open(tmp_path / "store.db") if request.param == "sqlite" else memory
 
-    harness = Harness(open_store, tmp_path, settings)
-    await harness.start()
-    await harness.image()
-    yield harness
-    await harness.close()
-    for store in opened:
-        await store.close()
+    async with harness_over(open_store, tmp_path, settings) as harness:
+        yield harness
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from portlayer.stores.clock import Clock, boot_clock
 from portlayer.substrates.memory.substrate import MemorySubstrate
 from portlayer.substrates.memory.world import World
 
-__all__ = ["ME", "Harness", "until_hit"]
+__all__ = ["ME", "Harness", "harness_over", "until_hit"]
 
 
 _OUTSIDE = ("substrates/memory", "portlayer/stores", "asyncio/selector_events")
@@ -225,6 +225,27 @@ class Harness(Driver):
     async def until_hit(self, name: str, work: Awaitable[Any]) -> asyncio.Task[Any]:
         """Start *work* and return once it hangs at failpoint *name* (or is done)."""
         return await until_hit(self.failpoints, name, work)
+
+
+@contextlib.asynccontextmanager
+async def harness_over(
+    open_store: Callable[[], Awaitable[Store]], state: Path, settings: Settings | None = None
+) -> AsyncIterator[Harness]:
+    """One with the image busybox; at the end the stores are closed that *open_store* gave, which may be the same."""
+    opened: dict[Store, None] = {}
+
+    async def opening() -> Store:
+        store = await open_store()
+        opened[store] = None
+        return store
+
+    harness = Harness(opening, state, settings or Settings())
+    await harness.start()
+    await harness.image()
+    yield harness
+    await harness.close()
+    for store in opened:
+        await store.close()
 
 
 async def until_hit(failpoints: Failpoints, name: str, work: Awaitable[Any]) -> asyncio.Task[Any]:

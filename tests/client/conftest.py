@@ -9,10 +9,9 @@ from pathlib import Path
 import builders
 import pytest
 from apart.cluster import TOPOLOGIES, opened
-from harness import Harness
+from harness import Harness, harness_over
 
 from portlayer.client import PortLayer, connect
-from portlayer.compose import Settings
 from portlayer.interfaces.store import Store
 from portlayer.rest.server import Server
 from portlayer.stores.memory import MemoryStore
@@ -25,12 +24,9 @@ async def in_memory(directory: Path) -> AsyncIterator[Harness]:
     async def open_store() -> Store:
         return MemoryStore()
 
-    harness = Harness(open_store, directory, Settings())
-    await harness.start()
-    await harness.image()
-    await harness.network()
-    yield harness
-    await harness.close()
+    async with harness_over(open_store, directory) as harness:
+        await harness.network()
+        yield harness
 
 
 @pytest.fixture

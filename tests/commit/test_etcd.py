@@ -9,7 +9,7 @@ from pathlib import Path
 import etcdlab
 import pytest
 from commit import test_commit, test_kill
-from harness import Harness
+from harness import Harness, harness_over
 
 from portlayer.compose import Settings
 from portlayer.interfaces.store import Store
@@ -19,20 +19,13 @@ from portlayer.stores.etcd import EtcdStore
 @pytest.fixture
 async def harness(etcd: etcdlab.Cluster, tmp_path: Path, settings: Settings) -> AsyncIterator[Harness]:
     """A port layer on the memory substrate, over etcd, with the image busybox."""
-    opened: list[Store] = []
     prefix = uuid.uuid4().hex
 
     async def open_store() -> Store:
-        opened.append(await EtcdStore.open(etcd.access, prefix))
-        return opened[-1]
+        return await EtcdStore.open(etcd.access, prefix)
 
-    harness = Harness(open_store, tmp_path, settings)
-    await harness.start()
-    await harness.image()
-    yield harness
-    await harness.close()
-    for store in opened:
-        await store.close()
+    async with harness_over(open_store, tmp_path, settings) as harness:
+        yield harness
     await etcdlab.wipe(etcd.access, prefix)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conformance.store_tools import FakeClock
-from harness import ME, Harness
+from harness import ME, Harness, harness_over
 
 from portlayer.components import keys
 from portlayer.components.addresses import MOST_CLAIMS
@@ -32,21 +32,14 @@ def clock() -> FakeClock:
 @pytest.fixture(params=["IPv4", "dual"])
 async def leasing(tmp_path: Path, clock: FakeClock, request: pytest.FixtureRequest) -> AsyncIterator[Harness]:
     """A port layer over SQLite whose lease clock is *clock*, with a network of one address, or one of each kind."""
-    opened: list[SqliteStore] = []
 
     async def open_store() -> Store:
-        opened.append(await SqliteStore.open(tmp_path / "store.db", clock=clock))
-        return opened[-1]
+        return await SqliteStore.open(tmp_path / "store.db", clock=clock)
 
-    harness = Harness(open_store, tmp_path, Settings(lease_seconds=LEASE))
-    await harness.start()
-    await harness.image()
-    subnets = n.Subnet(subnet="10.99.0.0/29", ranges=(ONLY,)), n.Subnet(subnet="fd00:99::/64", ranges=(ONLY6,))
-    await harness.network(subnets=subnets if request.param == "dual" else subnets[:1])
-    yield harness
-    await harness.close()
-    for store in opened:
-        await store.close()
+    async with harness_over(open_store, tmp_path, Settings(lease_seconds=LEASE)) as harness:
+        subnets = n.Subnet(subnet="10.99.0.0/29", ranges=(ONLY,)), n.Subnet(subnet="fd00:99::/64", ranges=(ONLY6,))
+        await harness.network(subnets=subnets if request.param == "dual" else subnets[:1])
+        yield harness
 
 
 def owns(endpoint: n.Endpoint) -> bool:

@@ -9,9 +9,8 @@ from pathlib import Path
 import etcdlab
 import pytest
 from commit_kinds import check, create_and_start, setting
-from harness import Harness
+from harness import Harness, harness_over
 
-from portlayer.compose import Settings
 from portlayer.interfaces.store import Store
 from portlayer.model.errors import Unavailable
 from portlayer.stores import etcd_client
@@ -27,19 +26,11 @@ def cluster():
 
 @pytest.fixture
 async def harness(cluster: etcdlab.Cluster, tmp_path: Path) -> AsyncIterator[Harness]:
-    opened: list[Store] = []
-
     async def open_store() -> Store:
-        opened.append(await EtcdStore.open(cluster.access, "gone"))
-        return opened[-1]
+        return await EtcdStore.open(cluster.access, "gone")
 
-    harness = Harness(open_store, tmp_path, Settings())
-    await harness.start()
-    await harness.image()
-    yield harness
-    await harness.close()
-    for store in opened:
-        await store.close()
+    async with harness_over(open_store, tmp_path) as harness:
+        yield harness
 
 
 @pytest.mark.parametrize(

@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import builders
 import pytest
 from linux import netlab
-from linux.netlab import Lab, endpoint, network, plug, until
+from linux.netlab import endpoint, network, plug, until
 
 from portlayer.model.errors import SubstrateFailed, Unavailable, Unsupported
-from portlayer.model.execution import ContainerImage, ContainerSpec, Process, replace
+from portlayer.model.execution import replace
 from portlayer.model.network import Port
 from portlayer.substrates.linux import hostfiles
 from portlayer.substrates.linux.network import LinuxNetwork
-
-
-@pytest.fixture
-def lab(tmp_path) -> Iterator[Lab]:
-    with netlab.lab_in(tmp_path) as lab:
-        yield lab
-
-
-@pytest.fixture
-async def driver(lab) -> AsyncIterator[LinuxNetwork]:
-    async with netlab.driver_of(lab) as driver:
-        yield driver
 
 
 async def test_a_firewall_in_the_way_is_told(lab):
@@ -380,18 +368,7 @@ async def test_files_are_rewritten_in_place(lab, driver):
         file.write_text("x" * 10_000)
     inode = hosts.stat().st_ino
     made = endpoint(net, 2)
-    container = ContainerSpec(
-        id=a.id,
-        vch="default",
-        name="monster",
-        image=ContainerImage(id="i", name="i", layers=()),
-        process=Process(args=("true",), env=()),
-        hostname="cookie",
-        created_at="",
-        substrate="linux",
-        host="h",
-        endpoints={net.id: made},
-    )
+    container = replace(builders.container(name="monster", hostname="cookie", endpoints=[made]), id=a.id)
     await driver.rewrite_files(container, a.incarnation, {net.id: net})
     assert hosts.stat().st_ino == inode
     assert hosts.read_text().endswith("10.210.1.2\tcookie monster\n")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from linux import netlab
-from linux.netlab import Lab, Machine, network, plug, until
+from linux.netlab import Machine, network, plug, until
 
 from portlayer.model.errors import Unsupported
 from portlayer.model.execution import replace
@@ -22,18 +21,6 @@ from portlayer.substrates.linux.network import LinuxNetwork
 SYSCTL = Path("/proc/sys/net/ipv6/conf")
 FAR = "2001:db8::2"
 HOST = "2001:db8::1"
-
-
-@pytest.fixture
-def lab(tmp_path) -> Iterator[Lab]:
-    with netlab.lab_in(tmp_path) as lab:
-        yield lab
-
-
-@pytest.fixture
-async def driver(lab) -> AsyncIterator[LinuxNetwork]:
-    async with netlab.driver_of(lab) as driver:
-        yield driver
 
 
 def dual(third: int = 1, **fields):

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from harness import ME, Harness
+from harness import ME, Harness, harness_over
 from prometheus_client.parser import text_string_to_metric_families
 
-from portlayer.compose import Settings
 from portlayer.interfaces.store import Store
 from portlayer.metrics import SECONDS, Counter, Metrics, exposition
 from portlayer.model import execution as e
@@ -52,11 +51,8 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
     async def open_store() -> Store:
         return store
 
-    harness = Harness(open_store, tmp_path, Settings())
-    await harness.start()
-    await harness.image()
-    yield harness
-    await harness.close()
+    async with harness_over(open_store, tmp_path) as harness:
+        yield harness
 
 
 async def asked(harness: Harness) -> Figures:
