@@ -15,7 +15,7 @@ import grpc.aio
 import pytest
 from conformance.store_tools import FakeClock, delete, keys_of, next_changes, put
 
-from portlayer.interfaces.store import Check, CheckFailed, Put, Transaction
+from portlayer.interfaces.store import Check, CheckFailed, Compacted, Put, Transaction
 from portlayer.model.errors import Unavailable
 from portlayer.stores import etcd_client, etcd_room
 from portlayer.stores.etcd import EtcdStore
@@ -119,6 +119,36 @@ async def test_etcd_that_is_killed_and_started_again_is_found_again(alone: etcdl
     seen = await next_changes(watch, len(there))
     assert {change.key: change.revision for change in seen} == there
     await store.close()
+
+
+async def test_a_watch_that_compaction_has_overtaken_says_so_and_the_next_goes_on(alone: etcdlab.Cluster) -> None:
+    store, other = [await EtcdStore.open(alone.access, "overtaken") for _ in range(2)]
+    watch, late = store.watch("k/"), store.watch("elsewhere/")
+    await put(other, "k/before")
+    assert keys_of(await next_changes(watch, 1)) == ["k/before"]
+    real = store._client.watch
+
+    async def broken(request: Any) -> AsyncIterator[Any]:
+        raise Unavailable("the way to etcd is cut")
+        yield request
+
+    store._client.watch = broken  # type: ignore[assignment,method-assign]
+    alone.kill()
+    await asyncio.to_thread(alone.start)
+    await put(other, "k/meanwhile")
+    await delete(other, "k/before")
+    last = await put(other, "k/last")
+    alone.control("compact", str(last - other._layout.revision(0)))
+    store._client.watch = real  # type: ignore[method-assign]
+    for overtaken in (watch, late):
+        with pytest.raises(Compacted):
+            await next_changes(overtaken, 1)
+    again = store.watch("k/")
+    assert keys_of(await store.range("k/")) == ["k/last", "k/meanwhile"]
+    await put(other, "k/after")
+    assert keys_of(await next_changes(again, 1)) == ["k/after"]
+    await store.close()
+    await other.close()
 
 
 async def test_while_etcd_is_away_calls_say_so_and_come_back(

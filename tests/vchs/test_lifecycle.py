@@ -13,6 +13,7 @@ from harness import Harness
 from vchs.conftest import change, delete, look, make
 
 from portlayer.model import execution as e
+from portlayer.model import grants as g
 from portlayer.model import network as n
 from portlayer.model import service as v
 from portlayer.model import storage as s
@@ -198,6 +199,31 @@ async def test_nothing_gets_into_one_that_is_being_deleted(harness: Harness, lef
         while await harness.store.get("/vchs/left"):
             await asyncio.sleep(0.01)
     assert not harness.world.networks
+
+
+@pytest.mark.parametrize("point", ["deleting", "containers", "networks", "storage", "rest", "swept"])
+async def test_wherever_a_deletion_dies_the_next_start_ends_it(harness: Harness, left: Driver, point: str) -> None:
+    await left.run(name="cookie", network="gibson_network", volume=(await volume(left)).id)
+    await left.pl.service.put_kv(left.me, v.PutKv(key="k", value=b"v"))
+    token = await harness.pl.service.create_token(ME, g.CreateToken(subject="vera", role="viewer", vch="left"))
+    deleting = await harness.until_hit(f"vch.{point}", delete(harness, "left", force=True))
+    assert not deleting.done()
+    deleting.cancel()
+    await harness.crash()
+    async with asyncio.timeout(20):
+        while await harness.store.get("/vchs/left"):
+            await asyncio.sleep(0.01)
+    assert {row.key.split("/")[3] for row in await harness.store.range("/v/left/")} == {"events"}
+    assert await harness.authority.identify(token.secret) is None
+    assert not harness.world.incarnations
+    assert not harness.world.networks
+    assert not harness.world.volumes
+    assert len(harness.world.layers) == 1
+    await make(harness, "left")
+
+
+async def volume(tenant: Driver) -> s.Volume:
+    return await tenant.pl.storage.create_volume(tenant.me, s.CreateVolume())
 
 
 async def test_what_was_under_way_when_it_began_goes_too(harness: Harness, left: Driver) -> None:

@@ -203,7 +203,9 @@ class EtcdStore:
             self._spawn(self._compact(self._compacted))
 
     def _skip(self, at: int) -> None:
-        self._hub.skip_to(self._layout.revision(at))
+        revision = self._layout.revision(at)
+        self._seen = max(self._seen, revision)  # a watch that begins now does not begin with what is gone
+        self._hub.skip_to(revision)
 
     async def _reread(self, prefix: str, cursor: Cursor, _limit: int) -> Page:
         if cursor[0] < 0:
