@@ -9,12 +9,10 @@ from portlayer.components.addresses import Pool
 from portlayer.components.drafts import Drafts, Preview
 from portlayer.components.handles import NetworkPin, Stamp
 from portlayer.components.hosts import HostBook
+from portlayer.components.making import Making
 from portlayer.components.networks import Networks
 from portlayer.components.ports import Ports
-from portlayer.components.quota import Quotas
 from portlayer.components.records import cut, decode
-from portlayer.components.replays import Replays
-from portlayer.failpoints import Failpoints
 from portlayer.interfaces.substrate import NetworkDriver
 from portlayer.model import addresses as pure
 from portlayer.model import changes as c
@@ -38,12 +36,10 @@ class LocalNetwork:
     def __init__(
         self,
         drafts: Drafts,
+        making: Making,
         pool: Pool,
-        quotas: Quotas,
         ports: Ports,
-        replays: Replays,
         driver: NetworkDriver,
-        failpoints: Failpoints,
         book: HostBook,
     ) -> None:
         self._drafts = drafts
@@ -51,7 +47,7 @@ class LocalNetwork:
         self._store = drafts.records.store
         self._pool = pool
         self._ports = ports
-        self._networks = Networks(drafts.records, quotas, replays, driver, failpoints, book)
+        self._networks = Networks(making, driver, book)
 
     # mutations
 

@@ -9,11 +9,9 @@ import ipaddress
 
 from portlayer.components import keys
 from portlayer.components.hosts import HostBook
-from portlayer.components.quota import Quotas
-from portlayer.components.records import Records, decode, decode_whole, event, event_puts, label_filter, put
-from portlayer.components.replays import Replays
+from portlayer.components.making import Making
+from portlayer.components.records import decode, decode_whole, event, event_puts, label_filter, put
 from portlayer.components.subnets import Subnets, choose, wants_ipv6
-from portlayer.failpoints import Failpoints
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
 from portlayer.interfaces.substrate import NetworkDriver
 from portlayer.model import addresses as pure
@@ -21,7 +19,7 @@ from portlayer.model import names
 from portlayer.model import network as m
 from portlayer.model.base import now
 from portlayer.model.caller import Caller
-from portlayer.model.errors import AlreadyExists, InUse, InvalidArgument, NotFound, Unavailable, Unsupported
+from portlayer.model.errors import InUse, InvalidArgument, NotFound, Unavailable, Unsupported
 
 GONE_SECONDS = 20.0
 
@@ -29,26 +27,15 @@ GONE_SECONDS = 20.0
 class Networks:
     """The networks of all VCHs."""
 
-    def __init__(
-        self,
-        records: Records,
-        quotas: Quotas,
-        replays: Replays,
-        driver: NetworkDriver,
-        failpoints: Failpoints,
-        book: HostBook,
-    ) -> None:
-        self._records = records
-        self._store = records.store
-        self._quotas = quotas
-        self._replays = replays
+    def __init__(self, making: Making, driver: NetworkDriver, book: HostBook) -> None:
+        self._making = making
+        self._records = making.records
+        self._store = making.records.store
         self._driver = driver
-        self._failpoints = failpoints
         self._book = book
 
     async def create(self, caller: Caller, request: m.CreateNetwork) -> m.Network:
-        await self._records.check_vch(caller.vch)
-        return await self._replays.once(caller, "network", request, m.Network, self._create)
+        return await self._making.once(caller, "network", request, m.Network, self._create)
 
     async def _create(self, caller: Caller, request: m.CreateNetwork) -> tuple[m.Network, list[Check], list[Put]]:
         """What to write for a new network; its subnets are reserved by the transaction that the caller runs."""
@@ -75,11 +62,9 @@ class Networks:
             labels=names.check_labels(request.labels),
             created_at=now(),
         )
-        name_key = keys.name(caller.vch, "networks", spec.name)
-        if await self._store.get(name_key) is not None:
-            raise AlreadyExists(f"A network called {spec.name} is there already.", kind="network", id=spec.name)
+        name_key = await self._making.check_name(caller.vch, "network", spec.name)
         now_taken = Subnets(taken={**known.taken, **{subnet.subnet: spec.id for subnet in subnets}}, site=site)
-        quota = await self._quotas.claim(caller.vch, {"networks": 1}, again=True)
+        quota = await self._making.quotas.claim(caller.vch, {"networks": 1}, again=True)
         checks = [Check(name_key, 0), Check(keys.SUBNETS, record.revision if record else 0), *quota.checks]
         puts = [
             put(keys.SUBNETS, now_taken),
@@ -132,7 +117,7 @@ class Networks:
         hosts = [row.key for row in await self._store.range(keys.network_hosts(vch, spec.id))]
         gone = {host: f"{keys.gone('networks', host)}{spec.id}" for host in map(keys.last, hosts)}
         await self._unwrite(vch, spec, [*(Put(key, b"") for key in gone.values()), *(Delete(key) for key in hosts)])
-        await self._failpoints.hit("network.deleted")
+        await self._making.failpoints.hit("network.deleted")
         there = [key for host, key in gone.items() if self._book.state(host) != "away"]  # the others do it when back
         waits = [self._records.until_gone(key, GONE_SECONDS) for key in there]
         if not all(await asyncio.gather(*waits)):

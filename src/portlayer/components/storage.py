@@ -14,14 +14,12 @@ from portlayer.components.blobs import Blobs
 from portlayer.components.drafts import Drafts, Preview
 from portlayer.components.enduring import endure
 from portlayer.components.imports import Importer, layer_keys
+from portlayer.components.making import Making
 from portlayer.components.membership import Membership
 from portlayer.components.placing import Placing
-from portlayer.components.quota import Quotas
 from portlayer.components.records import cut, decode, decode_whole, event, event_puts, label_filter, put
-from portlayer.components.replays import Replays
 from portlayer.components.unexplained import remove_unknown_volumes
 from portlayer.components.volumes import STORE, Volumes
-from portlayer.failpoints import Failpoints
 from portlayer.interfaces.storage import Report
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
 from portlayer.interfaces.substrate import StorageDriver
@@ -59,11 +57,9 @@ class LocalStorage:
     def __init__(
         self,
         drafts: Drafts,
-        quotas: Quotas,
-        replays: Replays,
+        making: Making,
         driver: StorageDriver,
         state: Path,
-        failpoints: Failpoints,
         imports: Gate,
         streams: Gate,
         placing: Placing,
@@ -74,17 +70,17 @@ class LocalStorage:
         self._records = drafts.records
         self._store = drafts.records.store
         self._driver = driver
-        self._failpoints = failpoints
+        self._failpoints = making.failpoints
         self._imports = imports
         self._streams = streams
         self._placing = placing
         self._membership = membership
         self._period = period_seconds
         self._sweeping: asyncio.Task[None] | None = None
-        self._volumes = Volumes(drafts.records, quotas, replays, driver, failpoints, placing, membership.host)
+        self._volumes = Volumes(making, driver, placing, membership.host)
         self._blobs = Blobs(state / "blobs")
         self._importer = Importer(
-            drafts.records.store, quotas, replays, driver, state / "uploads", self._blobs, failpoints
+            *(self._store, making.quotas, making.replays, driver, state / "uploads", self._blobs, making.failpoints)
         )
 
     async def start(self, *, alone: bool) -> None:

@@ -14,11 +14,10 @@ import msgspec
 
 from portlayer.components import keys
 from portlayer.components.grants import Grants
-from portlayer.components.quota import Quotas, check_quota
+from portlayer.components.making import Making
+from portlayer.components.quota import check_quota
 from portlayer.components.records import Records, decode, encode, event, event_puts, put
-from portlayer.components.replays import Replays
 from portlayer.components.tenants import Tenant, VchRecord
-from portlayer.failpoints import Failpoints
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
 from portlayer.model import names
 from portlayer.model import service as m
@@ -38,20 +37,13 @@ BATCH = 100
 class Vchs:
     """Makes, changes and deletes VCHs. grants: those of a VCH go with it."""
 
-    def __init__(
-        self,
-        records: Records,
-        quotas: Quotas,
-        replays: Replays,
-        failpoints: Failpoints,
-        grants: Iterable[Grants],
-    ) -> None:
-        self._store = records.store
-        self._records = records
-        self._tenants = records.tenants
-        self._quotas = quotas
-        self._replays = replays
-        self._failpoints = failpoints
+    def __init__(self, making: Making, grants: Iterable[Grants]) -> None:
+        self._store = making.records.store
+        self._records = making.records
+        self._tenants = making.records.tenants
+        self._quotas = making.quotas
+        self._replays = making.replays
+        self._failpoints = making.failpoints
         self._grants = tuple(grants)
 
     async def all(self) -> list[VchRecord]:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 
 from portlayer.components import keys
+from portlayer.components.making import Making
 from portlayer.components.placing import Placing
-from portlayer.components.quota import Quotas
-from portlayer.components.records import Records, decode, event, event_puts, label_filter, put
-from portlayer.components.replays import Replays
-from portlayer.failpoints import Failpoints
+from portlayer.components.records import decode, event, event_puts, label_filter, put
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
 from portlayer.interfaces.substrate import StorageDriver
 from portlayer.model import names
 from portlayer.model import storage as m
 from portlayer.model.base import now
 from portlayer.model.caller import Caller
-from portlayer.model.errors import AlreadyExists, InUse, NotFound, Unavailable
+from portlayer.model.errors import InUse, NotFound, Unavailable
 from portlayer.model.limits import check_capacity
 
 STORE = m.StoreInfo(name="default", driver="directory")
@@ -26,28 +24,16 @@ GONE_SECONDS = 20.0
 class Volumes:
     """The volumes of all VCHs. host: this one's name."""
 
-    def __init__(
-        self,
-        records: Records,
-        quotas: Quotas,
-        replays: Replays,
-        driver: StorageDriver,
-        failpoints: Failpoints,
-        placing: Placing,
-        host: str,
-    ) -> None:
-        self._records = records
-        self._store = records.store
-        self._quotas = quotas
-        self._replays = replays
+    def __init__(self, making: Making, driver: StorageDriver, placing: Placing, host: str) -> None:
+        self._making = making
+        self._records = making.records
+        self._store = making.records.store
         self._driver = driver
-        self._failpoints = failpoints
         self._placing = placing
         self._host = host
 
     async def create(self, caller: Caller, request: m.CreateVolume) -> m.Volume:
-        await self._records.check_vch(caller.vch)
-        return await self._replays.once(caller, "volume", request, m.Volume, self._create)
+        return await self._making.once(caller, "volume", request, m.Volume, self._create)
 
     async def _create(self, caller: Caller, request: m.CreateVolume) -> tuple[m.Volume, list[Check], list[Put]]:
         if request.store not in (None, STORE.name):
@@ -68,10 +54,8 @@ class Volumes:
             created_at=now(),
             host=request.host or "",
         )
-        name_key = keys.name(caller.vch, "volumes", volume.name)
-        if await self._store.get(name_key) is not None:
-            raise AlreadyExists(f"A volume called {volume.name} is there already.", kind="volume", id=volume.name)
-        quota = await self._quotas.claim(caller.vch, {"storage_bytes": request.capacity_bytes or 0}, again=True)
+        name_key = await self._making.check_name(caller.vch, "volume", volume.name)
+        quota = await self._making.quotas.claim(caller.vch, {"storage_bytes": request.capacity_bytes or 0}, again=True)
         puts = [
             put(keys.entity(caller.vch, "volumes", ident), volume),
             Put(name_key, ident.encode()),
@@ -129,7 +113,7 @@ class Volumes:
             except CheckFailed as failure:
                 if uses in failure.keys:
                     raise await self._in_use(volume, uses) from None
-        await self._failpoints.hit("volume.deleted")
+        await self._making.failpoints.hit("volume.deleted")
         if elsewhere:
             await self._until_gone(volume, gone)
         else:

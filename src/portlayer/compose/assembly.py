@@ -22,6 +22,7 @@ from portlayer.components.execution import LocalExecution
 from portlayer.components.handles import HOST_KEY, Sealer, host_key
 from portlayer.components.interaction import LocalInteraction
 from portlayer.components.layers import Layers
+from portlayer.components.making import Making
 from portlayer.components.membership import Clock, Membership, boot_seconds
 from portlayer.components.network import LocalNetwork
 from portlayer.components.observer import Observer
@@ -103,7 +104,7 @@ async def assemble(
     drafts = Drafts(records, sealer)
     quotas = Quotas(store, records.tenants)
     pool = Pool(store, quotas, settings.lease_seconds)
-    replays = Replays(store, failpoints)
+    making = Making(records, quotas, Replays(store, failpoints), failpoints)
     commits, imports, streams = _gates(settings.limits, metrics)
     membership = Membership(store, part, clock, settings.process_seconds)
     landscape = Landscape(store, substrate, features, settings, part, membership)
@@ -133,15 +134,13 @@ async def assemble(
         Meter(store, substrate.storage, part.host, settings.measure_seconds),
     )
     storage = LocalStorage(
-        *(drafts, quotas, replays, substrate.storage, state, failpoints, imports, streams, landscape.placing),
+        *(drafts, making, substrate.storage, state, imports, streams, landscape.placing),
         membership,
         settings.reconcile_seconds,
     )
-    network = LocalNetwork(
-        *(drafts, pool, quotas, Ports(store), replays, substrate.network, failpoints, landscape.book)
-    )
-    proofs = Proofs(records, replays, trust.ca, settings.tls.clients, trust.secret)
-    vchs = Vchs(records, quotas, replays, failpoints, proofs.grants)
+    network = LocalNetwork(drafts, making, pool, Ports(store), substrate.network, landscape.book)
+    proofs = Proofs(records, making.replays, trust.ca, settings.tls.clients, trust.secret)
+    vchs = Vchs(making, proofs.grants)
     peers = Peers(store, part, trust.passport, trust.calling)
     have = frozenset(part.components)
     here = Components(
