@@ -121,6 +121,15 @@ class ExecutionSuite:
         with contextlib.suppress(NotFound):  # who was cut off in the middle, and asked again, finds it gone
             await gone
 
+    async def test_a_wait_tells_the_end_of_what_ran_when_it_began(self, driver: Driver) -> None:
+        """Whoever starts it again at once."""
+        await driver.run("sleep", "1000", name="one")
+        waiting = asyncio.ensure_future(driver.wait("one"))
+        while not waiting.done():
+            for state in ("stopped", "running"):
+                await driver.commit(await driver.set_state_at_once(await driver.handle("one"), state))
+        assert await waiting == e.Waited(exit_code=137, state="stopped")
+
     async def test_what_cannot_start_says_why(self, driver: Driver) -> None:
         done = await driver.run("elmo", name="one")
         assert done.exit_code == 127

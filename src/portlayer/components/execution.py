@@ -20,7 +20,7 @@ from portlayer.components.placing import Placing
 from portlayer.components.reconciler import Reconciler
 from portlayer.components.records import decode, label_filter, own_volumes, put
 from portlayer.components.replays import Replay, digest_of, replay_key
-from portlayer.components.waiting import changes_of
+from portlayer.components.waiting import Wait, changes_of
 from portlayer.components.written import Meter
 from portlayer.interfaces.store import CheckFailed, Transaction
 from portlayer.model import changes as c
@@ -282,22 +282,20 @@ class LocalExecution:
         limits.check_timeout(request.timeout_seconds, "?timeoutSeconds")
         if request.condition == "healthy":
             raise Unsupported("Health checks are not offered; wait for running or exited.", option="condition")
-        record, observed = await self._records.find_container(caller.vch, request.ref)
-        wanted = {"exited": "stopped"}.get(request.condition, request.condition)
+        store = self._records.store
+        revision = await store.revision()
+        record, seen = await self._records.find_container(caller.vch, request.ref)
+        spec = record.spec
+        wait = Wait(store, caller.vch, spec.id, seen, revision)
         try:
             async with (
                 asyncio.timeout(request.timeout_seconds),
-                changes_of(self._records.store, self._book, caller.vch, record.spec, self._engine.host) as change,
+                changes_of(store, self._book, caller.vch, spec, self._engine.host) as change,
             ):
-                found = await self._records.container(caller.vch, record.spec.id)
-                while found is not None and self._state(record.spec, found[1]) != wanted:
-                    observed = found[1]
-                    await change()
-                    found = await self._records.container(caller.vch, record.spec.id)
+                if request.condition == "exited":
+                    return await wait.until_end(change)
+                return await wait.until(lambda observed: self._state(spec, observed) == request.condition, change)
         except TimeoutError:
             raise DeadlineExceeded(
-                f"{record.spec.name} is not {request.condition} after {request.timeout_seconds:g} seconds."
+                f"{spec.name} is not {request.condition} after {request.timeout_seconds:g} seconds."
             ) from None
-        if found is None:
-            return m.Waited(exit_code=observed.exit_code, state="removed")
-        return m.Waited(exit_code=found[1].exit_code, state=found[1].state)

@@ -24,7 +24,7 @@ from portlayer.metrics import Family, Metrics, Read, exposition
 from portlayer.model import grants as g
 from portlayer.model import service as m
 from portlayer.model.caller import Caller
-from portlayer.model.errors import Conflict, InvalidArgument, NotFound, PortlayerError, ResourceExhausted
+from portlayer.model.errors import Conflict, InvalidArgument, NotFound, PortlayerError, ResourceExhausted, Unavailable
 from portlayer.model.events import NumberedEvent
 from portlayer.model.execution import replace
 from portlayer.model.storage import Nothing
@@ -138,18 +138,15 @@ class LocalService:
         await self._book.forgotten(request.ref)
 
     async def ready(self, caller: Caller, request: Nothing) -> m.Readiness:  # noqa: ARG002
-        checks = {}
-        for name, ask in (("store", self._store.revision), ("substrate", self._alive)):
-            try:
-                await ask()
-                checks[name] = "ok"
-            except PortlayerError as error:
-                checks[name] = error.detail
+        checks = {"store": await _said(self._store.revision), "substrate": await _said(self._alive)}
         ready = all(said == "ok" for said in checks.values())
         if checks["store"] == "ok":
-            stuck = await self._stuck()
-            checks["commits"] = f"{stuck} can neither be finished nor undone yet; see the log" if stuck else "ok"
+            checks["commits"] = await _said(self._look_for_stuck)
         return m.Readiness(ready=ready, checks=checks)
+
+    async def _look_for_stuck(self) -> None:
+        if stuck := await self._stuck():
+            raise Unavailable(f"{stuck} can neither be finished nor undone yet; see the log")
 
     async def metrics(self, caller: Caller, request: Nothing) -> str:  # noqa: ARG002
         revision, stuck = await self._store.revision(), await self._stuck()
@@ -265,6 +262,15 @@ class LocalService:
                 if key in failure.keys:
                     raise Conflict(f"{name} has another ETag; read it again.", id=name, collisions=["etag"]) from None
                 self._records.tenants.forget(vch)
+
+
+async def _said(ask: Callable[[], Awaitable[object]]) -> str:
+    """`ok`, or what is wrong."""
+    try:
+        await ask()
+    except PortlayerError as error:
+        return error.detail
+    return "ok"
 
 
 def _shown(process: Process) -> m.ProcessInfo:

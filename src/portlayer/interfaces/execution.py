@@ -63,4 +63,5 @@ class Execution(Protocol):
         """Send a signal to a task. Raises InvalidState where it does not run."""
 
     async def wait(self, caller: Caller, request: m.Wait) -> m.Waited:
-        """Raises DeadlineExceeded past timeout_seconds."""
+        """`exited`: the end of what runs now, also where that is started again at once, or removed; of what does not
+        run yet, the first end that comes. Raises DeadlineExceeded past timeout_seconds."""

@@ -21,7 +21,8 @@ class Service(Protocol):
         InUse while it has containers or volumes, unless forced."""
 
     async def ready(self, caller: Caller, request: Nothing) -> m.Readiness:
-        """Whether store and substrate answer."""
+        """Whether store and substrate answer. A commit that is stuck is told among the checks and makes nobody unready:
+        all but its container goes on."""
 
     async def list_processes(self, caller: Caller, request: Nothing) -> m.Processes:
         """The processes that live, and how they are: each is asked."""

@@ -218,5 +218,7 @@ class EventPage(Value):
 
 
 class Readiness(Value):
+    """ready: store and substrate answer. checks: `ok` or what is wrong: `store`, `substrate`, `commits`, `process`."""
+
     ready: bool
     checks: dict[str, str]

@@ -147,9 +147,11 @@ def _events(piece: Piece, observed: Observed) -> list[Event]:
     def tell(what: str, **attributes: str) -> Event:
         return event("container", what, piece.container, piece.new.name, **attributes)
 
-    if piece.removal:
-        return [tell("removed")]
     told: list[Event] = []
+    if piece.removal:
+        if stop_of(piece) is not None:
+            told.append(exit_event(piece.container, piece.new.name, observed))
+        return [*told, tell("removed")]
     if piece.old is None:
         told.append(tell("created", image=piece.new.image.name))
     else:
