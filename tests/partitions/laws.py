@@ -67,7 +67,20 @@ class Laws:
                 key = f"/v/default/addresses/{place[0]}/{place[1]}"
                 assert msgspec.json.decode(records[key])["container"] == ident, key
         assert not [place for place, count in held.items() if count > 1], held
+        self._check_ports(containers, records)
         self._check_host(containers)
+
+    def _check_ports(self, containers: dict[str, Any], records: dict[str, bytes]) -> None:
+        """A port of a host has the one endpoint that publishes it."""
+        published = [
+            (f"/ports/{spec['host']}/{port.get('protocol', 'tcp')}/{port['hostPort']}", endpoint["id"])
+            for spec in containers.values()
+            for endpoint in _bound(spec)
+            for port in endpoint.get("ports", ())
+        ]
+        assert len(dict(published)) == len(published), published
+        for key, endpoint in published:
+            assert records[key].decode() == endpoint, key
 
     def _check_host(self, containers: dict[str, Any]) -> None:
         """A container has one process at the most, an address is on one at the most."""

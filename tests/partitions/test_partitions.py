@@ -48,7 +48,7 @@ async def test_a_process_that_is_cut_from_etcd(lab: Lab, counting: Counting, nam
 
 @FULL
 @pytest.mark.parametrize("ways", [("in", "out"), ("in",), ("out",)])
-@pytest.mark.parametrize(("one", "other"), [("storage", "rest"), ("network", "rest")])
+@pytest.mark.parametrize(("one", "other"), [("storage", "rest"), ("network", "rest"), ("storage", "network")])
 async def test_processes_that_are_cut_from_each_other(lab: Lab, one: str, other: str, ways: tuple[str, ...]) -> None:
     near, far = lab.processes[one], lab.processes[other]
     work = Work(lab)

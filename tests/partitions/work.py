@@ -18,11 +18,13 @@ from partitions.laws import Unread
 from portlayer.interfaces.interaction import Attachment
 from portlayer.model import execution as e
 from portlayer.model import interaction as i
+from portlayer.model import network as n
 from portlayer.model.errors import AlreadyExists, Conflict, InvalidState, NotFound, PortlayerError, Unavailable
 
 CALL_SECONDS = 25.0
 """No call takes longer, whatever is cut: see docs/partitions.md."""
 HEAL_SECONDS = 40.0
+FIRST_PORT = 9000
 LOSSES = (AlreadyExists, Conflict, InvalidState, NotFound)
 """What a caller may be told who has others beside it, and tries again what it does not know to have happened."""
 
@@ -44,10 +46,12 @@ class Work:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def once(self, process: Process) -> None:
-        """A container with a name that others want too is made, started and removed."""
-        name = f"w{next(self._numbers) % self._names}"
+        """A container with a name and a port that others want too is made, started and removed."""
+        number = next(self._numbers)
         driver = process.driver
-        handle = await driver.draft("sleep", "1000", name=name, network="lan", host=self._host)
+        port = n.Port(container_port=80, host_port=FIRST_PORT + number % (self._names + 1))
+        name = f"w{number % self._names}"
+        handle = await driver.draft("sleep", "1000", name=name, network="lan", ports=(port,), host=self._host)
         handle = await driver.set_state(handle, "running")
         done = await driver.commit(handle)
         again = await driver.commit(handle)
