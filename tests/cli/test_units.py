@@ -6,6 +6,8 @@ import configparser
 import re
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from cli.conftest import COMMAND, Cli, serving, stop
 from portlayer.client import connect_sync
 
 UNITS = Path(__file__).parents[2] / "systemd"
+CONFINING = Path(__file__).with_name("confining.py")
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="this host has no systemd")
 TOPOLOGY = """
 [processes.confined]
@@ -93,8 +96,8 @@ def test_processes_of_a_topology_take_the_sockets_of_the_one_for_all() -> None:
 
 @pytest.fixture
 def confined(tmp_path: Path) -> Iterator[Cli]:
-    """A port layer whose storage is in a process with the capabilities, and the writable directories, that
-    the unit gives; systemd itself is not needed for that."""
+    """A port layer whose storage is in a process with the capabilities, the writable directories, the system calls,
+    namespaces and address families that the unit gives; systemd need not run for that."""
     cli = Cli(tmp_path)
     (tmp_path / "topology.toml").write_text(TOPOLOGY)
     options = ("--config", str(tmp_path / "topology.toml"), "--process")
@@ -108,7 +111,8 @@ def confined(tmp_path: Path) -> Iterator[Cli]:
         for each in state run; do mount --rbind {tmp_path}/$each {tmp_path}/$each; done
         mount -o remount,bind,ro {tmp_path}
         ! touch {tmp_path}/written 2>/dev/null || exit 9
-        exec setpriv --no-new-privs --bounding-set={bounding} --inh-caps=-all "$@"
+        exec setpriv --no-new-privs --bounding-set={bounding} --inh-caps=-all \\
+            {sys.executable} {CONFINING} {UNITS}/portlayer-confined@.service "$@"
     """
     inside = ["unshare", "--mount", "--propagation", "slave", "sh", "-euc", script, "sh", COMMAND]
     free = serving(cli, options=(*options, "free"))
@@ -126,6 +130,7 @@ def confined(tmp_path: Path) -> Iterator[Cli]:
     assert codes == (0, 0)
 
 
+@needs_systemd
 def test_storage_works_within_the_bounds_of_the_confined_unit(confined: Cli, archive: bytes) -> None:
     with connect_sync(host=f"unix://{confined.directory}/run/confined.sock") as pl:
         pl.storage.import_image(archive)
@@ -137,3 +142,54 @@ def test_storage_works_within_the_bounds_of_the_confined_unit(confined: Cli, arc
     with connect_sync(host=f"unix://{confined.directory}/run/confined.sock") as pl:
         pl.storage.remove_volume("cask")
         pl.storage.remove_image("busybox")
+
+
+@needs_systemd
+def test_what_the_confined_unit_forbids_is_forbidden(tmp_path: Path) -> None:
+    """The proof that the bounds of the test above are any."""
+    attempts = """
+import ctypes, errno, os, socket
+def refused(attempt, *why):
+    try:
+        attempt()
+    except OSError as error:
+        assert error.errno in why, error
+    else:
+        raise AssertionError(attempt)
+refused(lambda: socket.socket(socket.AF_PACKET), errno.EAFNOSUPPORT)
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*words):
+    if libc.syscall(*words) < 0:
+        raise OSError(ctypes.get_errno(), "")
+refused(lambda: call(272, 0x40000000), errno.EPERM)  # unshare, network
+refused(lambda: call(101, 16, 1, 0, 0), errno.EPERM)  # ptrace
+refused(lambda: call(175, 0, 0, 0), errno.EPERM)  # init_module
+socket.socket(socket.AF_INET)
+print("as it should be")
+"""
+    unit = UNITS / "portlayer-confined@.service"
+    words = [sys.executable, str(CONFINING), str(unit), sys.executable, "-c", attempts]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("as it should be\n", "")
+
+
+@needs_systemd
+def test_a_server_that_systemd_starts_for_the_first_caller(tmp_path: Path) -> None:
+    """systemd's own tool opens the socket, as the socket unit does; the call that starts the server is answered."""
+    cli = Cli(tmp_path)
+    (tmp_path / "run").mkdir()
+    words = ["systemd-socket-activate", "--listen", str(tmp_path / "run" / "portlayer.sock")]
+    words += [word for name in cli.environment for word in ("--setenv", name)]
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen([*words, COMMAND, "serve"], env=cli.environment, stdout=log, stderr=log)
+        try:
+            while not (tmp_path / "run" / "portlayer.sock").exists():
+                assert server.poll() is None, (tmp_path / "log").read_text()
+                time.sleep(0.01)
+            assert cli.json("info")["store"] == "sqlite"
+            assert cli.json("ps") == []
+        finally:
+            code = stop(server)
+            cli.ok("cleanup", "--apply")
+    assert code == 0
+    assert (tmp_path / "run" / "portlayer.sock").exists(), "it is left to who opened it"
