@@ -13,7 +13,7 @@ import pytest
 from cli.conftest import Cli, serving, stop
 
 from portlayer.client import Steps, SyncPortLayer, connect_sync
-from portlayer.model.errors import HandleInvalid
+from portlayer.model.errors import HandleInvalid, NotFound
 
 
 @pytest.fixture
@@ -35,6 +35,11 @@ def served(cli: Cli, environment: dict[str, str] | None = None) -> Iterator[Sync
     assert code == 0
 
 
+def until(pl: SyncPortLayer, since: str, kind: str) -> str:
+    """Where the first event of *kind* after *since* stands."""
+    return next(numbered.cursor for numbered in pl.service.events(since) if numbered.event.type == kind)
+
+
 def test_a_port_layer_goes_to_etcd_and_back_while_its_containers_run(
     fresh: Cli, etcd: etcdlab.Cluster, archive: bytes, tmp_path: Path
 ) -> None:
@@ -45,6 +50,13 @@ def test_a_port_layer_goes_to_etcd_and_back_while_its_containers_run(
         pl.storage.import_image(archive)
         pl.execution.commit(Steps().create("busybox", "sleep", "1000", name="stays").set_state("running"))
         before = pl.execution.inspect_container("stays")
+        first = pl.execution.commit(once := pl.execution.create("busybox", "true", name="once"))
+        pl.execution.commit(Steps().create("busybox", "true", name="gone"))
+        gone = pl.execution.get_container("gone")
+        pl.execution.remove("gone")
+        pl.network.create_network("lan")
+        bound = pl.network.bind(pl.network.join(pl.execution.create("busybox", "true", name="late"), "lan"))
+        seen = until(pl, "0", "container.removed")
         refused = fresh("store", "migrate", url)
         assert (refused.code, "Another port layer uses" in refused.err) == (1, True)
         assert "records of sqlite are in" in fresh.ok("store", "backup", str(tmp_path / "backup"))
@@ -55,6 +67,11 @@ def test_a_port_layer_goes_to_etcd_and_back_while_its_containers_run(
         assert pl.execution.inspect_container("stays") == before
         pl.execution.commit(Steps().create("busybox", "true", name="there").set_state("running"))
         pl.execution.wait("there", timeout_seconds=20)
+        assert pl.execution.commit(once) == first, "a receipt"
+        with pytest.raises(NotFound, match="removed"):
+            pl.execution.commit(gone)
+        assert [one.address for one in pl.execution.commit(bound).endpoints] == [bound.endpoints[0].address], "a lease"
+        assert float(until(pl, seen, "container.created")) > float(seen), "a cursor"
 
     fresh.ok("store", "migrate", "sqlite", "--force", "--config", str(config))
     with served(fresh) as pl:
@@ -64,7 +81,7 @@ def test_a_port_layer_goes_to_etcd_and_back_while_its_containers_run(
     assert "already" in fresh("store", "restore", str(tmp_path / "backup")).err
     assert "refused" in fresh.ok("store", "restore", "--force", str(tmp_path / "backup"))
     with served(fresh) as pl:
-        assert [one.name for one in pl.execution.list()] == ["stays"]
+        assert {one.name for one in pl.execution.list()} == {"stays", "once"}
         assert pl.execution.inspect_container("stays") == before
 
 
