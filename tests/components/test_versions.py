@@ -17,6 +17,7 @@ from portlayer.components import keys
 from portlayer.interfaces.store import Put, Record, Store, Transaction
 from portlayer.model import execution as e
 from portlayer.model import grants as g
+from portlayer.model import storage as s
 from portlayer.model.changes import MergeLabels
 from portlayer.model.errors import Unavailable
 from portlayer.model.storage import Nothing
@@ -94,6 +95,16 @@ async def test_a_host_that_makes_no_sense_here_stays_as_it_was_known(
     book = harness.pl.execution._book  # type: ignore[attr-defined]
     await until(lambda: book.state("local") == "starting")
     assert caplog.text.count("is not followed") == 1
+
+
+async def test_a_volume_of_a_newer_version_gets_its_host_and_loses_nothing(harness: Harness) -> None:
+    jar = await harness.pl.storage.create_volume(ME, s.CreateVolume(name="jar"))
+    key = keys.entity("default", "volumes", jar.id)
+    await rewrite(harness.store, key, future=1)
+    await harness.run(name="cookie", volume="jar")
+    row = await harness.store.get(key)
+    assert row is not None
+    assert msgspec.json.decode(row.value).items() >= {"host": "local", "future": 1}.items()
 
 
 async def test_rights_of_a_newer_version_are_no_rights_here(harness: Harness) -> None:

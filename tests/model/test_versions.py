@@ -9,7 +9,7 @@ import pytest
 
 from portlayer.model.base import Value
 from portlayer.model.errors import Unavailable
-from portlayer.model.versions import read, read_whole
+from portlayer.model.versions import amended, read, read_whole
 
 
 class Sheet(Value):
@@ -69,6 +69,12 @@ def test_who_needs_all_of_it_is_told() -> None:
     with pytest.raises(Unavailable, match=r"future.*upgrade it") as refused:
         read_whole(Ark, msgspec.json.encode(written(WHOLE) | {"future": 1}))
     assert refused.value.facts["retry_after_seconds"] > 0
+
+
+def test_who_changes_one_field_leaves_the_others_as_they_are() -> None:
+    told = written(WHOLE) | {"future": 1}
+    changed = msgspec.json.decode(amended(Ark, msgspec.json.encode(told), state="afloat", rooms={"b": Sheet(cells=1)}))
+    assert changed == told | {"state": "afloat", "rooms": {"b": {"cells": 1}}}
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from portlayer.model.errors import PortlayerError, Unavailable
 from portlayer.model.execution import replace
 from portlayer.model.hosts import Capacity, HostRules
 from portlayer.model.service import HostState
+from portlayer.model.versions import amended
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
@@ -240,10 +241,10 @@ class Presence:
         processes = [decode(Process, other.value) for other in await self._store.range(keys.PROCESSES)]
         if row is None or any(runs(process, host) for process in processes):
             return
-        known = decode_whole(HostRecord, row.value)
+        known = decode(HostRecord, row.value)
         if known.away_since is not None:
             return
-        away = put(row.key, replace(known, away_since=now()))
+        away = Put(row.key, amended(HostRecord, row.value, away_since=now()))
         told = await self._tell(host, "away")
         with contextlib.suppress(CheckFailed):  # another was faster, or the host is back
             await self._store.apply(Transaction((Check(row.key, row.revision),), (away, *told), durable=False))

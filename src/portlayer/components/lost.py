@@ -15,11 +15,12 @@ from portlayer.components.commit.intents import Held, Intent, Joined, read_inten
 from portlayer.components.commit.outcome import tombstone
 from portlayer.components.hosts import HostRecord, runs
 from portlayer.components.membership import Process
-from portlayer.components.records import Records, decode, decode_whole, event, event_puts, put
+from portlayer.components.records import Records, decode, event, event_puts
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
 from portlayer.model.errors import InUse, InvalidState, NotFound
-from portlayer.model.execution import ContainerRecord, replace
+from portlayer.model.execution import ContainerRecord
 from portlayer.model.storage import Volume
+from portlayer.model.versions import amended
 
 MOST_SHOWN = 10
 
@@ -57,16 +58,15 @@ class LostHosts:
             raise NotFound(f"There is no host called {name[:140]!r}.", kind="host", id=name)
         if any(runs(decode(Process, one.value), name) for one in await self._store.range(keys.PROCESSES)):
             raise InvalidState(f"Host {name} is not away; stop its process first.", kind="host", id=name, state="up")
-        record = decode_whole(HostRecord, row.value)
+        record = decode(HostRecord, row.value)
         if record.leaving:
             return True
         if not force:
             await self._refuse_used(name)
         empty = [] if force else [Empty(keys.placed(name))]
         try:
-            await self._store.apply(
-                Transaction((Check(row.key, row.revision), *empty), (put(row.key, replace(record, leaving=True)),))
-            )
+            leaving = Put(row.key, amended(HostRecord, row.value, leaving=True))
+            await self._store.apply(Transaction((Check(row.key, row.revision), *empty), (leaving,)))
         except CheckFailed:
             return False
         return True

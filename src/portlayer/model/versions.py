@@ -4,6 +4,7 @@ While a port layer is upgraded, its processes are of different versions. A newer
 does not know. There is one rule for all of it:
 
 - Who only looks leaves out what it does not know (`read`).
+- Who changes some fields that depend on no other leaves the rest as it is (`amended`).
 - Who acts on the whole, or writes it anew, which would lose what it left out, must know all of it (`read_whole`).
 - What makes no sense without what is unknown (another kind of change, a value that was none) is read by neither.
 
@@ -21,7 +22,7 @@ from msgspec import inspect
 from portlayer.model.errors import Unavailable
 
 T = TypeVar("T")
-UPGRADE_SECONDS = 30
+UPGRADE_SECONDS = 5
 """When to come again: processes are upgraded one after the other."""
 
 
@@ -51,6 +52,13 @@ def read_whole(kind: type[T], data: bytes) -> T:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _unreadable(kind, error) from error
     return found
+
+
+def amended(kind: type[msgspec.Struct], data: bytes, **fields: Any) -> bytes:
+    """*data*, JSON of a *kind*, with other *fields*, and else as it is, unknown or not."""
+    names = dict(zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True))
+    changed = {names[name]: msgspec.to_builtins(value) for name, value in fields.items()}
+    return msgspec.json.encode(msgspec.json.decode(data) | changed)
 
 
 def _unreadable(kind: Any, error: Exception) -> Unavailable:

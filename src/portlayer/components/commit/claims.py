@@ -9,14 +9,15 @@ from portlayer.components.addresses import Address
 from portlayer.components.commit.intents import Op, Piece
 from portlayer.components.placing import share
 from portlayer.components.quota import Quotas, unlimited
-from portlayer.components.records import Records, decode, decode_whole, encode
+from portlayer.components.records import Records, decode, encode
 from portlayer.interfaces.store import Check, CheckFailed, Empty
 from portlayer.model.errors import AlreadyExists, Conflict, NotFound, PortlayerError
-from portlayer.model.execution import ContainerSpec, replace
+from portlayer.model.execution import ContainerSpec
 from portlayer.model.hosts import Capacity
 from portlayer.model.network import EndpointSpec
 from portlayer.model.plan import MakeNetwork, RemoveVolume
 from portlayer.model.storage import MountSpec, Volume
+from portlayer.model.versions import amended
 
 
 def taken_of(pieces: Sequence[Piece]) -> tuple[str, ...]:
@@ -177,7 +178,7 @@ class Claims:
         """A volume lives where it is used first, and from then on there alone; that stays so where the commit fails."""
         key = keys.entity(self.vch, "volumes", mount.volume)
         row = await records.store.get(key)
-        volume = decode_whole(Volume, row.value) if row else None
+        volume = decode(Volume, row.value) if row else None
         if row is None or volume is None or volume.host == self._host:
             return
         if volume.host:
@@ -187,7 +188,7 @@ class Claims:
                 collisions=[f"mounts{mount.destination}"],
             )
         self.look_again(Check(key, row.revision))
-        self.takes.append(Op(key=key, value=encode(replace(volume, host=self._host))))
+        self.takes.append(Op(key=key, value=amended(Volume, row.value, host=self._host)))
 
     async def _endpoints(self, records: Records, old: ContainerSpec | None, new: ContainerSpec) -> None:
         before = old.endpoints if old else {}
