@@ -35,6 +35,7 @@ from portlayer.substrates.memory.substrate import MemorySubstrate
 from portlayer.substrates.memory.world import World
 
 STORAGE, EXECUTION, NETWORK, INTERACTION = COMPONENTS = ("storage", "execution", "network", "interaction")
+TOGETHER = "all in one"
 MOVING = "changing under way"
 REMOTE = "each apart, over TLS"
 HOSTS = "two hosts"
@@ -42,7 +43,7 @@ _APART = Topology(
     parts=(Part(name="door", components=()), *(Part(name=name, components=(name,)) for name in COMPONENTS))
 )
 TOPOLOGIES = {
-    "all in one": Topology(),
+    TOGETHER: Topology(),
     "each apart": _APART,
     "storage apart": Topology(
         parts=(
@@ -205,6 +206,12 @@ class Cluster:
         membership: Membership = execution._engine.membership
         return membership
 
+    async def refresh_certificates(self) -> None:
+        """Let each process take what has changed of the CA, as it does every few seconds."""
+        for _, assembled in self._processes.values():
+            if assembled.certificates is not None:
+                await assembled.certificates.refresh()
+
     async def sweep(self, name: str) -> None:
         """Let the process called *name* look at everything on its host once."""
         execution: Any = self._processes[name][1].here.execution
@@ -239,10 +246,13 @@ class Cluster:
         return connect(host=self.address(name or self.topology.parts[0].name), retries=retries)
 
 
-def opened(topology: str, directory: Path, store: Store | None = None, **fields: Any) -> Cluster:
-    """The port layer of one of TOPOLOGIES, or of REMOTE, to be entered. fields: of its settings."""
+def opened(
+    topology: str, directory: Path, store: Store | None = None, *, remote: bool = False, **fields: Any
+) -> Cluster:
+    """The port layer of one of TOPOLOGIES, or of REMOTE, to be entered. remote: its processes are reached over TLS,
+    too. fields: of its settings."""
     made = _APART if topology == REMOTE else TOPOLOGIES[topology]
-    how = {"moves": topology == MOVING, "remote": topology == REMOTE}
+    how = {"moves": topology == MOVING, "remote": remote or topology == REMOTE}
     return Cluster(made, store or MemoryStore(), directory, **how, **fields)
 
 

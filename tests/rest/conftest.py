@@ -12,6 +12,7 @@ from apart.cluster import TOPOLOGIES, Cluster, opened
 from driver import ME, Driver
 from rest.hops import HAVING, reached
 from rest.standins import KNOWN, World
+from rest.tlsrig import Rig, running
 
 from portlayer.interfaces.components import Components
 from portlayer.model.storage import CreateVolume
@@ -52,6 +53,13 @@ async def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     """Real components on the memory substrate, in every topology; `served` is what callers reach."""
     async with opened(request.param, tmp_path) as cluster:
         yield cluster
+
+
+@pytest.fixture(params=TOPOLOGIES)
+async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+    """The same, which callers reach over TLS."""
+    async with running(tmp_path, topology=request.param) as rig:
+        yield rig
 
 
 @pytest.fixture(scope="module")

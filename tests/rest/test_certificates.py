@@ -7,14 +7,13 @@ import datetime as dt
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import aiohttp
 import pytest
 import tlslab
+from driver import Driver
 from rest.test_access import CANARY, VARYING, filled
-from rest.tlsrig import Rig, running
+from rest.tlsrig import Rig
 from yarl import URL
 
 from portlayer.client import Steps
@@ -45,12 +44,6 @@ PEOPLE: dict[str, tuple[str, Role, str | None]] = {
 }
 
 
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with running(tmp_path) as rig:
-        yield rig
-
-
 async def sessions(rig: Rig, how: str) -> dict[str, aiohttp.ClientSession]:
     """One for each of PEOPLE, and for nobody, who are known by *how*."""
     made = {"nobody": await rig.session()}
@@ -70,7 +63,7 @@ async def ask(session: aiohttp.ClientSession, verb: str, path: str) -> tuple[int
 
 async def furnish(rig: Rig) -> str:
     """One of everything, called `thing`; a handle of it."""
-    await rig.harness.image()
+    await Driver(rig.cluster.served).image()
     await rig.pl.service.create_vch("other")
     await rig.pl.network.create_network("thing")
     await rig.pl.storage.create_volume("thing")
@@ -181,12 +174,12 @@ async def test_a_later_vch_of_the_same_name_knows_none_of_the_certificates(rig: 
     path = "/v1/vchs/team/network/networks"
     await rig.pl.service.create_vch("team")
     held = await rig.issue("tim", "user", "team")
-    (kept,) = await rig.harness.store.range("/grants/certificate/")
+    (kept,) = await rig.cluster.store.range("/grants/certificate/")
     assert await rig.status(path, held.chain) == 200
-    await rig.harness.pl.service.delete_vch(Caller(), m.DeleteVch(ref="team"))
+    await rig.cluster.served.service.delete_vch(Caller(), m.DeleteVch(ref="team"))
     assert await rig.pl.service.list_certificates() == ()
     await rig.pl.service.create_vch("team")
-    await rig.harness.store.apply(Transaction(ops=(Put(kept.key, kept.value),)))  # even if it had been left behind
+    await rig.cluster.store.apply(Transaction(ops=(Put(kept.key, kept.value),)))  # even if it had been left behind
     assert await rig.status(path, held.chain) == 401
 
 
@@ -199,7 +192,7 @@ async def test_a_token_goes_before_a_certificate(rig: Rig) -> None:
 
 
 def forwarded(rig: Rig, passport: Passport | None = None) -> dict[str, str]:
-    signed = (passport or rig.harness.passport).sign(Caller(subject="root", role="operator"), "GET", "/v1/tokens")
+    signed = (passport or rig.cluster.entry.passport).sign(Caller(subject="root", role="operator"), "GET", "/v1/tokens")
     return {PASSPORT: signed}
 
 
@@ -234,7 +227,7 @@ async def test_a_client_cannot_pose_as_a_server(rig: Rig) -> None:
     context = tls.server_side(held.chain, None, [])
     port = await rig.server.listen_tls("127.0.0.1", 0, lambda: context)
     calling = await rig.calling()
-    for passport in (None, rig.harness.passport):
+    for passport in (None, rig.cluster.entry.passport):
         other = RestClient(f"https://127.0.0.1:{port}", calling, passport=passport, name="storage")
         with pytest.raises(e.Unavailable, match="storage cannot be trusted"):
             await other.service.info(Caller(), Nothing())
@@ -259,7 +252,7 @@ async def test_a_certificate_has_an_end(rig: Rig) -> None:
 async def test_what_was_issued_lasts_over_a_rotation_unless_that_is_to_be_forgotten(rig: Rig) -> None:
     before, held = await rig.calling(), await rig.issue("vera", "viewer", "default")
     await rig.pl.service.rotate_ca()
-    await rig.certificates.refresh()
+    await rig.cluster.refresh_certificates()
     client = RestClient(rig.address, before)
     with pytest.raises(e.Unauthenticated):  # it is the right server, which who trusts the old key alone can tell
         await client.service.info(Caller(), Nothing())
@@ -268,7 +261,7 @@ async def test_what_was_issued_lasts_over_a_rotation_unless_that_is_to_be_forgot
     later = await rig.issue("victor", "viewer", "default")
     assert await rig.status(INSIDE, later.chain) == 200
     await rig.pl.service.rotate_ca(forget=True)
-    await rig.certificates.refresh()
+    await rig.cluster.refresh_certificates()
     assert (await rig.pl.service.authorities()).count("BEGIN") == 1
     for chain in (held.chain, later.chain):
         with pytest.raises(aiohttp.ClientError):
@@ -281,15 +274,15 @@ async def test_keys_are_in_no_store_log_list_or_audit(rig: Rig, caplog: pytest.L
     held = await rig.issue("olga", "operator")
     await rig.status("/v1/tokens/none", held.chain, "DELETE")
     await rig.pl.service.rotate_ca()
-    await rig.certificates.refresh()
+    await rig.cluster.refresh_certificates()
     with pytest.raises(e.Unavailable) as refused:
-        await Ca(rig.harness.store, b"k" * 32).load()
+        await Ca(rig.cluster.store, b"k" * 32).load()
     async with await rig.session(held.chain) as session:
         told = [
             await (await session.get(path)).text() for path in ("/v1/info", "/v1/certificates", "/v1/ca", "/metrics")
         ]
     told += [str(vars(record)) for record in caplog.records]
-    told += [rig.audit, refused.value.detail, *(repr(row.value) for row in await rig.harness.store.range("/"))]
+    told += [rig.audit, refused.value.detail, *(repr(row.value) for row in await rig.cluster.store.range("/"))]
     certificates = rig.certificates
     secrets = [held.chain.key, certificates._own.key, certificates._ca._pair.key_pem, certificates._ca._host_key]
     for secret in secrets:

@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from rest.hops import HAVING, reached
 from rest.standins import World, sample
 
 from portlayer.client import connect
@@ -24,12 +25,13 @@ REQUESTS = 10
 V = "/v1/vchs/default"
 
 
-@pytest.fixture
-async def server(world: World, tmp_path: Path) -> AsyncIterator[Server]:
-    server = Server(world.components, bounds=HttpBounds(connections=3 * REQUESTS, requests=REQUESTS))
-    await server.listen_unix(tmp_path / "s")
-    yield server
-    await server.drain(1)
+@pytest.fixture(params=HAVING)
+async def server(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> AsyncIterator[Server]:
+    async with reached(world.components, request.param, tmp_path) as components:
+        server = Server(components, bounds=HttpBounds(connections=3 * REQUESTS, requests=REQUESTS))
+        await server.listen_unix(tmp_path / "s")
+        yield server
+        await server.drain(1)
 
 
 @pytest.fixture

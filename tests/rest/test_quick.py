@@ -24,13 +24,9 @@ INSPECT = (
 DOCS = b"GET /docs HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-@pytest.fixture
-async def server(world: World, tmp_path: Path) -> AsyncIterator[Server]:
-    server = Server(world.components)
+@pytest.fixture(autouse=True)
+def networks(world: World) -> None:
     world.answer("network", "list_networks", nm.Networks(networks=(), next=None))
-    await server.listen_unix(tmp_path / "s")
-    yield server
-    await server.drain(5)
 
 
 @contextlib.asynccontextmanager

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tlslab
-from apart.cluster import TOPOLOGIES, Cluster, opened
+from apart.cluster import TOGETHER, Cluster, opened
 
 from portlayer.client import PortLayer
 from portlayer.model.caller import Caller
@@ -18,12 +17,6 @@ from portlayer.model.grants import CreateCertificate, CreateToken, ListGrants
 
 ONCE = {"idempotency_key": "once"}
 TOKEN = CreateToken(subject="alice", role="user", vch="default")
-
-
-@pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    async with opened("each apart", tmp_path) as cluster:
-        yield cluster
 
 
 async def grant(pl: PortLayer, kind: str, subject: str = "alice", **more: Any) -> Any:
@@ -39,7 +32,7 @@ async def listed(pl: PortLayer, kind: str) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["token", "certificate"])
 async def test_a_repeated_request_gets_the_same_answer_from_any_process(cluster: Cluster, kind: str) -> None:
-    async with cluster.at() as here, cluster.at("network") as there:
+    async with cluster.at(cluster.doors[0]) as here, cluster.at(cluster.doors[-1]) as there:
         again = _request(kind)
         first = await again(here)
         assert await again(there) == first
@@ -51,9 +44,9 @@ async def test_it_does_so_after_a_restart(cluster: Cluster, kind: str) -> None:
     again = _request(kind)
     async with cluster.at() as pl:
         first = await again(pl)
-    door = TOPOLOGIES["each apart"].part("door")
-    await cluster.stop("door")
-    await cluster.start(door)
+    entry = cluster.topology.parts[0]
+    await cluster.stop(entry.name)
+    await cluster.start(entry)
     async with cluster.at() as pl:
         assert await again(pl) == first
         assert len(await listed(pl, kind)) == 1
@@ -109,7 +102,7 @@ async def test_one_that_was_deleted_stays_so(cluster: Cluster) -> None:
 
 
 async def test_a_secret_that_went_with_the_hosts_key_is_not_told_wrongly(tmp_path: Path) -> None:
-    async with opened("all in one", tmp_path) as cluster:
+    async with opened(TOGETHER, tmp_path) as cluster:
         service = cluster.entry.components.service
         made = await service.create_token(Caller(**ONCE), TOKEN)
         book: Any = service

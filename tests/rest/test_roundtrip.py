@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -14,7 +15,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rest.hops import HAVING
+from rest.hops import HAVING, reached
 from rest.standins import World, sample
 
 from portlayer.model import errors as e
@@ -67,24 +68,32 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 class Wire:
     """A world with a server and a client that live in a loop of their own: hypothesis draws outside of it."""
 
-    def __init__(self, runner: asyncio.Runner, directory: str) -> None:
+    def __init__(self, runner: asyncio.Runner, directory: Path) -> None:
         self.runner = runner
         self.world = World()
-        self.server = Server(self.world.components)
-        self.client = RestClient(f"unix://{directory}/s")
-        runner.run(self.server.listen_unix(Path(directory) / "s"))
+        self._directory = directory
+
+    @contextlib.asynccontextmanager
+    async def served(self, topology: str) -> AsyncIterator[None]:
+        async with reached(self.world.components, topology, self._directory) as components:
+            server = Server(components)
+            await server.listen_unix(self._directory / "s")
+            async with RestClient(f"unix://{self._directory}/s") as self.client:
+                yield
+            await server.drain(5)
 
     def ask(self, call: Call[Any, Any], caller: Caller, request: Any) -> Any:
         return self.runner.run(getattr(getattr(self.client, call.component), call.method)(caller, request))
 
 
-@pytest.fixture(scope="module")
-def wire() -> Iterator[Wire]:
+@pytest.fixture(scope="module", params=HAVING)
+def wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
     with tempfile.TemporaryDirectory() as directory, asyncio.Runner() as runner:
-        wire = Wire(runner, directory)
+        wire = Wire(runner, Path(directory))
+        serving = wire.served(request.param)
+        runner.run(serving.__aenter__())
         yield wire
-        runner.run(wire.client.close())
-        runner.run(wire.server.drain(5))
+        runner.run(serving.__aexit__(None, None, None))
 
 
 @pytest.mark.parametrize("call", PLAIN, ids=lambda call: call.name)

@@ -13,7 +13,7 @@ import pytest
 import requests
 import schemathesis
 import tlslab
-from apart.cluster import MOVING
+from apart.cluster import TOGETHER, TOPOLOGIES
 from hypothesis import HealthCheck, Phase, settings
 from rest.known import Everyone
 from rest.standins import KNOWN
@@ -108,14 +108,14 @@ def examples(most: int) -> settings:
 
 @SCHEMA.parametrize()
 @examples(8)
-@pytest.mark.parametrize("rest_app_factory", ["all in one"], indirect=True)
+@pytest.mark.parametrize("rest_app_factory", [TOGETHER], indirect=True)
 def test_no_fault_and_answers_as_documented(case: Any, url: str, session: requests.Session) -> None:
     check(case, url, session)
 
 
 @SCHEMA.parametrize()
 @examples(1)
-@pytest.mark.parametrize("rest_app_factory", ["storage apart", MOVING], indirect=True)
+@pytest.mark.parametrize("rest_app_factory", [name for name in TOPOLOGIES if name != TOGETHER], indirect=True)
 def test_nor_where_components_are_apart(case: Any, url: str, session: requests.Session) -> None:
     check(case, url, session)
 

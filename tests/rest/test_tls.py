@@ -8,12 +8,12 @@ import socket
 import ssl
 import time
 import warnings
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 import tlslab
+from apart.cluster import TOGETHER, TOPOLOGIES
 from rest.standins import World
 from rest.tlsrig import Rig, running
 
@@ -32,12 +32,8 @@ from portlayer.rest.server.listening import bound
 from portlayer.rest.tls import Chain
 
 EVENTS = "/v1/vchs/default/events"
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with running(tmp_path) as rig:
-        yield rig
+HERE = pytest.mark.parametrize("rig", [TOGETHER], indirect=True)
+"""What ends at the listener never comes to a component, wherever that is."""
 
 
 async def sent(port: int, data: bytes) -> bytes:
@@ -61,6 +57,7 @@ async def sent(port: int, data: bytes) -> bytes:
         bytes(range(256)) * 300,
     ],
 )
+@HERE
 async def test_what_is_not_tls_gets_nothing_and_harms_nobody(data: bytes, rig: Rig) -> None:
     async with await rig.session() as session:
         async with session.get("/healthz") as response:
@@ -149,6 +146,7 @@ def without_secrecy(context: ssl.SSLContext) -> None:
         (without_secrecy, False),
     ],
 )
+@HERE
 async def test_old_tls_is_refused(change: object, fine: bool, rig: Rig) -> None:
     context = ssl.create_default_context(cadata=await rig.pl.service.authorities())
     context.set_alpn_protocols(["h2", "http/1.1"])
@@ -233,7 +231,8 @@ async def healthy(session: aiohttp.ClientSession) -> bool:
         return response.status == 200
 
 
-async def test_clients_of_a_given_ca_are_who_the_configuration_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+async def test_clients_of_a_given_ca_are_who_the_configuration_says(topology: str, tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     authority = tlslab.Authority(tmp_path / "theirs")
     for name, days in (("vera", 1), ("mallory", 1), ("over", -1)):
@@ -241,7 +240,7 @@ async def test_clients_of_a_given_ca_are_who_the_configuration_says(tmp_path: Pa
     clients = {f"CN={name}": Identity(subject=name, role="viewer", vch="default") for name in ("vera", "over")}
     clients["CN=olga,OU=operator"] = Identity(subject="olga", role="operator")
     choice = TlsChoice(client_ca=str(tmp_path / "theirs" / "ca.pem"), clients=clients, names=("127.0.0.1",))
-    async with running(tmp_path, choice) as rig:
+    async with running(tmp_path, choice, topology) as rig:
         assert await rig.status(EVENTS[:-6] + "network/networks", theirs(tmp_path, "vera")) == 200
         assert await rig.status("/v1/tokens", theirs(tmp_path, "vera")) == 403
         assert await rig.status("/v1/info", theirs(tmp_path, "mallory")) == 401
@@ -261,14 +260,15 @@ def theirs(directory: Path, name: str) -> Chain:
     return Chain(certificates=files[0].read_bytes(), key=files[1].read_bytes())
 
 
-async def test_a_given_ca_makes_no_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+async def test_a_given_ca_makes_no_processes(topology: str, tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     tlslab.Authority(tmp_path / "theirs").issue("vera", process="door")
     clients = {"CN=vera": Identity(subject="vera", role="viewer", vch="default")}
     choice = TlsChoice(client_ca=str(tmp_path / "theirs" / "ca.pem"), clients=clients, names=("127.0.0.1",))
-    async with running(tmp_path, choice) as rig:
+    async with running(tmp_path, choice, topology) as rig:
         caller = Caller(subject="root", role="operator")
-        signed = {PASSPORT: rig.harness.passport.sign(caller, "GET", "/v1/tokens")}
+        signed = {PASSPORT: rig.cluster.entry.passport.sign(caller, "GET", "/v1/tokens")}
         async with (
             await rig.session(theirs(tmp_path, "vera")) as session,
             session.get("/v1/tokens", headers=signed) as response,

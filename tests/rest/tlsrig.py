@@ -1,4 +1,4 @@
-"""A whole port layer in the test's process that is reached over TLS, and callers of all kinds."""
+"""A whole port layer in the test's process, whoever runs where, that is reached over TLS, and callers of all kinds."""
 
 from __future__ import annotations
 
@@ -9,23 +9,17 @@ from pathlib import Path
 
 import aiohttp
 import tlslab
-from harness import Harness
+from apart.cluster import TOGETHER, Cluster, opened
 
 from portlayer.cli.signing import Key
 from portlayer.client import PortLayer
-from portlayer.compose import Settings
 from portlayer.compose.tls import Certificates, TlsChoice
-from portlayer.interfaces.store import Store
 from portlayer.model.access import Role
 from portlayer.model.grants import Grant
-from portlayer.model.topology import Part, Topology
 from portlayer.rest import tls
 from portlayer.rest.client import RestClient
 from portlayer.rest.server import Audit, Server
 from portlayer.rest.tls import Chain
-from portlayer.stores.memory import MemoryStore
-
-REMOTE = Topology(parts=(Part(address="https://127.0.0.1:1"),))
 
 
 @dataclass(frozen=True)
@@ -38,7 +32,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Rig:
-    harness: Harness
+    cluster: Cluster
     server: Server
     port: int
     directory: Path
@@ -46,12 +40,12 @@ class Rig:
     @property
     def pl(self) -> PortLayer:
         """The port layer from inside."""
-        return PortLayer(self.harness.pl)
+        return PortLayer(self.cluster.served)
 
     @property
     def certificates(self) -> Certificates:
-        assert self.harness.certificates is not None
-        return self.harness.certificates
+        assert self.cluster.entry.certificates is not None
+        return self.cluster.entry.certificates
 
     @property
     def address(self) -> str:
@@ -85,21 +79,12 @@ class Rig:
 
 
 @contextlib.asynccontextmanager
-async def running(directory: Path, choice: TlsChoice | None = None) -> AsyncIterator[Rig]:
-    store = MemoryStore()
-
-    async def open_store() -> Store:
-        return store
-
+async def running(directory: Path, choice: TlsChoice | None = None, topology: str = TOGETHER) -> AsyncIterator[Rig]:
     choice = choice or TlsChoice(names=("127.0.0.1",))
-    harness = Harness(open_store, directory, Settings(topology=REMOTE, tls=choice))
-    await harness.start()
-    try:
-        audit = Audit(directory / "audit.log")
-        server = Server(harness.pl, harness.here, harness.passport, authority=harness.authority, audit=audit)
-        rig = Rig(harness, server, 0, directory)
+    async with opened(topology, directory, remote=True, tls=choice) as cluster:
+        entry, audit = cluster.entry, Audit(directory / "audit.log")
+        server = Server(cluster.served, entry.here, entry.passport, authority=entry.authority, audit=audit)
+        rig = Rig(cluster, server, 0, directory)
         port = await server.listen_tls("127.0.0.1", 0, rig.certificates.serving)
-        yield Rig(harness, server, port, directory)
+        yield Rig(cluster, server, port, directory)
         await server.drain(5)
-    finally:
-        await harness.close()

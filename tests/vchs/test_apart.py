@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import images
 import pytest
-from apart.cluster import TOPOLOGIES, Cluster, opened
 from driver import Driver
+from vchs.conftest import Whole
 
 from portlayer.model import execution as e
 from portlayer.model import network as n
 from portlayer.model import storage as s
 from portlayer.model.errors import AlreadyExists, HandleInvalid, InvalidArgument, NotFound, PortlayerError
-from portlayer.stores.sqlite import SqliteStore
-
-SQLITE = "on SQLite"
-
-
-class Whole(Driver):
-    """A port layer, as its callers reach it. world: of the host that storage is on, which is called host."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        super().__init__(cluster.served)
-        self.world = cluster.world
-        self.host = cluster.topology.parts[0].host
-
-
-@pytest.fixture(params=[*TOPOLOGIES, SQLITE])
-async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Whole]:
-    """Whoever runs where: what is passed on to another process tells no more."""
-    store = await SqliteStore.open(tmp_path / "store.db") if request.param == SQLITE else None
-    async with opened("all in one" if store else request.param, tmp_path, store) as cluster:
-        whole = Whole(cluster)
-        await whole.image()
-        yield whole
-    if store:
-        await store.close()
-
 
 SECRET = images.tar([images.file("secret", b"of left alone")])
 MINE = images.tar([images.file("mine", b"anything")])
 
 
-async def test_the_same_names_in_every_vch(harness: Whole, left: Driver, right: Driver) -> None:
+async def test_the_same_names_in_every_vch(whole: Whole, left: Driver, right: Driver) -> None:
     ids = set()
     for tenant in (left, right):
         await tenant.pl.storage.create_volume(tenant.me, s.CreateVolume(name="jar"))
@@ -56,7 +28,7 @@ async def test_the_same_names_in_every_vch(harness: Whole, left: Driver, right: 
     assert (await right.inspect("cookie")).state == "running"
 
 
-async def test_subnets_chosen_for_tenants_do_not_meet(harness: Whole, left: Driver, right: Driver) -> None:
+async def test_subnets_chosen_for_tenants_do_not_meet(whole: Whole, left: Driver, right: Driver) -> None:
     subnets = {
         (await tenant.pl.network.get_network(tenant.me, n.NetworkRef(ref="gibson_network"))).subnets[0].subnet
         for tenant in (left, right)
@@ -64,7 +36,7 @@ async def test_subnets_chosen_for_tenants_do_not_meet(harness: Whole, left: Driv
     assert len(subnets) == 2
 
 
-async def test_a_subnet_that_is_taken_does_not_tell_by_whom(harness: Whole, left: Driver, right: Driver) -> None:
+async def test_a_subnet_that_is_taken_does_not_tell_by_whom(whole: Whole, left: Driver, right: Driver) -> None:
     await left.network("mine", subnets=(n.Subnet(subnet="10.77.4.0/24"),))
     overlapping = (n.Subnet(subnet="10.77.0.0/16"),)
     with pytest.raises(AlreadyExists) as own:
@@ -76,12 +48,12 @@ async def test_a_subnet_that_is_taken_does_not_tell_by_whom(harness: Whole, left
     assert "10.77.4" not in foreign.value.detail
 
 
-async def test_a_port_that_is_taken_does_not_tell_by_whom(harness: Whole, left: Driver, right: Driver) -> None:
+async def test_a_port_that_is_taken_does_not_tell_by_whom(whole: Whole, left: Driver, right: Driver) -> None:
     problems = []
     port = (n.Port(container_port=80, host_port=8080),)
     for tenant, name in ((left, "first"), (left, "second"), (right, "third")):
         join = n.JoinNetwork(
-            handle=await tenant.draft(name=name, host=harness.host), network="gibson_network", ports=port
+            handle=await tenant.draft(name=name, host=whole.host), network="gibson_network", ports=port
         )
         handle = (await tenant.pl.network.join(tenant.me, join)).handle
         handle = (await tenant.pl.network.bind(tenant.me, n.BindNetwork(handle=handle))).handle
@@ -93,7 +65,7 @@ async def test_a_port_that_is_taken_does_not_tell_by_whom(harness: Whole, left: 
     assert problems[0] == problems[1]
 
 
-async def test_handles_are_worthless_in_another_vch(harness: Whole, left: Driver, right: Driver) -> None:
+async def test_handles_are_worthless_in_another_vch(whole: Whole, left: Driver, right: Driver) -> None:
     handle = await left.draft()
     with pytest.raises(HandleInvalid):
         await right.commit(handle)
@@ -112,7 +84,7 @@ def without_layers(members: dict[str, bytes], built: images.Built) -> dict[str, 
 
 @pytest.mark.parametrize("kind", ["oci", "docker"])
 async def test_naming_a_layer_of_another_vch_is_not_having_it(
-    harness: Whole, left: Driver, right: Driver, kind: str
+    whole: Whole, left: Driver, right: Driver, kind: str
 ) -> None:
     await left.image("secret", SECRET)
     answers = []
@@ -138,7 +110,7 @@ class Pretended(images.Built):
 
 @pytest.mark.parametrize("pack", [images.oci_archive, images.docker_archive])
 async def test_promising_a_layer_of_another_vch_is_not_having_it(
-    harness: Whole, left: Driver, right: Driver, pack: object
+    whole: Whole, left: Driver, right: Driver, pack: object
 ) -> None:
     await left.image("secret", SECRET)
     with pytest.raises(InvalidArgument) as caught:
@@ -149,7 +121,7 @@ async def test_promising_a_layer_of_another_vch_is_not_having_it(
     ]
 
 
-async def test_an_upload_does_not_tell_what_others_have(harness: Whole, left: Driver, right: Driver) -> None:
+async def test_an_upload_does_not_tell_what_others_have(whole: Whole, left: Driver, right: Driver) -> None:
     await left.image("secret", SECRET)
     told: list[list[tuple[str, int]]] = []
     for tar in (SECRET, images.tar([images.file("secret", b"of rightalone")])):
@@ -164,16 +136,16 @@ async def test_an_upload_does_not_tell_what_others_have(harness: Whole, left: Dr
     assert told[0] == told[1]
 
 
-async def test_a_layer_that_several_have_stays_for_the_last(harness: Whole, left: Driver, right: Driver) -> None:
+async def test_a_layer_that_several_have_stays_for_the_last(whole: Whole, left: Driver, right: Driver) -> None:
     image = await left.image("shared", SECRET)
     await right.image("shared", SECRET)
     (layer,) = image.layers
     await left.pl.storage.delete_image(left.me, s.DeleteImage(ref="shared"))
-    assert layer.diff_id in harness.world.layers
+    assert layer.diff_id in whole.world.layers
     with pytest.raises(NotFound):
         await left.pl.storage.get_image(left.me, s.ImageRef(ref=image.id))
     await right.pl.storage.delete_image(right.me, s.DeleteImage(ref="shared"))
-    assert layer.diff_id not in harness.world.layers
+    assert layer.diff_id not in whole.world.layers
 
 
 async def test_a_blob_of_another_is_as_unknown_as_one_that_is_nowhere(left: Driver, right: Driver) -> None:

@@ -14,7 +14,7 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from io import FileIO
 from pathlib import Path
 
@@ -145,7 +145,8 @@ class Layers:
             await self._download(vch, layer, file)
             await self._failpoints.hit("layer.fetched")
             blob = ArchivedLayer(file, layer.digest, layer.diff_id, layer.size_bytes, layer.media_type)
-            await self._driver.put_layer(layer.diff_id, open_layer(blob))
+            async with aclosing(open_layer(blob)) as tar:
+                await self._driver.put_layer(layer.diff_id, tar)
             await self._failpoints.hit("layer.unpacked")
         except InvalidArgument as error:
             raise SubstrateFailed(f"Layer {layer.digest} is not what its image says: {error}", step=STEP) from error

@@ -3,7 +3,8 @@
     images = await read_archive(body, staging, name=None, format="auto")
     for image in images:
         for layer in image.layers:
-            await driver.put_layer(layer.diff_id, open_layer(layer))
+            async with aclosing(open_layer(layer)) as tar:
+                await driver.put_layer(layer.diff_id, tar)
 
 Sources: OCI image spec 1.1 (image-layout.md, image-index.md, manifest.md, config.md); Docker image spec 1.2,
 "Combined image JSON + filesystem changeset format".

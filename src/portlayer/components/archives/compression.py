@@ -134,7 +134,8 @@ def suffix_of(path: Path) -> str:
 
 
 async def open_layer(layer: ArchivedLayer) -> AsyncGenerator[bytes, None]:
-    """The uncompressed tar of *layer* in pieces, decompressed in a thread; InvalidArgument where it is corrupt.
+    """The uncompressed tar of *layer* in pieces, decompressed in a thread; InvalidArgument where it is corrupt. Whoever
+    may stop before its end closes it: it has a file open.
 
     What the blob begins with decides, not its media type: some tools name another than they write.
     """
