@@ -24,7 +24,7 @@ from portlayer.model import network as n
 from portlayer.model.errors import SubstrateFailed
 from portlayer.model.events import Event
 from portlayer.model.service import Subscribe
-from portlayer.model.storage import CreateVolume, JoinVolume
+from portlayer.model.storage import CreateVolume, JoinVolume, Nothing
 from portlayer.substrates.linux import mounts, process
 from portlayer.substrates.linux.incarnation import Incarnation, Record
 
@@ -318,6 +318,29 @@ async def test_a_prepared_process_removed(lab: Lab) -> None:
     assert await lab.sweep() == {}
     await lab.commit(await lab.set_state(await lab.handle("web"), "running"))
     await reached(await lab.inspect("web"))
+
+
+async def test_an_unmounted_tmpfs_of_ours(lab: Lab) -> None:
+    """All that is known of processes is gone with it: the next server ends them, as a reboot would have."""
+    handle = await lab.draft("sleep", "1000", name="one", restart_policy=e.RestartPolicy(name="always"))
+    await lab.commit(await lab.set_state(handle, "running"))
+    first = lab.record().init
+    assert (await lab.pl.service.ready(ME, Nothing())).ready
+    await run("umount", "--lazy", str(lab.paths.live))
+    said = await lab.pl.service.ready(ME, Nothing())
+    assert not said.ready
+    assert "start the server again" in said.checks["substrate"]
+    with pytest.raises(SubstrateFailed, match="start the server again"):
+        await lab.sweep()
+    assert (await lab.inspect("one")).state == "running"
+    assert process.is_alive(first)
+    await lab.stop()
+    await lab.start()
+    async with asyncio.timeout(20):
+        while (again := await lab.inspect("one")).restarts != 1 or again.state != "running":
+            await asyncio.sleep(0.01)
+    assert not process.is_alive(first)
+    assert await lab.sweep() == {}
 
 
 async def test_all_gone_at_once(lab: Lab) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from portlayer.interfaces.substrate import Observation, Presence, StartFailure
 from portlayer.model.base import rfc3339
+from portlayer.model.errors import SubstrateFailed
 from portlayer.model.execution import ContainerSpec, Resources
 from portlayer.model.network import NetworkSpec
 from portlayer.substrates.linux import capabilities, cgroups, probe, process, shim
@@ -234,6 +235,7 @@ class LinuxExecution:
         return await self.observe(container, incarnation)
 
     async def present(self) -> list[Presence]:
+        self._require_live()
         names = sorted(_names(self._paths.incarnations))
         self._containers = {name: self._containers[name] for name in names if name in self._containers}
         for number, name in enumerate(names):
@@ -246,6 +248,15 @@ class LinuxExecution:
         return [
             Presence(container=self._containers[name], incarnation=name) for name in names if name in self._containers
         ]
+
+    def _require_live(self) -> None:
+        """Nothing that is asked of processes is true without the tmpfs on which they are written down."""
+        if not self._paths.incarnations.exists():
+            raise SubstrateFailed(
+                f"The tmpfs at {self._paths.live} has been unmounted, and what is known of processes went with it; "
+                "start the server again: it ends them, and goes on as after a reboot.",
+                step="present",
+            )
 
     async def leftovers(self) -> list[str]:
         """A line for each incarnation, process and group of this instance."""

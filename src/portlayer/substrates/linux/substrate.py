@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 
 from portlayer.interfaces.substrate import COMPONENTS, ExecutionDriver, InteractionDriver, NetworkDriver, StorageDriver
-from portlayer.model.errors import PortlayerError, Unavailable
+from portlayer.model.errors import PortlayerError, SubstrateFailed, Unavailable
 from portlayer.model.hosts import Capacity
 from portlayer.substrates.linux.execution import RUNTIME_SECONDS, LinuxExecution
 from portlayer.substrates.linux.exits import Exits
@@ -94,7 +94,13 @@ class LinuxSubstrate:
 
     async def _let_go(self) -> None:
         """Where no process is left, nothing has to stay on the host: unless somebody else looks after what it does."""
-        if {"execution", "interaction"} <= self._components and not await self._execution.present():
+        if not {"execution", "interaction"} <= self._components:
+            return
+        try:
+            idle = not await self._execution.present()
+        except SubstrateFailed:
+            return  # nobody knows what is left: it is the next server's
+        if idle:
             await self._execution.purge()
             await self._network.rest()
             await self._storage.let_go()
