@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import images
+from commit_edits import EDITS, EDITS_OF_STOPPED, PORTS, Edit
 from driver import ME, Driver
 from harness import Harness
 
@@ -15,6 +16,7 @@ from portlayer.client import Steps, connect
 from portlayer.components.placing import share
 from portlayer.components.records import encode
 from portlayer.model import execution as e
+from portlayer.model import grants as g
 from portlayer.model import network as n
 from portlayer.model import service as v
 from portlayer.model import storage as s
@@ -25,7 +27,6 @@ from portlayer.model.names import new_id
 Retry = Callable[[], Awaitable[Any]]
 Picture = dict[str, tuple[Any, ...]]
 Kind = Callable[[Driver], Awaitable[Retry]]
-PORTS = (n.Port(container_port=80, host_port=18099),)
 
 
 async def create(driver: Driver) -> Retry:
@@ -83,41 +84,19 @@ def to_state(before: str, after: str) -> Kind:
     return kind
 
 
-def edit(before: str, what: str) -> Kind:
+def edit(before: str, what: Edit | tuple[Edit, Edit]) -> Kind:
     async def kind(driver: Driver) -> Retry:
         await driver.network("second")
+        await driver.pl.storage.create_volume(ME, s.CreateVolume(name="shelf"))
         handle = await _existing(driver, before)
-        match what:
-            case "rename":
-                handle = await driver.rename(handle, "biscuit")
-            case "join":
-                join = n.JoinNetwork(handle=handle, network="second")
-                handle = (await driver.pl.network.join(ME, join)).handle
-                handle = (await driver.pl.network.bind(ME, n.BindNetwork(handle=handle))).handle
-            case "unbind":
-                handle = (await driver.pl.network.unbind(ME, n.BindNetwork(handle=handle))).handle
-            case "leave":
-                leave = n.LeaveNetwork(handle=handle, network="gibson_network")
-                handle = (await driver.pl.network.leave(ME, leave)).handle
-            case "rejoin":
-                handle = await _rejoined(driver, handle)
-            case "volume":
-                handle = (await driver.pl.storage.leave(ME, s.LeaveVolume(handle=handle, volume="jar"))).handle
-            case "resources":
-                change = e.SetResources(handle=handle, resources=e.Resources(pids=50, cpus=0.5))
-                handle = (await driver.pl.execution.set_resources(ME, change)).handle
+        *first, last = what if isinstance(what, tuple) else (what,)
+        for prior in first:
+            await driver.commit(await prior(driver, handle))
+            handle = await driver.handle("cookie")
+        handle = await last(driver, handle)
         return lambda: driver.commit(handle)
 
     return kind
-
-
-async def _rejoined(driver: Driver, handle: str) -> str:
-    """Out of the network and in again, with the address and the port that it had."""
-    had = (await driver.inspect("cookie")).endpoints[0]
-    handle = (await driver.pl.network.leave(ME, n.LeaveNetwork(handle=handle, network=had.network))).handle
-    join = n.JoinNetwork(handle=handle, network=had.network, address=had.address, ports=PORTS)
-    handle = (await driver.pl.network.join(ME, join)).handle
-    return (await driver.pl.network.bind(ME, n.BindNetwork(handle=handle))).handle
 
 
 def remove(before: str) -> Kind:
@@ -168,6 +147,20 @@ async def several(driver: Driver) -> Retry:
             await driver.set_state(await driver.draft(network="gibson_network", name=f"c{index}"), "running")
             for index in range(3)
         ]
+    )
+    return lambda: driver.pl.execution.commit(ME, e.Commit(handles=handles))
+
+
+async def several_of_each_sort(driver: Driver) -> Retry:
+    """One starts, one is made, one gets another name, one stops."""
+    stops = await driver.run(name="stops", network="gibson_network", ports=PORTS)
+    renamed = await driver.run(name="before", network="gibson_network")
+    waits = await driver.commit(await driver.draft(name="waits", network="gibson_network"))
+    handles = (
+        await driver.set_state_at_once(await driver.handle(stops.id), "stopped"),
+        await driver.rename(await driver.handle(renamed.id), "after"),
+        await driver.set_state(await driver.handle(waits.id), "running"),
+        await driver.draft(name="cookie", network="gibson_network"),
     )
     return lambda: driver.pl.execution.commit(ME, e.Commit(handles=handles))
 
@@ -285,6 +278,58 @@ async def create_vch(driver: Driver) -> Retry:
     return lambda: driver.pl.service.create_vch(caller, v.CreateVch(name="tenant"))
 
 
+async def update_vch(driver: Driver) -> Retry:
+    quota = v.QuotaChange(containers=7)
+    return lambda: driver.pl.service.update_vch(ME, v.UpdateVch(ref="default", quota=quota))
+
+
+async def create_token(driver: Driver) -> Retry:
+    caller = Caller(idempotency_key=new_id())
+    return lambda: driver.pl.service.create_token(caller, g.CreateToken(subject="crumb", role="operator"))
+
+
+async def delete_token(driver: Driver) -> Retry:
+    made = await driver.pl.service.create_token(ME, g.CreateToken(subject="crumb", role="operator"))
+
+    async def deletion() -> None:
+        with contextlib.suppress(NotFound):
+            await driver.pl.service.delete_token(ME, g.GrantRef(id=made.token.id))
+
+    return deletion
+
+
+async def put_kv(driver: Driver) -> Retry:
+    async def putting() -> bytes:
+        return (await driver.pl.service.put_kv(ME, v.PutKv(key="crumb", value=b"of a cookie"))).value
+
+    return putting
+
+
+async def delete_kv(driver: Driver) -> Retry:
+    await (await put_kv(driver))()
+
+    async def deletion() -> None:
+        with contextlib.suppress(NotFound):
+            await driver.pl.service.delete_kv(ME, v.DeleteKv(key="crumb"))
+
+    return deletion
+
+
+async def lease(driver: Driver) -> Retry:
+    joining = n.JoinNetwork(handle=await driver.draft(name="cookie"), network="gibson_network")
+    binding = n.BindNetwork(handle=(await driver.pl.network.join(ME, joining)).handle)
+
+    async def bound() -> tuple[n.Endpoint, ...]:
+        return (await driver.pl.network.bind(ME, binding)).endpoints
+
+    return bound
+
+
+async def discard(driver: Driver) -> Retry:
+    handle = await driver.draft(name="cookie", network="gibson_network")
+    return lambda: driver.pl.execution.discard(ME, e.Discard(handle=handle))
+
+
 async def delete_vch(driver: Driver) -> Retry:
     """Of a VCH that has one of everything."""
     await driver.pl.service.create_vch(ME, v.CreateVch(name="tenant"))
@@ -325,6 +370,7 @@ KINDS: dict[str, Kind] = {
     "unbind both addresses": unbind_dual,
     "several": several,
     "stop several": stop_several,
+    "several of each sort": several_of_each_sort,
     "compose under a key": compose_under_a_key,
     "an application": application,
     "create and start on a disk": create_and_start_on_a_disk,
@@ -339,6 +385,7 @@ KINDS: dict[str, Kind] = {
     "delete a network": delete_network,
     "create a VCH": create_vch,
     "delete a VCH": delete_vch,
+    "create a token": create_token,
     "create and start under a quota": limited(create_and_start),
     "several under a quota": limited(several),
     "import an image under a quota": limited(import_image),
@@ -348,13 +395,23 @@ KINDS: dict[str, Kind] = {
     **{f"{a} to {b}": to_state(a, b) for a, b in (("running", "paused"), ("paused", "running"))},
     **{f"{a} to stopped": to_state(a, "stopped") for a in ("running", "paused")},
     **{
-        f"{what} when {before}": edit(before, what)
+        f"{what} when {before}": edit(before, how)
         for before in ("created", "running", "stopped")
-        for what in ("rename", "join", "unbind", "leave", "rejoin", "resources")
+        for what, how in (EDITS if before == "running" else EDITS | EDITS_OF_STOPPED).items()
     },
-    **{f"volume when {before}": edit(before, "volume") for before in ("created", "stopped")},
     **{f"remove when {before}": remove(before) for before in ("created", "running", "paused", "stopped")},
 }
+
+
+CALLS: dict[str, Kind] = {
+    "change a quota": update_vch,
+    "delete a token": delete_token,
+    "set a value": put_kv,
+    "delete a value": delete_kv,
+    "lease an address": lease,
+    "discard a handle": discard,
+}
+"""Those that pass no failpoint, for they change the store in one transaction after the other and nothing else."""
 
 
 async def points(harness: Harness, kind: Kind) -> tuple[list[str], Picture]:
@@ -477,23 +534,39 @@ async def picture(driver: Driver) -> Picture:
                 container.state,
                 container.exit_code,
                 bool(container.start_error),
-                sorted((end.network, end.state, len(addresses(end))) for end in container.endpoints),
+                sorted((end.network, end.state, len(addresses(end)), end.ports) for end in container.endpoints),
                 [mount.volume for mount in container.mounts],
                 container.resources.pids,
+                container.labels,
+                container.restart_policy,
+                container.interaction,
             )
             for container in containers
         },
         "/networks": tuple(sorted(network.name for network in networks)),
         "/volumes": tuple(sorted("" if volume.anonymous else volume.name for volume in volumes)),
         "/images": tuple(sorted(name for image in known for name in image.names)),
-        "/vchs": tuple(sorted(vch.name for vch in await vchs(driver))),
+        "/vchs": tuple(sorted((vch.name, vch.quota) for vch in await vchs(driver))),
+        "/tokens": tuple(token.subject for token in (await driver.pl.service.list_tokens(ME, g.ListGrants())).tokens),
+        "/values": (await value(driver),),
     }
+
+
+async def value(driver: Driver) -> bytes:
+    try:
+        return (await driver.pl.service.get_kv(ME, v.KvRef(key="crumb"))).value
+    except NotFound:
+        return b""
 
 
 async def clear(driver: Driver) -> None:
     """Back to `setting`."""
     free = v.QuotaChange(**dict.fromkeys(v.Quota.__struct_fields__))
     await driver.pl.service.update_vch(ME, v.UpdateVch(ref="default", quota=free))
+    for token in (await driver.pl.service.list_tokens(ME, g.ListGrants())).tokens:
+        await driver.pl.service.delete_token(ME, g.GrantRef(id=token.id))
+    with contextlib.suppress(NotFound):
+        await driver.pl.service.delete_kv(ME, v.DeleteKv(key="crumb"))
     for vch in await vchs(driver):
         if vch.name != "default":
             await driver.pl.service.delete_vch(ME, v.DeleteVch(ref=vch.name, force=True))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ from portlayer.stores.clock import Clock, boot_clock
 from portlayer.substrates.memory.substrate import MemorySubstrate
 from portlayer.substrates.memory.world import World
 
-__all__ = ["ME", "Harness", "harness_over", "until_hit"]
+__all__ = ["ME", "Harness", "harness_over", "until", "until_hit"]
 
 
 _OUTSIDE = ("substrates/memory", "portlayer/stores", "asyncio/selector_events")
 """What runs there is the host's, the store's or the kernel's: a process that dies leaves no accept(2) half done."""
+_READS = {"get", "get_many", "range", "count", "revision", "sync"}
+"""Calls of a store that change nothing."""
 
 
 def is_of_process(task: asyncio.Task[Any]) -> bool:
@@ -46,23 +48,58 @@ class Death:
         self.buried = asyncio.Event()
 
 
-class Mortal:
-    """Something outside the process, as it is seen from within: once that has died, no call returns to it."""
+class Seams:
+    """The calls by which a process may change what is outside of it, in turn: it can be held still at any."""
 
-    def __init__(self, target: Any, death: Death) -> None:
+    def __init__(self) -> None:
+        self._left: int | None = None
+        self.reached = asyncio.Event()
+
+    def hold(self, number: int) -> None:
+        """From now on the process gets as far as just before (even) or just after (odd) call *number* // 2."""
+        self._left = number
+        self.reached = asyncio.Event()
+
+    async def passing(self) -> None:
+        """A call is about to be made, or has just been."""
+        if self._left is None:
+            return
+        self._left -= 1
+        if self._left < 0:
+            self.reached.set()
+            await asyncio.Event().wait()
+
+    def open(self) -> None:
+        """Hold nothing any more."""
+        self._left = None
+
+
+class Mortal:
+    """Something outside the process, as it is seen from within: once that has died, no call returns to it. seams: of
+    the calls that may change it; those that only look are not held."""
+
+    def __init__(self, target: Any, death: Death, seams: Seams | None = None, looks: Container[str] = ()) -> None:
         self._target = target
         self._death = death
+        self._seams = seams
+        self._looks = looks
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._target, name)
         if not inspect.iscoroutinefunction(found):
             return found
 
+        seams = None if name in self._looks else self._seams
+
         async def call(*args: Any, **kwargs: Any) -> Any:
+            if seams is not None:
+                await seams.passing()
             result = None if self._death.happened else await found(*args, **kwargs)
             if self._death.happened:
                 await self._death.buried.wait()
                 raise Unavailable("This process is dead.")
+            if seams is not None:
+                await seams.passing()
             return result
 
         return call
@@ -122,6 +159,7 @@ class Harness(Driver):
         self._dead: list[contextlib.AsyncExitStack] = []
         self.world = world or World()
         self.failpoints = Failpoints()
+        self.seams = Seams()
         self.store: Store
 
     async def start(self) -> None:
@@ -131,10 +169,11 @@ class Harness(Driver):
         substrate = MemorySubstrate(self.world)
         features = await substrate.start()
         death = self._death = Death()
+        seams = self.seams = Seams()
         for name in ("storage", "execution", "network", "interaction"):
-            setattr(substrate, name, Mortal(getattr(substrate, name), death))
+            setattr(substrate, name, Mortal(getattr(substrate, name), death, seams))
         self._answers = Answers(self.store)
-        store: Any = Mortal(self._answers, death)
+        store: Any = Mortal(self._answers, death, seams, looks=_READS)
         assembled = await self._stack.enter_async_context(
             assemble(
                 *(store, substrate, features, self._state, "test", self._settings, self.failpoints),
@@ -196,6 +235,7 @@ class Harness(Driver):
         Its tasks are cancelled, which runs no undo of ours; the world's programs and the store live on.
         """
         self._dead.append(self._stack)
+        self.seams.open()
         doomed = [task for task in asyncio.all_tasks() - {asyncio.current_task()} if is_of_process(task)]
         for task in doomed:
             task.cancel()
@@ -248,6 +288,15 @@ async def harness_over(
         await store.close()
 
 
+async def until(reached: asyncio.Event, work: Awaitable[Any]) -> asyncio.Task[Any]:
+    """Start *work* and return once *reached* is set (or it is done)."""
+    task = asyncio.ensure_future(work)
+    waiting = asyncio.ensure_future(reached.wait())
+    await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    return task
+
+
 async def until_hit(failpoints: Failpoints, name: str, work: Awaitable[Any]) -> asyncio.Task[Any]:
     """Start *work* and return once it hangs at failpoint *name* (or is done)."""
     reached = asyncio.Event()
@@ -257,8 +306,4 @@ async def until_hit(failpoints: Failpoints, name: str, work: Awaitable[Any]) -> 
         await asyncio.Event().wait()
 
     failpoints.arm(name, hang)
-    task = asyncio.ensure_future(work)
-    waiting = asyncio.ensure_future(reached.wait())
-    await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    return task
+    return await until(reached, work)

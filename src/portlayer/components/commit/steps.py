@@ -114,8 +114,15 @@ class Steps:
                 await self._on.execution.resume(step.container, incarnation)
             case p.Resume(incarnation=incarnation):
                 await self._on.execution.pause(step.container, incarnation)
+            case p.Stop(incarnation=incarnation) if piece.observed.state == "paused":
+                await self._freeze_again(step.container, incarnation)
             case _:
                 pass  # networks and volumes belong to their own records; a stop is judged by its evidence
+
+    async def _freeze_again(self, container: str, incarnation: str) -> None:
+        """A stop thaws first; where the process has not ended by it, it is paused as it was."""
+        if (await self._on.execution.observe(container, incarnation)).state == "running":
+            await self._on.execution.pause(container, incarnation)
 
     def _note(self, container: str, failure: StartFailure | None) -> None:
         if failure is not None:
