@@ -7,18 +7,21 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 import tlslab
 from apart.cluster import Cluster
-from driver import ME
+from driver import ME, Driver
 
 from portlayer.client import PortLayer
 from portlayer.interfaces.store import Put, Transaction
 from portlayer.model import errors as e
 from portlayer.model import service as m
 from portlayer.model.grants import NewToken
+from portlayer.model.interaction import BindInteraction, JoinInteraction
+from portlayer.rest.calls.interaction import ATTACH_PROTOCOL
 from portlayer.rest.client import RestClient
 from portlayer.rest.server import Audit, Server
 
@@ -31,8 +34,12 @@ def pl(cluster: Cluster) -> PortLayer:
 
 
 @pytest.fixture
-async def http(cluster: Cluster, tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
-    server = Server(cluster.served, authority=cluster.entry.authority, audit=Audit(tmp_path / "audit.log"))
+def server(cluster: Cluster, tmp_path: Path) -> Server:
+    return Server(cluster.served, authority=cluster.entry.authority, audit=Audit(tmp_path / "audit.log"))
+
+
+@pytest.fixture
+async def http(server: Server, tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
     port = await server.listen_tls("127.0.0.1", 0, tlslab.serving())
     await server.listen_unix(tmp_path / "s")
     connector = aiohttp.TCPConnector(ssl=tlslab.calling()())
@@ -127,6 +134,62 @@ async def test_a_stream_ends_with_the_token_that_opened_it(
         assert not still.done()
         still.cancel()
     assert await status(http, made, path) == 401
+
+
+async def endless() -> AsyncIterator[bytes]:
+    while True:
+        yield b"more\n"
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("cluster", ["all in one", "each apart"], indirect=True)
+async def test_whatever_lasts_is_cut_with_the_token_that_began_it(
+    http: aiohttp.ClientSession, server: Server, cluster: Cluster, pl: PortLayer
+) -> None:
+    driver, container = Driver(cluster.served), "/v1/vchs/default/interaction/containers/shell"
+    await driver.image()
+    handle = await driver.draft("sh", "-c", "while read line; do echo $line; done; sleep 1000", name="shell")
+    join = JoinInteraction(handle=handle, stdin=True)
+    handle = (await driver.pl.interaction.join(driver.me, join)).handle
+    handle = (await driver.pl.interaction.bind(driver.me, BindInteraction(handle=handle))).handle
+    await driver.commit(await driver.set_state(handle, "running"))
+
+    async def attach(headers: dict[str, str]) -> None:
+        async with http.ws_connect(f"{container}/attach", headers=headers, protocols=[ATTACH_PROTOCOL]) as attached:
+            async for _ in attached:
+                pass
+            assert attached.close_code == 1006, "nobody has closed it"
+        raise aiohttp.ClientConnectionError
+
+    async def call(verb: str, path: str, body: Any = None) -> None:
+        async with http.request(verb, path, headers=bearer(made), data=body and body()) as response:
+            if response.status == 401:  # the client has tried again
+                raise aiohttp.ClientConnectionError
+            assert response.status == 200, await response.text()
+            await read_events(response)
+
+    made = await pl.service.create_token("ursula", "user", vch="default")
+    stays = await pl.service.create_token("ursula", "user", vch="default")
+    lasting = asyncio.ensure_future(attach(bearer(stays)))
+    works = [
+        attach(bearer(made)),
+        call("GET", f"{container}/stdout"),
+        call("GET", f"{container}/logs?follow=true"),
+        call("POST", f"{container}/stdin", endless),
+        call("POST", "/v1/vchs/default/storage/images/import?name=x", endless),
+        call("GET", "/v1/vchs/default/execution/containers/shell/wait"),
+    ]
+    ended = [asyncio.ensure_future(work) for work in works]
+    async with asyncio.timeout(20):
+        while server._dispatcher.load._requests < len(works) + 1:
+            await asyncio.sleep(0.01)
+    await pl.service.delete_token(made.token.id)
+    async with asyncio.timeout(20):
+        results = await asyncio.gather(*ended, return_exceptions=True)
+    assert [result for result in results if not isinstance(result, aiohttp.ClientError)] == []
+    assert not lasting.done()
+    lasting.cancel()
+    await asyncio.gather(lasting, return_exceptions=True)
 
 
 async def test_a_later_vch_of_the_same_name_knows_none_of_the_tokens(

@@ -112,10 +112,14 @@ class Call(Generic[Q, A]):
         return "viewer" if self.verb == "GET" else "user"
 
     @cached_property
+    def lasts(self) -> bool:
+        """Whether it goes on for as long as its caller likes: by its body, its answer, or because it waits."""
+        return self.streams or self.consumes not in {None, JSON} or self.method == "wait"
+
+    @cached_property
     def short(self) -> bool:
         """Whether it is of one VCH, and takes a moment of the processor and nothing else."""
-        long = self.acts or self.streams or self.consumes not in {None, JSON} or self.method == "wait"
-        return "vch" in self.parameters and not long
+        return "vch" in self.parameters and not (self.acts or self.lasts)
 
     @cached_property
     def plain(self) -> bool:

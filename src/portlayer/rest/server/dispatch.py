@@ -198,7 +198,7 @@ class Dispatcher:
             work = _relayed(self._relays[call], caller, message)
         else:
             work = SPECIAL.get(call, _plain)(Exchange(self.shared, components, http, call, caller, request))
-        if identity is not None and call.streams:
+        if identity is not None and call.lasts:
             work = self._while_good(work, identity, http)
         if identity is not None and call.audited:
             work = self._told(work, identity, call, caller.vch, http)
@@ -289,7 +289,8 @@ class Dispatcher:
     async def _while_good(
         self, work: Awaitable[web.StreamResponse], identity: Identity, http: web.BaseRequest
     ) -> web.StreamResponse:
-        """Do *work*, a stream; its connection is cut, so that it cannot be taken for whole, when *identity* ends."""
+        """Do *work*, which may last; its connection is cut, so that it cannot be taken for whole, when *identity*
+        ends."""
         if self._authority is None or not identity.how.startswith(("token:", "certificate:")):
             return await work
         ending = asyncio.ensure_future(self._authority.ended(identity))
