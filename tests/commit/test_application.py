@@ -120,6 +120,9 @@ async def test_where_one_cannot_be_stopped_the_others_wait_for_it(harness: Harne
     assert len(harness.world.live()) == 1
     assert await picture(harness) == before
     assert (await told(harness, "container.stuck")).attributes["step"] == "Stop"
+    async with asyncio.timeout(20):
+        await harness.pl.execution._reconciler.sweep()  # type: ignore[attr-defined]
+    assert await picture(harness) == before
     if killed:
         await harness.crash()
         assert await picture(harness) == before

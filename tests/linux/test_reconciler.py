@@ -6,6 +6,7 @@ As root.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -18,16 +19,18 @@ import pytest
 from driver import ME, Driver
 
 from portlayer.client.streams import closing
+from portlayer.components.commit import steps
 from portlayer.compose import Settings, make_paths, open_host, open_local
 from portlayer.model import execution as e
 from portlayer.model import network as n
-from portlayer.model.errors import SubstrateFailed
+from portlayer.model.errors import SubstrateFailed, Unavailable
 from portlayer.model.events import Event
 from portlayer.model.service import Subscribe
 from portlayer.model.storage import CreateVolume, JoinVolume, Nothing
 from portlayer.substrates.linux import mounts, process
 from portlayer.substrates.linux.incarnation import Incarnation, Record
 
+FREEZER = Path("/sys/fs/cgroup/freezer")
 SERVE = "mkdir /www; echo reached >/www/index.html; exec httpd -f -p 80 -h /www"
 
 
@@ -75,6 +78,12 @@ class Lab(Driver):
     def inside(self) -> Path:
         """The root filesystem as the only container sees it."""
         return Path(f"/proc/{self.record().init.pid}/root")
+
+    def pid(self, container: str) -> int:
+        """Of its first process."""
+        records = [Incarnation(self.paths, path.name).record() for path in self.paths.incarnations.iterdir()]
+        (pid,) = (record.init.pid for record in records if record is not None and record.container == container)
+        return pid
 
     async def links(self, kind: str) -> list[str]:
         prefix = f"pl{self.paths.instance[:4]}{kind}"
@@ -207,6 +216,46 @@ async def test_container_and_shim_killed(lab: Lab) -> None:
         while (await lab.inspect("web")).restarts != 1:
             await asyncio.sleep(0.01)
     await reached(await lab.state("web", "running"))
+
+
+@pytest.mark.skipif(not FREEZER.exists(), reason="a frozen process of control groups v2 can be killed")
+async def test_one_that_the_kernel_cannot_kill_is_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others of its commit are dead by then; all are stopped once it is."""
+    monkeypatch.setattr(steps, "KILL_PATIENCE_SECONDS", 1.0)
+    for name in ("one", "two"):
+        await lab.run(name=name, restart_policy=e.RestartPolicy(name="always"))
+    async with frozen(lab.pid((await lab.inspect("two")).id)):
+        handles = [await lab.set_state_at_once(await lab.handle(name), "stopped") for name in ("one", "two")]
+        stop = e.Commit(handles=tuple(handles))
+        with pytest.raises(Unavailable, match="has not ended by SIGKILL"):
+            await lab.pl.execution.commit(ME, stop)
+        assert {(await lab.inspect(name)).state for name in ("one", "two")} == {"running"}
+        await lab.stop()
+        await lab.start()
+        assert {(await lab.inspect(name)).state for name in ("one", "two")} == {"running"}
+    for name in ("one", "two"):
+        assert (await lab.state(name, "stopped")).exit_code == 128 + signal.SIGKILL
+    done = await lab.pl.execution.commit(ME, stop)
+    assert isinstance(done, e.CommittedMany)
+    assert [one.state for one in done.containers] == ["stopped"] * 2
+    assert (await lab.inspect("one")).restarts == 0
+
+
+@contextlib.asynccontextmanager
+async def frozen(pid: int) -> AsyncIterator[None]:
+    """It does nothing, not even die; none of its container's control groups says so."""
+    mine = FREEZER / f"portlayer-test-{pid}"
+    mine.mkdir()
+    try:
+        (mine / "cgroup.procs").write_text(str(pid))
+        (mine / "freezer.state").write_text("FROZEN")
+        yield
+    finally:
+        (mine / "freezer.state").write_text("THAWED")
+        async with asyncio.timeout(20):
+            while (mine / "cgroup.procs").read_text():
+                await asyncio.sleep(0.01)
+        mine.rmdir()
 
 
 async def test_shim_killed(lab: Lab) -> None:

@@ -11,11 +11,13 @@ import contextlib
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 from portlayer.components import keys
 from portlayer.components.commit import outcome
 from portlayer.components.commit.engine import Engine
+from portlayer.components.commit.gathering import Found
 from portlayer.components.enduring import endure
 from portlayer.components.handles import NEVER, Draft
 from portlayer.components.placing import share
@@ -129,8 +131,9 @@ class Observer:
             self._spawn(self._resume(vch, container), vch, container)
 
     async def conclude(self, vch: str, container: str, incarnation: str) -> bool:
-        """Record the end of *incarnation* now; whether nobody else had. What it leads to follows."""
-        ended = await self._record_end(vch, container, incarnation)
+        """Record the end of *incarnation* now, unless its container is being committed; whether nobody else had. What
+        it leads to follows."""
+        ended = await self._record_end(vch, container, incarnation, self._engine.unless_busy)
         if ended is not None:
             self._spawn(self._react(vch, *ended), vch, container)
         return ended is not None
@@ -144,7 +147,8 @@ class Observer:
     async def _follow(self, vch: str, container: str, incarnation: str) -> None:
         try:
             await self._engine.substrate.execution.wait(container, incarnation)
-            ended = await _once_store_is_there(lambda: self._record_end(vch, container, incarnation))
+            alone = self._engine.alone
+            ended = await _once_store_is_there(lambda: self._record_end(vch, container, incarnation, alone))
             if ended is not None:
                 await self._react(vch, *ended)
             self._followed.discard(incarnation)
@@ -154,11 +158,20 @@ class Observer:
         finally:
             self._followed.discard(incarnation)
 
-    async def _record_end(self, vch: str, container: str, incarnation: str) -> tuple[ContainerRecord, Observed] | None:
-        """What was recorded; None where a commit did it, or the container has gone on since."""
+    async def _record_end(
+        self,
+        vch: str,
+        container: str,
+        incarnation: str,
+        holding: Callable[[str, str], AbstractAsyncContextManager[Found | None]],
+    ) -> tuple[ContainerRecord, Observed] | None:
+        """What was recorded; None where a commit did it, or the container has gone on since. holding: the container;
+        None where that cannot be now."""
         driver = self._engine.substrate.execution
         while True:
-            async with self._engine.alone(vch, container) as found:
+            async with holding(vch, container) as found:
+                if found is None:
+                    return None
                 record, observed = found.committed, found.observed
                 if record is None or observed.incarnation != incarnation or observed.state not in LIVE:
                     return None
