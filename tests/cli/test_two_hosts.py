@@ -169,6 +169,7 @@ def _place(west: Host, east: Host) -> None:
 def _die_and_come_back(west: Host, east: Host, running: subprocess.Popen[bytes]) -> None:
     with connect_sync(host=f"unix://{west.directory}/run/west.sock") as pl:
         address = pl.execution.inspect_container("far").endpoints[0].address
+        west.ok("run", "-d", "--name", "brief", "--host", "east", "busybox", "sh", "-c", "sleep 9.875; exit 7")
         with running as process:
             process.kill()
         wait_for(lambda: pl.execution.inspect_container("far").state == "unknown")
@@ -183,9 +184,15 @@ def _die_and_come_back(west: Host, east: Host, running: subprocess.Popen[bytes])
         assert pl.execution.inspect_container(near).endpoints[0].address != address
         found = subprocess.run(["pgrep", "-f", "sleep 1000"], capture_output=True, text=True, check=True).stdout.split()
         assert len(found) >= 2, "what runs on a host that is away runs on"
+        wait_for(
+            lambda: subprocess.run(["pgrep", "-f", "sleep 9.875"], capture_output=True, check=False).returncode == 1
+        )
+        assert pl.execution.inspect_container("brief").state == "unknown", "nobody has seen how it ended"
 
         running = east.serve()
         wait_for(lambda: pl.execution.inspect_container("far").state == "running")
+        brief = pl.execution.inspect_container("brief")
+        assert (brief.state, brief.exit_code) == ("stopped", 7), "what happened meanwhile is known by then"
         west.ok("stop", "-t", "0", "far")
         assert pl.execution.inspect_container("far").exit_code == 137
         assert stop(running) == 0
