@@ -34,6 +34,7 @@ from portlayer.rest.calls import CALLS, Call
 from portlayer.rest.passport import HEADER as PASSPORT
 from portlayer.rest.passport import Passport
 from portlayer.rest.server import Audit, Server, refusals
+from portlayer.rest.server.doings import Doing
 
 VARYING = {"Date", "Content-Length", "X-Request-ID"}
 CANARY = "canary-7f3a"
@@ -248,6 +249,29 @@ async def test_the_audit_log_has_changes_and_refusals_and_no_looking(
     assert {(line["vch"], line["target"]) for line in lines} == {("default", f"{v}/network/networks")}
 
 
+async def test_the_audit_log_says_what_was_changed(
+    http: aiohttp.ClientSession, cluster: Cluster, tmp_path: Path
+) -> None:
+    await run(http, cluster)
+    v = "/v1/vchs/default"
+    wanted = {"image": "busybox", "process": {"args": ["true"]}, "host": cluster.topology.parts[0].host}
+    steps = [{"call": "execution/create", **wanted, "name": name} for name in ("one", "two")]
+    composed = [
+        json.loads((await ask(http, "user", "POST", f"{v}/execution/compose", {"steps": [step]}))[2]) for step in steps
+    ]
+    done = {"handles": [each["handle"] for each in composed]}
+    both = json.loads((await ask(http, "user", "POST", f"{v}/execution/commit", done))[2])["containers"]
+    commit = {"steps": [{**steps[0], "name": "three"}, {"call": "execution/commit"}]}
+    third = json.loads((await ask(http, "user", "POST", f"{v}/execution/compose", commit))[2])["answers"][-1]
+    network = json.loads((await ask(http, "user", "POST", f"{v}/network/networks", {"name": "n"}))[2])
+    token = json.loads((await ask(http, "root", "POST", "/v1/tokens", {"subject": "o", "role": "operator"}))[2])
+    await ask(http, "user", "POST", f"{v}/execution/containers/one/handle")
+    await ask(http, "user", "DELETE", f"{v}/execution/containers/two")
+    lines = [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
+    told = [line["ids"] for line in lines if line["ids"] or "two" in line["target"]][-5:]
+    assert told == [[one["id"] for one in both], [third["id"]], [network["id"]], [token["token"]["id"]], []]
+
+
 async def test_an_answer_and_its_line_in_the_audit_log_have_one_id(http: aiohttp.ClientSession, tmp_path: Path) -> None:
     ids = []
     for who, sent in (("user", "mine-1"), ("user", ""), ("user", "not fit"), ("nobody", "mine-2"), ("user", "x" * 65)):
@@ -266,7 +290,7 @@ def test_the_audit_log_is_bounded(tmp_path: Path) -> None:
 
     async def tell() -> None:
         for number in range(200):
-            audit.tell(ROOT, "default", "execution/commit", f"/{number}", 200)
+            audit.tell(ROOT, "default", "execution/commit", f"/{number}", Doing(200))
             await asyncio.sleep(0)
 
     asyncio.run(tell())
@@ -289,7 +313,8 @@ async def test_how_often_one_was_refused_is_told_before_long(tmp_path: Path, mon
     audit = Audit(tmp_path / "audit.log")
     for number in range(5):
         for identity in (None, KNOWN["viewer"]):
-            audit.refuse(identity, "default", "execution/commit", f"/{number}", 403, code="PermissionDenied")
+            doing = Doing(403, "PermissionDenied")
+            audit.refuse(identity, "default", "execution/commit", f"/{number}", doing, request=None)
     async with asyncio.timeout(20):
         while len(noted(tmp_path)) < 6:
             await asyncio.sleep(0.01)

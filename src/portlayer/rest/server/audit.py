@@ -12,6 +12,7 @@ import msgspec
 
 from portlayer.model.access import Identity, without_secrets
 from portlayer.model.base import now
+from portlayer.rest.server.doings import Doing
 from portlayer.rest.server.refusals import Refusals
 
 MAX_BYTES = 16 * 1024 * 1024
@@ -34,11 +35,11 @@ class Audit:
         self._refusals = Refusals(self._sum_up)
 
     def refuse(
-        self, identity: Identity | None, vch: str | None, call: str, path: str, status: int, **more: str
+        self, identity: Identity | None, vch: str | None, call: str, path: str, doing: Doing, *, request: str | None
     ) -> None:
         """As `tell`, of who may not. Those who are refused often have a line a minute that says how often."""
         if self._refusals.has_line(identity):
-            self.tell(identity, vch, call, path, status, **more)
+            self.tell(identity, vch, call, path, doing, request=request)
 
     def _sum_up(self, identity: Identity | None, count: int, since: str) -> None:
         self._put({"time": now(), **_who(identity), "refusals": count, "since": since})
@@ -49,24 +50,22 @@ class Audit:
         vch: str | None,
         call: str,
         path: str,
-        status: int | None,
-        code: str | None = None,
+        doing: Doing,
         *,
         request: str | None = None,
     ) -> None:
-        """One line. request: its id. status: None where the caller went away first. A disk that takes no line is an
-        error in the log; the call goes on."""
-        line = {
-            "time": now(),
-            **_who(identity),
-            "vch": vch and without_secrets(vch)[:_MAX_TEXT],
-            "call": call,
-            "target": without_secrets(path)[:_MAX_TEXT],
-            "status": status,
-            "code": code,
-            "request": request,
-        }
-        self._put(line)
+        """One line. request: its id. A disk that takes no line is an error in the log; the call goes on."""
+        self._put(
+            {
+                "time": now(),
+                **_who(identity),
+                "vch": vch and without_secrets(vch)[:_MAX_TEXT],
+                "call": call,
+                "target": without_secrets(path)[:_MAX_TEXT],
+                **doing._asdict(),
+                "request": request,
+            }
+        )
 
     def _put(self, line: dict[str, Any]) -> None:
         # The log's own line is a copy, and can wait until the caller has the answer.

@@ -9,7 +9,6 @@ from collections.abc import Awaitable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-import msgspec
 from aiohttp import web
 
 from portlayer import tracing
@@ -26,11 +25,12 @@ from portlayer.rest.calls.compose import COMPOSE
 from portlayer.rest.calls.service import HEALTH, METRICS_TEXT, READY
 from portlayer.rest.message import Message
 from portlayer.rest.passport import Passport
-from portlayer.rest.problems import PROBLEM, TABLE
+from portlayer.rest.problems import TABLE
 from portlayer.rest.server import execution, interaction, service, storage
 from portlayer.rest.server.answers import Refused, json_answer, problem_answer, written_answer
 from portlayer.rest.server.audit import Audit
 from portlayer.rest.server.decode import Decoder, idempotency_key
+from portlayer.rest.server.doings import Doing, doing_of
 from portlayer.rest.server.exchange import Exchange, Handler, Shared
 from portlayer.rest.server.figures import Figures
 from portlayer.rest.server.identity import Peers
@@ -283,8 +283,8 @@ class Dispatcher:
     ) -> None:
         """The audit log has that *identity* may not."""
         tenant = parameters.get(call.tenant) if call.tenant else None
-        status = TABLE[type(error)][0]
-        self._audit.refuse(identity, tenant, call.name, path, status, code=error.code, request=request_id(http))
+        doing = Doing(TABLE[type(error)][0], error.code)
+        self._audit.refuse(identity, tenant, call.name, path, doing, request=request_id(http))
 
     async def _while_good(
         self, work: Awaitable[web.StreamResponse], identity: Identity, http: web.BaseRequest
@@ -309,15 +309,15 @@ class Dispatcher:
         http: web.BaseRequest,
     ) -> web.StreamResponse:
         """Do *work*; the audit log has it however it ends."""
-        status, code = None, None
+        doing = Doing()
         try:
             response = await _answered(work)
-            status, code = response.status, _code(response)
+            doing = doing_of(response, acts=call.acts)
             return response
         finally:
             path = http.raw_path.partition("?")[0]
             tenant = vch if call.tenant else None
-            self._audit.tell(identity, tenant, call.name, path, status, code, request=request_id(http))
+            self._audit.tell(identity, tenant, call.name, path, doing, request=request_id(http))
 
     async def _finished(
         self, work: Awaitable[web.StreamResponse], call: Call[Any, Any], vch: str
@@ -343,14 +343,6 @@ def _stopping() -> Unavailable:
 def _cut(http: web.BaseRequest) -> None:
     if http.transport is not None:
         http.transport.abort()
-
-
-def _code(response: web.StreamResponse) -> str | None:
-    """The code of the problem that *response* is."""
-    if response.content_type != PROBLEM or not isinstance(response, web.Response) or not response.body:
-        return None
-    code: str = msgspec.json.decode(response.body)["code"]  # type: ignore[arg-type]  # we made it of bytes
-    return code
 
 
 def _relay(components: Components, call: Call[Any, Any]) -> Relay | None:
