@@ -37,6 +37,27 @@ async def test_it_is_the_last_lines_of_what_is_wanted(
     assert b"".join(given) == b"".join(whole[-lines:] if lines else [])
 
 
+async def test_what_is_known_to_be_no_tail_is_not_read(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = await harness.run("seq", "10")
+    await harness.wait(done.id)
+    driver: Any = harness.pl.interaction._driver  # type: ignore[attr-defined]
+    chunks = [chunk async for chunk in driver.read_log(done.id, split=True)]
+    begin, read, opened = chunks[4].cursor, driver.read_log, []
+
+    async def find(*_: Any) -> int:
+        return begin
+
+    def reading(container: str, cursor: int = 0, **how: Any) -> Any:
+        opened.append(cursor)
+        return read(container, cursor, **how)
+
+    monkeypatch.setattr(driver, "log_tail", find, raising=False)
+    monkeypatch.setattr(driver, "read_log", reading, raising=False)
+    logs: Any = await harness.pl.interaction.logs(ME, i.Logs(ref=done.id, tail=2))
+    assert b"".join([one.data async for one in logs]) == b"9\n10\n"
+    assert min(opened) == begin
+
+
 @pytest.mark.parametrize("data", [b"x" * 50_000, b"x" * 49_999 + b"\n"])
 async def test_however_much_is_asked_for_little_is_kept(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, data: bytes

@@ -50,6 +50,14 @@ class InteractionSuite:
             assert text(rest, STDOUT) == text(chunks[index + 1 :], STDOUT)
             assert text(rest, STDERR) == text(chunks[index + 1 :], STDERR)
 
+    async def test_the_tail_of_the_log_has_what_is_asked_for(self, bench: Bench) -> None:
+        started = await bench.started("sh", "-c", "seq 20000; echo err >&2; printf end")
+        await started.follow()
+        for lines, streams in ((0, {STDOUT}), (5, {STDOUT, STDERR}), (5, {STDERR}), (30_000, {STDOUT})):
+            cursor = await bench.substrate.interaction.log_tail(started.spec.id, lines, frozenset(streams))
+            assert cursor == 0 or text(await started.log(cursor), *streams).count(b"\n") > lines
+        assert await bench.substrate.interaction.log_tail(new_id(), 5, frozenset({STDOUT})) == 0
+
     async def test_the_log_ends_at_its_present_end(self, bench: Bench) -> None:
         started = await bench.started("cat", stdin=True)
         await started.write(b"one\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -17,11 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from linux.runlab import RunLab
 
+from portlayer.components import tail
 from portlayer.model.errors import InvalidState
 from portlayer.model.interaction import STDERR, STDOUT, Chunk
-from portlayer.substrates.linux import crilog, stdio
+from portlayer.substrates.linux import crilog, interaction, stdio
 
 NAMES = {STDOUT: b"stdout", STDERR: b"stderr"}
+BOTH = frozenset(NAMES)
 TIME = 1_795_000_000_123_456_789
 STAMP = datetime.fromtimestamp(TIME // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode() + b".123456789+00:00"
 WRITES = st.lists(
@@ -81,6 +83,41 @@ def test_parsing_anything_at_all(log: bytes) -> None:
     chunks, end = crilog.parse(log, 0)
     assert end == log.rfind(b"\n") + 1
     assert len(text(chunks)) <= len(log)
+
+
+@given(WRITES, st.integers(0, 6), st.sampled_from([BOTH, frozenset({STDERR})]), st.integers(60, 400))
+async def test_the_tail_is_found_from_the_end(
+    tmp_path_factory: pytest.TempPathFactory,
+    writes: list[tuple[int, bytes]],
+    wanted: int,
+    streams: frozenset[int],
+    size: int,
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "log-with-a-tail"
+    path.write_bytes(log := lines(writes))
+
+    async def read(cursor: int) -> AsyncGenerator[Chunk, None]:
+        for chunk in crilog.parse(log[cursor:], cursor, split=True)[0]:
+            yield chunk
+
+    async def last(begin: int) -> list[Chunk]:
+        found = await tail.find_tail(read(begin), begin, wanted, streams)
+        return [chunk async for chunk in tail.last_lines(read(found.begin), found, streams)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interaction, "_BLOCK", size)
+        begin = interaction._find_tail(path, wanted, streams)
+    assert [chunk.data for chunk in await last(begin)] == [chunk.data for chunk in await last(0)]
+
+
+def test_of_a_long_log_the_end_alone_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(lines([(STDERR, b"rare\n")] * 20 + [(STDOUT, b"x" * 100 + b"\n")] * 20_000))
+    long = path.stat().st_size
+    assert long - 300_000 < interaction._find_tail(path, 10, BOTH) < long - 1500
+    assert interaction._find_tail(path, 10, frozenset({STDERR})) == 0
+    assert interaction._find_tail(path, 20_100, BOTH) == 0
+    assert interaction._find_tail(tmp_path / "none", 10, BOTH) == 0
 
 
 def test_a_chunk_is_bounded() -> None:

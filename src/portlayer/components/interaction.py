@@ -158,7 +158,8 @@ class LocalInteraction:
             if request.tail is None:
                 there = read(cursor)
             else:
-                tail = await find_tail(read(cursor), cursor, request.tail, streams)
+                begin = await self._driver.log_tail(container, request.tail, streams)
+                tail = await find_tail(read(begin), begin, request.tail, streams)
                 there, cursor = last_lines(read(tail.begin), tail, streams), tail.end
             async with contextlib.aclosing(there):
                 async for chunk in there:

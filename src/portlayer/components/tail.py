@@ -1,4 +1,5 @@
-"""The last lines of a log. It is read twice, so that nothing of it has to be kept, however long it or its lines are."""
+"""The last lines of a log, of which the driver says where they cannot be. The rest is read twice, so that nothing of it
+has to be kept, however long it or its lines are."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from portlayer.model.interaction import Chunk
 
 Log = AsyncGenerator[Chunk, None]
 NEAR = 10_000
-"""How many beginnings of lines are remembered. Who asks for more lines has the log read from its start again."""
+"""How many beginnings of lines are remembered. Who asks for more lines has all of it read again."""
 
 
 class Tail(NamedTuple):

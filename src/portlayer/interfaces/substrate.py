@@ -246,6 +246,10 @@ class InteractionDriver(Protocol):
     async def log_end(self, container: str) -> int:
         """The cursor at the present end of the log; 0 where nothing was ever written."""
 
+    async def log_tail(self, container: str, lines: int, streams: frozenset[int]) -> int:
+        """A cursor behind which more than *lines* whole lines of *streams* together are; 0 where there are no more. Not
+        all of the log is read for it where that is long."""
+
     def read_log(
         self, container: str, cursor: int = 0, *, follow: str = "", split: bool = False
     ) -> AsyncGenerator[Chunk, None]:

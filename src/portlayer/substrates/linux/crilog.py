@@ -10,6 +10,8 @@ Source: the logging format of Kubernetes' CRI, as conmon's `k8s-file` has it, to
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Collection
 from datetime import datetime
 
 from portlayer.model.interaction import STDERR, STDOUT, Chunk
@@ -20,6 +22,7 @@ _TEXT = 45
 _STREAM, _TAG = 36, 43
 _STREAMS = {b"stdout ": STDOUT, b"stderr ": STDERR}
 _FULL = ord("F")
+_END_OF_LINE = re.compile(rb"^.{36}(stdout |stderr )F .*\n", re.MULTILINE)
 
 
 def parse(block: bytes, start: int, *, split: bool = False) -> tuple[list[Chunk], int]:
@@ -54,6 +57,11 @@ def parse(block: bytes, start: int, *, split: bool = False) -> tuple[list[Chunk]
         position = end + 1
     flush()
     return chunks, start + position
+
+
+def count_lines(block: bytes, streams: Collection[int]) -> int:
+    """How many lines of *streams* end in *block*, which begins with a line."""
+    return sum(_STREAMS[name] in streams for name in _END_OF_LINE.findall(block))
 
 
 def nanoseconds(stamp: bytes) -> int:

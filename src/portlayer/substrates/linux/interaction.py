@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
+from pathlib import Path
 
 from portlayer.model.errors import InvalidState
 from portlayer.model.interaction import Chunk
@@ -43,6 +44,9 @@ class LinuxInteraction:
                 return start + tail.rfind(b"\n") + 1
         except FileNotFoundError:
             return 0
+
+    async def log_tail(self, container: str, lines: int, streams: frozenset[int]) -> int:
+        return await asyncio.to_thread(_find_tail, self._paths.log(container), lines, streams)
 
     async def read_log(
         self, container: str, cursor: int = 0, *, follow: str = "", split: bool = False
@@ -134,6 +138,27 @@ class LinuxInteraction:
         stdin = self._stdins.pop(incarnation, None)
         if stdin is not None:
             stdin.close()
+
+
+def _find_tail(path: Path, lines: int, streams: Collection[int]) -> int:
+    """See `log_tail`: block by block from the end."""
+    try:
+        log = path.open("rb", buffering=0)
+    except FileNotFoundError:
+        return 0
+    with log:
+        end = log.seek(0, os.SEEK_END)
+        while end > 0:
+            begin = max(0, end - _BLOCK)
+            block = os.pread(log.fileno(), end - begin, begin)
+            first = block.find(b"\n", 0, -1) + 1 if begin else 0
+            if begin and not first:
+                return 0  # a line as long as that is none of ours
+            lines -= crilog.count_lines(block[first:], streams)
+            if lines < 0:
+                return begin + first
+            end = begin + first
+        return 0
 
 
 async def _read(log: int, cursor: int, *, split: bool) -> tuple[list[Chunk], int]:
