@@ -13,6 +13,7 @@ from driver import ME, Driver
 from harness import Harness
 from vchs.conftest import Whole, change, delete, look, make, uploaded
 
+from portlayer.components import keys
 from portlayer.model import execution as e
 from portlayer.model import grants as g
 from portlayer.model import network as n
@@ -29,6 +30,8 @@ from portlayer.model.errors import (
     PortlayerError,
     SubstrateFailed,
 )
+
+TAKING = "Departures._take_away"
 
 
 async def events(harness: Driver, vch: str) -> Any:
@@ -284,6 +287,39 @@ async def test_another_process_sees_it_come_and_go(harness: Harness, second: Har
         return_exceptions=False,
     )
     assert not harness.world.incarnations
+
+
+@pytest.mark.parametrize("part", ["containers", "networks", "storage", "rest", "swept"])
+async def test_a_slow_process_takes_nothing_from_a_later_one_of_the_name(
+    harness: Harness, second: Harness, part: str
+) -> None:
+    """Another has deleted the VCH meanwhile, and its name stands for a new one."""
+    await make(harness, "tenant")
+    reached, go = asyncio.Event(), asyncio.Event()
+
+    async def hold(_: str) -> None:
+        harness.failpoints.disarm()
+        reached.set()
+        await go.wait()
+
+    harness.failpoints.arm(f"vch.{part}", hold)
+    second.failpoints.arm("vch.containers", lambda _: reached.wait())
+    await delete(second, "tenant", force=True)
+    later = await make(second, "tenant")
+    await later.pl.storage.create_volume(later.me, s.CreateVolume(name="jar"))
+    await later.pl.service.put_kv(later.me, v.PutKv(key="k", value=b"v"))
+    await later.run(name="cookie", network="gibson_network", volume="jar")
+    before = await everything(second, "tenant")
+    go.set()
+    async with asyncio.timeout(20):
+        while any(getattr(task.get_coro(), "__qualname__", "") == TAKING for task in asyncio.all_tasks()):
+            await asyncio.sleep(0)
+    assert await everything(second, "tenant") == before
+    assert (await later.inspect("cookie")).state == "running"
+
+
+async def everything(harness: Harness, vch: str) -> list[tuple[str, bytes]]:
+    return [(row.key, row.value) for row in await harness.store.range(keys.all_of(vch))]
 
 
 async def _unless_gone(work: Any) -> None:

@@ -20,6 +20,7 @@ from portlayer.components.placing import Placing
 from portlayer.components.reconciler import Reconciler
 from portlayer.components.records import decode, label_filter, own_volumes, put
 from portlayer.components.replays import Replay, digest_of, replay_key
+from portlayer.components.tenants import Tenant
 from portlayer.components.waiting import Wait, changes_of
 from portlayer.components.written import Meter
 from portlayer.interfaces.store import CheckFailed, Transaction
@@ -81,12 +82,13 @@ class LocalExecution:
         await self._reconciler.start(alone=alone)
         self._meter.start()
 
-    async def forget_vch(self, vch: str) -> None:
+    async def forget_vch(self, tenant: Tenant) -> None:
         """Remove all containers of a VCH that is being deleted; those whose first commit is under way come to it, those
         of other hosts are removed there. Raises Unavailable while there still are any.
         """
+        vch = tenant.record.name
         containers, intents = keys.entities(vch, "containers"), keys.entities(vch, "intents")
-        for row in await self._records.store.range(containers):
+        for row in await self._records.left(tenant, "containers"):
             record = decode(m.ContainerRecord, row.value)
             change = c.RemoveContainer(force=True, volumes={})
             if record.spec.host == self._engine.host:

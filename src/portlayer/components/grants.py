@@ -20,6 +20,7 @@ from typing import TypeVar
 from portlayer.components import keys
 from portlayer.components.records import Records, decode_whole, put
 from portlayer.components.replays import Replays
+from portlayer.components.tenants import Tenant
 from portlayer.interfaces.store import Check, CheckFailed, Compacted, Delete, Put, Record, Transaction
 from portlayer.model.access import Identity, without_secrets
 from portlayer.model.base import Value, rfc3339
@@ -125,10 +126,10 @@ class Grants:
                 log.warning("a %s could not be followed; looking again", self._kind)
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def forget_vch(self, vch: str) -> None:
+    async def forget_vch(self, tenant: Tenant) -> None:
         """Delete those of a VCH that goes."""
         rows = await self._store.range(self._prefix)
-        gone = [Delete(row.key) for row in rows if decode_whole(GrantRecord, row.value).grant.vch == vch]
+        gone = [Delete(row.key) for row in rows if decode_whole(GrantRecord, row.value).vch_id == tenant.id]
         for first in range(0, len(gone), 100):
             await self._store.apply(Transaction(ops=gone[first : first + 100]))
 

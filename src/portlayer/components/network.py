@@ -13,6 +13,7 @@ from portlayer.components.making import Making
 from portlayer.components.networks import Networks
 from portlayer.components.ports import Ports
 from portlayer.components.records import cut, decode
+from portlayer.components.tenants import Tenant
 from portlayer.interfaces.substrate import NetworkDriver
 from portlayer.model import addresses as pure
 from portlayer.model import changes as c
@@ -137,9 +138,9 @@ class LocalNetwork:
     async def delete_network(self, caller: Caller, request: m.NetworkRef) -> None:
         await self._networks.remove(caller.vch, await self._find(caller, request.ref))
 
-    async def forget_vch(self, vch: str) -> None:
+    async def forget_vch(self, tenant: Tenant) -> None:
         """Delete all networks of a VCH that is being deleted. Raises InUse while it has containers."""
-        await self._networks.forget_vch(vch)
+        await self._networks.forget_vch(tenant)
 
     async def handle(self, caller: Caller, request: m.NetworkRef) -> m.NetworkHandle:
         spec = await self._find(caller, request.ref)

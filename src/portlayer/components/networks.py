@@ -12,6 +12,7 @@ from portlayer.components.hosts import HostBook
 from portlayer.components.making import Making
 from portlayer.components.records import decode, decode_whole, event, event_puts, label_filter, put
 from portlayer.components.subnets import Subnets, choose, wants_ipv6
+from portlayer.components.tenants import Tenant
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
 from portlayer.interfaces.substrate import NetworkDriver
 from portlayer.model import addresses as pure
@@ -102,11 +103,11 @@ class Networks:
         allocated6 = await self._store.count(keys.addresses(caller.vch, spec.id, 6)) if spec.ipv6 else 0
         return _view(spec, allocated, allocated6)
 
-    async def forget_vch(self, vch: str) -> None:
+    async def forget_vch(self, tenant: Tenant) -> None:
         """Delete all networks of a VCH that is being deleted. Raises InUse while it has containers."""
-        for row in await self._store.range(keys.entities(vch, "networks")):
+        for row in await self._records.left(tenant, "networks"):
             with contextlib.suppress(NotFound):
-                await self.remove(vch, decode(m.NetworkSpec, row.value))
+                await self.remove(tenant.record.name, decode(m.NetworkSpec, row.value))
 
     async def remove(self, vch: str, spec: m.NetworkSpec) -> None:
         """Delete it. Raises InUse while it has endpoints, Unavailable where a host takes long to let go of it."""

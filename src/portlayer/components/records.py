@@ -134,6 +134,12 @@ class Records:
             last = keys.last(record.key)
         return tuple(found), None
 
+    async def left(self, tenant: Tenant, kind: str) -> list[Record]:
+        """What a VCH that is being deleted still has of *kind*, a plural. Nothing where it has gone meanwhile: what is
+        there then is that of another, which has taken its name."""
+        rows = await self.store.range(keys.entities(tenant.record.name, kind))
+        return rows if await self.tenants.is_still(tenant) else []
+
     async def until_gone(self, prefix: str, seconds: float) -> bool:
         """Wait until no key is under *prefix*; False past *seconds*."""
         if not await self.store.count(prefix):

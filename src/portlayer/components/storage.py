@@ -18,6 +18,7 @@ from portlayer.components.making import Making
 from portlayer.components.membership import Membership
 from portlayer.components.placing import Placing
 from portlayer.components.records import cut, decode, decode_whole, event, event_puts, label_filter, put
+from portlayer.components.tenants import Tenant
 from portlayer.components.unexplained import remove_unknown_volumes
 from portlayer.components.volumes import STORE, Volumes
 from portlayer.interfaces.storage import Report
@@ -284,11 +285,11 @@ class LocalStorage:
     async def delete_volume(self, caller: Caller, request: m.VolumeRef) -> None:
         await self._volumes.remove(caller.vch, await self._volumes.get(caller, request))
 
-    async def forget_vch(self, vch: str) -> None:
+    async def forget_vch(self, tenant: Tenant) -> None:
         """Remove all images and volumes of a VCH that is being deleted. Raises InUse while it has containers."""
-        await self._volumes.forget_vch(vch)
-        for row in await self._store.range(keys.entities(vch, "images")):
-            await self._remove_image(vch, decode(m.Image, row.value), row.revision, prune=True)
+        await self._volumes.forget_vch(tenant)
+        for row in await self._records.left(tenant, "images"):
+            await self._remove_image(tenant.record.name, decode(m.Image, row.value), row.revision, prune=True)
 
     async def volume_stores(self, caller: Caller, request: m.ListStores) -> m.VolumeStores:
         await self._records.check_vch(caller.vch)

@@ -96,11 +96,15 @@ class Tenants:
 
     async def is_behind(self, tenant: Tenant) -> bool:
         """Whether the VCH has changed since *tenant* was read; then it is forgotten."""
-        found = await self.read(tenant.record.name)
-        if found is not None and found.revision == tenant.revision:
+        if await self.is_still(tenant):
             return False
         self.forget(tenant.record.name)
         return True
+
+    async def is_still(self, tenant: Tenant) -> bool:
+        """Whether the VCH is as it was when *tenant* was read, and none that has taken its name."""
+        found = await self.read(tenant.record.name)
+        return found is not None and found.revision == tenant.revision
 
     @contextlib.asynccontextmanager
     async def following(self) -> AsyncIterator[None]:

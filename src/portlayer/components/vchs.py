@@ -74,15 +74,16 @@ class Vchs:
     async def _create(self, caller: Caller, request: m.CreateVch) -> tuple[m.Vch, list[Check], list[Put]]:  # noqa: ARG002
         name = names.check_name(request.name)
         quota = check_quota(request.quota)
-        if await self._tenants.read(name) is not None:
+        nobody = Check(keys.vch(name), 0)
+        # what is swept are the last words of an earlier one of this name
+        if await self._tenants.read(name) is not None or not await self._swept(name, nobody):
             raise AlreadyExists(f"A VCH called {name} is there already.", kind="vch", id=name)
-        await self._sweep(name)  # the last words of an earlier one of this name
         record = VchRecord(name=name, id=names.new_id(), created_at=now(), quota=quota)
         puts = [put(keys.vch(name), record), *event_puts(name, event("vch", "created", record.id, name))]
         nothing = m.Usage(
             containers=0, cpus=0, memory_bytes=0, storage_bytes=0, networks=0, addresses=0, volumes=0, images=0
         )
-        return _view(record, nothing), [Check(keys.vch(name), 0)], puts
+        return _view(record, nothing), [nobody], puts
 
     async def update(self, request: m.UpdateVch) -> m.Vch:
         """Raises NotFound, Conflict (if_match), InvalidArgument."""
@@ -131,21 +132,20 @@ class Vchs:
                 retry_after_seconds=5,
             )
 
-    async def forget_vch(self, vch: str) -> None:
+    async def forget_vch(self, tenant: Tenant) -> None:
         """The end of a VCH: what the components leave, then its record.
 
         Those who follow its events see `vch.removed`, which vanishes soon. Raises Unavailable while others still have
         something in it.
         """
-        tenant = await self._tenants.read(vch)
-        if tenant is None or tenant.record.state != "deleting":
-            return
+        vch = tenant.record.name
         for kind in ("containers", "intents", "networks", "volumes", "images"):
             if not await self._records.until_gone(keys.entities(vch, kind), PART_SECONDS):
                 raise Unavailable(f"VCH {vch} still has {kind}.")
         for grants in self._grants:
-            await grants.forget_vch(vch)
-        await self._sweep(vch)
+            await grants.forget_vch(tenant)
+        if not await self._swept(vch, tenant.unchanged):
+            return  # another process has done it
         await self._failpoints.hit("vch.swept")
         told = event_puts(vch, event("vch", "removed", tenant.id, vch), seconds=FAREWELL_SECONDS)
         ops: list[Put | Delete] = [Delete(keys.vch(vch)), *told]
@@ -171,9 +171,14 @@ class Vchs:
                 f"VCH {name} has {held}; remove them first, or delete it with force.", kind="vch", id=name, users=users
             )
 
-    async def _sweep(self, vch: str) -> None:
-        while rows := await self._store.range(keys.all_of(vch), limit=BATCH):
-            await self._store.apply(Transaction(ops=[Delete(row.key) for row in rows], durable=False))
+    async def _swept(self, name: str, still: Check) -> bool:
+        """Whether all keys under *name* are deleted; False where they are another VCH's than *still* demands."""
+        while rows := await self._store.range(keys.all_of(name), limit=BATCH):
+            try:
+                await self._store.apply(Transaction((still,), [Delete(row.key) for row in rows], durable=False))
+            except CheckFailed:
+                return False
+        return True
 
     async def _until_gone(self, record: VchRecord) -> bool:
         """Whether the VCH went in time; a later one of its name is another."""

@@ -8,6 +8,7 @@ from portlayer.components import keys
 from portlayer.components.making import Making
 from portlayer.components.placing import Placing
 from portlayer.components.records import decode, event, event_puts, label_filter, put
+from portlayer.components.tenants import Tenant
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
 from portlayer.interfaces.substrate import StorageDriver
 from portlayer.model import names
@@ -85,11 +86,11 @@ class Volumes:
     async def get(self, caller: Caller, request: m.VolumeRef) -> m.Volume:
         return await self._records.find(m.Volume, caller.vch, "volumes", request.ref)
 
-    async def forget_vch(self, vch: str) -> None:
+    async def forget_vch(self, tenant: Tenant) -> None:
         """Remove all of a VCH that is being deleted. Raises InUse while it has containers."""
-        for row in await self._store.range(keys.entities(vch, "volumes")):
+        for row in await self._records.left(tenant, "volumes"):
             with contextlib.suppress(NotFound):
-                await self.remove(vch, decode(m.Volume, row.value))
+                await self.remove(tenant.record.name, decode(m.Volume, row.value))
 
     async def remove(self, vch: str, volume: m.Volume) -> None:
         key, uses = keys.entity(vch, "volumes", volume.id), keys.uses(vch, "volumes", volume.id)
