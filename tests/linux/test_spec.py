@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import timeit
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from portlayer.model.errors import InvalidArgument
 from portlayer.model.execution import Capabilities, ContainerSpec, Resources, replace
-from portlayer.substrates.linux import capabilities, probe, users
+from portlayer.substrates.linux import capabilities, kernel, probe, users
 from portlayer.substrates.linux.host import checks
 from portlayer.substrates.linux.runtime import Crun, Runc, Runtime
 from portlayer.substrates.linux.spec import INIT, Filter, Host, Volume, build, environment
@@ -23,6 +24,7 @@ from portlayer.substrates.linux.users import User
 
 HOST = Host(open_files=20_000, processes=-1, oom_score=0, counts_swap=True)
 ROOT = User(uid=0, gid=0, home="/root")
+IN_OPEN = 0x20  # of inotify(7)
 FILES = {f"/etc/{name}": f"/kept/{name}" for name in ("hosts", "resolv.conf", "hostname")}
 
 
@@ -199,6 +201,22 @@ def test_an_image_cannot_make_us_wait(rootfs: Path) -> None:
     (rootfs / "etc" / "passwd").unlink()
     (rootfs / "etc" / "passwd").mkdir()
     assert users.resolve(str(rootfs), "5").uid == 5
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFIFO])
+def test_what_an_image_has_for_a_file_is_not_opened_where_it_is_none(rootfs: Path, kind: int) -> None:
+    """To open a device does something: a watchdog begins to count, and the host restarts; a tape is wound."""
+    passwd = rootfs / "etc" / "passwd"
+    passwd.unlink()
+    os.mknod(passwd, kind | 0o666, os.makedev(1, 3))
+    watch = kernel.inotify_init()
+    kernel.inotify_add_watch(watch, str(passwd), IN_OPEN)
+    try:
+        assert users.resolve(str(rootfs), "5").uid == 5
+        with pytest.raises(BlockingIOError):
+            os.read(watch, 4096)
+    finally:
+        os.close(watch)
 
 
 def test_working_directories(rootfs: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Who a process runs as, looked up in its own root filesystem, which its image's author controls.
 
-So nothing here follows a link out of it, blocks on a FIFO, or reads more than a sane file holds.
+So nothing here follows a link out of it, opens a FIFO, which may block, or a device, of which nobody knows what it does
+then, or reads more than a sane file holds.
 Source: passwd(5), group(5); the forms `name|uid[:group|gid]` are those of the OCI image spec's `User`.
 """
 
@@ -117,12 +118,16 @@ def _entries(root: int, path: str, fields: int) -> Iterator[list[str]]:
 
 def _read(root: int, path: str) -> str:
     try:
-        descriptor = kernel.openat2(root, path, os.O_RDONLY | os.O_NONBLOCK)
+        found = kernel.openat2(root, path, os.O_PATH)
     except OSError:
         return ""
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        if not stat.S_ISREG(os.fstat(found).st_mode):
             return ""
+        descriptor = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(found)
+    try:
         return os.read(descriptor, _LARGEST_FILE).decode(errors="replace")
     finally:
         os.close(descriptor)
