@@ -98,8 +98,8 @@ class Quota(Value):
     """The most that a tenant may have; None is no limit.
 
     containers, networks: how many there are. cpus, memory_bytes: sums of the limits of its containers.
-    storage_bytes: what the layers of its images unpack to, each layer once, and the capacities of its volumes; neither
-    what containers write nor volumes without a capacity. addresses: leased and allocated ones.
+    storage_bytes: what the layers of its images unpack to, each layer once, the capacities of its volumes, and what its
+    containers were last seen to have written elsewhere. addresses: leased and allocated ones.
     """
 
     containers: int | None = None
