@@ -46,7 +46,7 @@ ARCHIVES = {
 }
 
 
-@pytest.fixture(scope="module", params=["all in one", "each apart", "two hosts"])
+@pytest.fixture(scope="module", params=SERVED)
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, archive: bytes
 ) -> Iterator[Served]:
@@ -70,6 +70,7 @@ async def call(server: Served) -> AsyncIterator[Api]:
     """To it; afterwards it has what it had before."""
     async with api(server.directory, server.socket) as call:
         before = await everything(server, call)
+        call.before_commit = server.move
         yield call
         assert await everything(server, call) == before
 

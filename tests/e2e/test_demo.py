@@ -11,7 +11,7 @@ import pytest
 DEMO = Path(__file__).parents[2] / "demo" / "demo.py"
 
 
-@pytest.mark.parametrize("topology", ["apart", "storage-apart", "two-hosts", "moving"])
+@pytest.mark.parametrize("topology", ["together", "apart", "storage-apart", "two-hosts", "moving"])
 def test_the_demo_is_the_same_in_every_topology(topology: str) -> None:
     command = (sys.executable, str(DEMO), "--topology", topology)
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
