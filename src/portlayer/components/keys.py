@@ -1,7 +1,6 @@
 """The schema: every key in the store. Values are JSON of the type named beside the key.
 
-/meta/instance                                   Instance: who we are, the epoch of handles
-/meta/keys                                       KeyRing: sealing keys, wrapped by the host's key
+/meta/keys                                       KeyRing: the epoch of handles; sealing keys, wrapped by the host's key
 /meta/ca                                         CaRecord: the private CA, its keys wrapped by the host's key
 /subnets                                         Subnets: CIDR -> network, of all tenants on this substrate; our /48
 /grants/<kind>/<id>                              GrantRecord: token or certificate, as a digest (lease, if it ends)
@@ -39,7 +38,6 @@
 
 from __future__ import annotations
 
-INSTANCE = "/meta/instance"
 KEY_RING = "/meta/keys"
 CA = "/meta/ca"
 SUBNETS = "/subnets"

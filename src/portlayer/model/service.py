@@ -7,7 +7,6 @@ from typing import Literal
 import msgspec
 
 from portlayer.model.base import Value
-from portlayer.model.events import NumberedEvent
 
 
 class ComponentInfo(Value):
@@ -211,10 +210,6 @@ class Subscribe(Value):
     """since: a cursor, `revision` or `revision.index`, or `now` (the default), or `0` for all that is kept."""
 
     since: str | None = None
-
-
-class EventPage(Value):
-    events: tuple[NumberedEvent, ...]
 
 
 class Readiness(Value):
