@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -138,6 +138,57 @@ async def test_stdin_flows_in_as_it_is_sent(client: RestClient, world: World) ->
     more.set()
     assert await got.get() == b"two"
     await writing
+
+
+LARGE, PIECE, MUCH = 48 << 20, bytes(64 << 10), 24 << 20  # the kernel itself takes up to 10 MB of TCP
+
+
+async def still(count: Callable[[], int]) -> int:
+    """What *count* comes to, once it does not grow any more."""
+    seen, turns = count(), 0
+    while turns < 500:
+        await asyncio.sleep(0)
+        turns = turns + 1 if count() == seen else 0
+        seen = count()
+    return seen
+
+
+async def test_what_is_sent_waits_for_who_takes_it(client: RestClient, world: World) -> None:
+    """Through a hop, too: what is on its way is little, whatever the body's size."""
+    sent = waiting = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < LARGE:
+            sent += len(PIECE)
+            yield PIECE
+
+    async def importing(_caller: Caller, _request: Any, body: AsyncIterator[bytes], *_: Any) -> sm.Images:
+        nonlocal waiting
+        first = len(await anext(body))
+        waiting = await still(lambda: sent)
+        assert first + sum([len(piece) async for piece in body]) == LARGE
+        return IMAGES
+
+    world.behave("storage", "import_image", importing)
+    await client.storage.import_image(Caller(), sm.ImportImage(), body())
+    assert 0 < waiting < MUCH
+
+
+async def test_what_is_said_waits_for_who_reads_it(client: RestClient, world: World) -> None:
+    said = 0
+
+    async def output() -> AsyncIterator[bytes]:
+        nonlocal said
+        while said < LARGE:
+            said += len(PIECE)
+            yield PIECE
+
+    world.answer("interaction", "output", output())
+    stream = await client.interaction.output(Caller(), REF, im.STDOUT)
+    first = len(await anext(stream))
+    assert 0 < await still(lambda: said) < MUCH
+    assert first + sum([len(piece) async for piece in stream]) == LARGE
 
 
 async def test_a_wait_ends_when_its_caller_goes(client: RestClient, world: World) -> None:
