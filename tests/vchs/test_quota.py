@@ -21,6 +21,7 @@ from portlayer.model import network as n
 from portlayer.model import service as v
 from portlayer.model.errors import InvalidArgument, NotFound, ResourceExhausted, SubstrateFailed
 from portlayer.model.storage import CreateVolume, DeleteImage, ImportImage, VolumeRef
+from portlayer.substrates.memory.world import Step
 
 RACERS = 50
 MIB = 1 << 20
@@ -330,9 +331,34 @@ class TestMeasuring:
         tenant = await make(harness, "tenant", storage_bytes=1 << 40)
         base = (await look(harness, "tenant")).usage.storage_bytes
         await tenant.run("sh", "-c", "seq 300000 > /f; sleep 1000", name="cookie")
+        await self.until_more(harness, base)
+
+    async def until_more(self, harness: Harness, base: int) -> None:
         async with asyncio.timeout(20):
             while (await look(harness, "tenant")).usage.storage_bytes == base:
                 await asyncio.sleep(0.01)
+
+    async def test_a_vch_that_takes_long_holds_up_itself_alone(self, harness: Harness) -> None:
+        """As one does that has millions of files; or one that fails, again and again."""
+        met: list[str] = []
+
+        def hook(step: Step) -> Awaitable[None] | None:
+            if step.name != "storage.written":
+                return None
+            met.append(step.name)
+            if len(met) == 1:
+                raise SubstrateFailed("no disk")
+            return asyncio.Event().wait() if len(met) == 2 else None  # type: ignore[return-value]
+
+        harness.world.before(hook)
+        await make(harness, "slow", storage_bytes=1 << 40)
+        async with asyncio.timeout(20):
+            while len(met) < 2:
+                await asyncio.sleep(0.01)
+        tenant = await make(harness, "tenant", storage_bytes=1 << 40)
+        base = (await look(harness, "tenant")).usage.storage_bytes
+        await tenant.run("sh", "-c", "seq 300000 > /f; sleep 1000", name="cookie")
+        await self.until_more(harness, base)
 
 
 async def test_an_import_that_found_no_room_leaves_no_file_open(harness: Harness, tmp_path: Path) -> None:

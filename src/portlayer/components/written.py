@@ -28,42 +28,64 @@ log = logging.getLogger(__name__)
 PERIOD_SECONDS = 60.0
 PAUSES = 20
 """How many times as long as a measuring took is the pause after it, at the least."""
+AT_ONCE = 8
 STEP_BYTES = 1 << 20
 
 
 class Meter:
-    """Measures on *host*."""
+    """Measures on *host*: several VCHs at once, so that one with very many files holds up itself alone."""
 
     def __init__(self, store: Store, driver: StorageDriver, host: str, period_seconds: float) -> None:
         self._store = store
         self._driver = driver
         self._host = host
         self._period = period_seconds
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._busy: dict[str, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._task = asyncio.create_task(endure("what containers write is measured", self._measure_often))
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _measure_often(self) -> None:
-        while True:
-            began = time.monotonic()
-            try:
-                await self.measure()
-            except PortlayerError as error:
-                log.warning("what containers write cannot be measured now: %s", error)
-            await asyncio.sleep(max(self._period, PAUSES * (time.monotonic() - began)))
+        tasks = [*self._busy.values(), *([self._task] if self._task else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def measure(self) -> None:
         """Once, all that is to be measured."""
-        for row in await self._store.range(keys.VCHS):
-            vch = decode(VchRecord, row.value)
-            if vch.quota.storage_bytes is not None:
-                await self._measure(vch.name)
+        for vch in await self._limited():
+            await self._measure(vch)
+
+    async def _measure_often(self) -> None:
+        while True:
+            try:
+                for vch in await self._limited():
+                    if vch not in self._busy:
+                        self._busy[vch] = asyncio.create_task(self._take_turn(vch))
+            except PortlayerError as error:
+                log.warning("what is to be measured cannot be read now: %s", error)
+            await asyncio.sleep(self._period)
+
+    async def _take_turn(self, vch: str) -> None:
+        """Measure it, and then rest, if that took long."""
+        try:
+            async with self._places:
+                began = time.monotonic()
+                await self._measure(vch)
+            await asyncio.sleep(PAUSES * (time.monotonic() - began) - self._period)
+        except PortlayerError as error:
+            log.warning("what containers of VCH %s write cannot be measured now: %s", vch, error)
+        except Exception:
+            log.exception("what containers of VCH %s write was not measured", vch)
+        finally:
+            del self._busy[vch]
+
+    async def _limited(self) -> list[str]:
+        """The VCHs whose storage has a limit."""
+        vchs = [decode(VchRecord, row.value) for row in await self._store.range(keys.VCHS)]
+        return [vch.name for vch in vchs if vch.quota.storage_bytes is not None]
 
     async def _measure(self, vch: str) -> None:
         containers = [
