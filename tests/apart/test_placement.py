@@ -202,11 +202,14 @@ async def test_who_is_no_operator_learns_of_hosts_what_it_takes_to_choose(cluste
 
 
 async def test_one_commit_is_for_one_host(cluster: Cluster) -> None:
+    for door in cluster.doors:
+        async with cluster.at(door) as pl:
+            handles = [await pl.execution.create("busybox", "true", host=host) for host in ("west", "east")]
+            with pytest.raises(InvalidArgument, match=r"hosts east, west, .* with the same `host`") as refused:
+                await pl.execution.commit_all(handles)
+            assert refused.value.facts == {"pointer": "/handles"}
+            assert await pl.execution.list() == ()
     driver = cluster.driver("west")
-    handles = tuple([await driver.draft(host=host, name=f"on-{host}") for host in ("west", "east")])
-    with pytest.raises(InvalidArgument, match="hosts east, west; one commit is for one host"):
-        await driver.pl.execution.commit(ME, e.Commit(handles=handles))
-    assert (await driver.pl.execution.list_containers(ME, e.ListContainers())).containers == ()
     together = tuple([await driver.draft(host="far", name=f"number-{number}") for number in range(3)])
     done = await driver.pl.execution.commit(ME, e.Commit(handles=together))
     assert isinstance(done, e.CommittedMany)

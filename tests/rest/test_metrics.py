@@ -9,6 +9,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from apart.cluster import Cluster
+from driver import Driver
 from harness import ME, Harness, harness_over
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -139,9 +141,22 @@ async def test_the_process_says_how_it_is(harness: Harness) -> None:
     assert [(one["process"], one["host"], one["store"]) for one in info] == [("main", "local", "memory")]
 
 
-async def test_requests_by_call_and_status(harness: Harness, tmp_path: Path) -> None:
+async def test_a_commit_is_told_by_the_process_that_made_it_and_by_no_other(cluster: Cluster) -> None:
+    driver = Driver(cluster.served)
+    await driver.image()
+    await driver.commit(await driver.draft())
+    told = {}
+    for part in cluster.topology.parts:
+        async with cluster.at(part.name) as pl:
+            figures = read(await pl.service.metrics())
+            told[part.name] = figures.get(("portlayer_commits_total", frozenset({("result", "ok"), ("step", "")})), 0)
+    assert sum(told.values()) == 1
+    assert "execution" in cluster.topology.part(max(told, key=told.__getitem__)).components
+
+
+async def test_requests_by_call_and_status(cluster: Cluster, tmp_path: Path) -> None:
     metrics = Metrics()
-    server = Server(harness.pl, metrics=metrics)
+    server = Server(cluster.served, metrics=metrics)
     await server.listen_unix(tmp_path / "s")
     connector = aiohttp.UnixConnector(str(tmp_path / "s"))
     async with aiohttp.ClientSession("http://localhost", connector=connector) as http:

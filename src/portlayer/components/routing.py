@@ -56,7 +56,8 @@ class Hosts:
         found = {host for draft in drafts if (host := await self._of_draft(caller.vch, draft)) is not None}
         if len(found) > 1:
             raise InvalidArgument(
-                f"These containers are on the hosts {', '.join(sorted(found))}; one commit is for one host.",
+                f"These containers are on the hosts {', '.join(sorted(found))}, and one commit is for one host: commit "
+                "those of each host by themselves, or create all of them with the same `host`.",
                 pointer="/handles",
             )
         return next(iter(found), None)
