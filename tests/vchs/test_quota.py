@@ -14,7 +14,7 @@ from driver import Driver
 from harness import Harness
 from vchs.conftest import Whole, change, look, make, uploaded
 
-from portlayer.components import service
+from portlayer.components import values
 from portlayer.compose import Settings
 from portlayer.model import execution as e
 from portlayer.model import network as n
@@ -394,7 +394,7 @@ async def test_limits_have_limits(whole: Whole, quota: dict[str, float]) -> None
 
 async def test_a_vch_has_so_many_values_and_no_more(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are in the store that all share."""
-    monkeypatch.setattr(service, "MAX_KEYS", 3)
+    monkeypatch.setattr(values, "MAX_KEYS", 3)
     tenant, other = await make(whole, "tenant"), await make(whole, "other")
     for number in range(3):
         await tenant.pl.service.put_kv(tenant.me, v.PutKv(key=f"k{number}", value=b"v"))
@@ -405,3 +405,17 @@ async def test_a_vch_has_so_many_values_and_no_more(whole: Whole, monkeypatch: p
     await other.pl.service.put_kv(other.me, v.PutKv(key="more", value=b"v"))
     await tenant.pl.service.delete_kv(tenant.me, v.DeleteKv(key="k0"))
     await tenant.pl.service.put_kv(tenant.me, v.PutKv(key="more", value=b"v"))
+
+
+async def test_of_many_that_race_for_the_last_values_so_many_win(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(values, "MAX_KEYS", 3)
+    another = await harness.another()
+    doors = [(await make(harness, "tenant")).pl, another.pl]
+    me = harness.of("tenant").me
+    puts = [doors[number % 2].service.put_kv(me, v.PutKv(key=f"k{number}", value=b"v")) for number in range(RACERS)]
+    done = await asyncio.gather(*puts, return_exceptions=True)
+    assert sum(isinstance(one, v.KvEntry) for one in done) == 3
+    assert sum(isinstance(one, ResourceExhausted) for one in done) == RACERS - 3
+    await another.stop()

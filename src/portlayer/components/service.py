@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
@@ -17,14 +16,14 @@ from portlayer.components.membership import Process
 from portlayer.components.placing import taken_of
 from portlayer.components.proofs import Proofs
 from portlayer.components.records import Records, cut, decode
+from portlayer.components.values import Values
 from portlayer.components.vchs import Vchs
 from portlayer.interfaces.service import Service
-from portlayer.interfaces.store import Check, CheckFailed, Delete, Put, Transaction
 from portlayer.metrics import Family, Metrics, Read, exposition
 from portlayer.model import grants as g
 from portlayer.model import service as m
 from portlayer.model.caller import Caller
-from portlayer.model.errors import Conflict, InvalidArgument, NotFound, PortlayerError, ResourceExhausted, Unavailable
+from portlayer.model.errors import PortlayerError, Unavailable
 from portlayer.model.events import NumberedEvent
 from portlayer.model.execution import replace
 from portlayer.model.storage import Nothing
@@ -32,10 +31,6 @@ from portlayer.model.topology import COMPONENTS, Part
 
 PATIENCE_SECONDS = 5.0
 """For how long another process is asked how it is."""
-MAX_VALUE_BYTES = 64 * 1024
-MAX_KEYS = 1000
-"""Of one VCH: it shares the store with others."""
-_KEY = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}")
 
 
 class LocalService:
@@ -72,6 +67,7 @@ class LocalService:
         self._metrics = metrics
         self._book = book
         self._lost = LostHosts(records)
+        self._values = Values(records)
         self._others = others
 
     async def info(self, caller: Caller, request: Nothing) -> m.Info:  # noqa: ARG002
@@ -221,47 +217,13 @@ class LocalService:
         return history.follow(await history.start(request.since))
 
     async def get_kv(self, caller: Caller, request: m.KvRef) -> m.KvEntry:
-        record = await self._store.get(await self._kv_key(caller, request.key))
-        if record is None:
-            raise NotFound(f"There is no value for key {request.key!r}.", kind="kv", id=request.key)
-        return m.KvEntry(key=request.key, value=record.value, etag=str(record.revision))
+        return await self._values.get(caller, request)
 
     async def put_kv(self, caller: Caller, request: m.PutKv) -> m.KvEntry:
-        key = await self._kv_key(caller, request.key)
-        if len(request.value) > MAX_VALUE_BYTES:
-            raise InvalidArgument(f"A value has at most {MAX_VALUE_BYTES} bytes.")
-        if await self._store.get(key) is None and await self._store.count(keys.entities(caller.vch, "kv")) >= MAX_KEYS:
-            raise ResourceExhausted(f"VCH {caller.vch} has {MAX_KEYS} values; delete one first.", resource="kv")
-        revision = await self._change(caller.vch, request.key, key, request.if_match, Put(key, request.value))
-        return m.KvEntry(key=request.key, value=request.value, etag=str(revision))
+        return await self._values.put(caller, request)
 
     async def delete_kv(self, caller: Caller, request: m.DeleteKv) -> None:
-        key = await self._kv_key(caller, request.key)
-        if await self._store.get(key) is None:
-            raise NotFound(f"There is no value for key {request.key!r}.", kind="kv", id=request.key)
-        await self._change(caller.vch, request.key, key, request.if_match, Delete(key))
-
-    async def _kv_key(self, caller: Caller, key: str) -> str:
-        await self._records.check_vch(caller.vch)
-        if _KEY.fullmatch(key) is None:
-            raise InvalidArgument("A key has 1 to 255 letters, digits, '.', '_' or '-'.", pointer="/key")
-        return keys.entity(caller.vch, "kv", key)
-
-    async def _change(self, vch: str, name: str, key: str, if_match: str | None, op: Put | Delete) -> int:
-        checks: list[Check] = []
-        if if_match is not None:
-            tag = if_match.removeprefix("W/").strip('"')
-            if tag != "*" and not (tag.isdecimal() and len(tag) < 19):
-                raise Conflict(f"{name} has another ETag.", id=name, collisions=["etag"])
-            checks = [Check(key, None if tag == "*" else int(tag))]
-        while True:
-            tenant = await self._records.check_vch(vch)
-            try:
-                return await self._store.apply(Transaction((tenant.unchanged, *checks), (op,)))
-            except CheckFailed as failure:
-                if key in failure.keys:
-                    raise Conflict(f"{name} has another ETag; read it again.", id=name, collisions=["etag"]) from None
-                self._records.tenants.forget(vch)
+        await self._values.delete(caller, request)
 
 
 async def _said(ask: Callable[[], Awaitable[object]]) -> str:
