@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -29,8 +30,13 @@ class BuildShim(Command):
     def run(self) -> None:
         target = self._target()
         target.parent.mkdir(parents=True, exist_ok=True)
-        compiler = os.environ.get("CC", "cc")
-        subprocess.run([compiler, *FLAGS, "-o", str(target), str(SOURCE)], check=True)
+        compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+        try:
+            subprocess.run([*compiler, *FLAGS, "-o", str(target), str(SOURCE)], check=True)
+        except FileNotFoundError:
+            raise SystemExit(
+                f"The shim needs a C compiler, and there is no {compiler[0]}: apt install gcc libc6-dev"
+            ) from None
 
     def get_source_files(self) -> list[str]:
         return [str(SOURCE)]
