@@ -41,7 +41,10 @@ def restore_(
     settings = read_settings(os.environ, config)
     with _alone(settings):
         count = asyncio.run(restore(settings, file, replace=force))
-    typer.echo(f"{count} records are in {settings.store.where}; handles taken before are refused.")
+    typer.echo(
+        f"{count} records are in {settings.store.where}; handles taken before are refused. Tokens and certificates are "
+        "as they were: revoke again what was revoked since."
+    )
 
 
 @app.command()
