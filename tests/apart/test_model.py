@@ -54,5 +54,5 @@ TestApart.pytestmark = [pytest.mark.timeout(1800)]
 TestApart.settings = settings(
     max_examples=EXAMPLES,
     phases=[Phase.reuse, Phase.generate],  # real processes take turns as they like: what is smaller may not fail
-    **test_model.common,
+    **{**test_model.common, "stateful_step_count": 50},
 )

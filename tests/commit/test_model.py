@@ -3,7 +3,7 @@
 The model is what successful commits have said: labels, name, bound networks, state. A commit that a crash cut off may
 have happened or not; nothing in between. The seed that pytest prints replays a failure; for a longer run:
 
-    PORTLAYER_MODEL_EXAMPLES=5000 python -m pytest tests/commit/test_model.py tests/apart/test_model.py
+    PORTLAYER_MODEL_EXAMPLES=2000 python -m pytest tests/commit/test_model.py tests/apart/test_model.py
 
 Here it is one process; in tests/apart each component has its own, and the store is etcd.
 """
@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from commit_kinds import check
@@ -36,7 +36,11 @@ from portlayer.model.service import VchRef
 from portlayer.stores.memory import MemoryStore
 from portlayer.stores.sqlite import SqliteStore
 
-EXAMPLES = int(os.environ.get("PORTLAYER_MODEL_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("PORTLAYER_MODEL_EXAMPLES", "85"))
+STEPS_AT_MOST = 100
+"""Of an example. Steps that found nothing to do do not count, so there are fewer than EXAMPLES times as many."""
+LEAST_STEPS = 5000 * min(1.0, EXAMPLES / 85)
+"""Of all examples over one store."""
 STEP = 10
 NETWORKS = ("n0", "n1")
 POINTS = (
@@ -100,6 +104,8 @@ class PortLayerMachine(RuleBasedStateMachine):
     A rule that finds nothing to work on does nothing: preconditions would make what is drawn depend on timing.
     """
 
+    steps: ClassVar[int] = 0
+    """How many rules of all runs have found something to do."""
     sqlite = False
     look_after_each = True
     """Whether the laws are looked at after each step, or only after those that may have committed something."""
@@ -113,6 +119,7 @@ class PortLayerMachine(RuleBasedStateMachine):
         self.done: dict[str, Any] = {}
         self.shapes: dict[str, Shape] = {}
         self.counter = 0
+        self.acted = False
         self.moved = True
         self.stores: list[Any] = []
         self.harness = self.make()
@@ -133,6 +140,7 @@ class PortLayerMachine(RuleBasedStateMachine):
         return type(self).__name__
 
     def run(self, work: Any) -> Any:
+        self.acted = True
         return self.runner.run(work)
 
     @initialize()
@@ -144,6 +152,9 @@ class PortLayerMachine(RuleBasedStateMachine):
                 await self.harness.network(name)
 
         self.run(work())
+        self.create()
+        self.commit(0)
+        self.acted = False
 
     def pick(self, index: int) -> Draft:
         return self.drafts[index % len(self.drafts)]
@@ -273,10 +284,8 @@ class PortLayerMachine(RuleBasedStateMachine):
     @rule(index=st.integers(0, 99), point=st.sampled_from(POINTS))
     def crash_while_committing(self, index: int, point: str) -> None:
         self.moved = True
-        if not self.drafts:
-            return
-        draft = self.pick(index)
-        if draft.handle in self.done:
+        draft = next((draft for draft in self.drafts[index % 30 :] if draft.handle not in self.done), None)
+        if draft is None:
             return
 
         async def work() -> None:
@@ -325,7 +334,7 @@ class PortLayerMachine(RuleBasedStateMachine):
     @rule()
     def silence(self) -> None:
         """No process says that it lives for longer than its lease: all were paused, or cut off."""
-        self.moved = True
+        self.moved = self.acted = True
         self.clock.advance(LEASE_SECONDS * 1.5)
 
     @rule(index=st.integers(0, 99), number=st.integers(0, 5), landed=st.booleans())
@@ -353,7 +362,10 @@ class PortLayerMachine(RuleBasedStateMachine):
     def what_was_committed_is_what_is_seen(self) -> None:
         async def work() -> None:
             await self.patiently(lambda: check(self.harness))
-            listed = (await self.harness.pl.execution.list_containers(ME, e.ListContainers(limit=1000))).containers
+            everything = e.ListContainers(limit=1000)
+            listed = (
+                await self.patiently(lambda: self.harness.pl.execution.list_containers(ME, everything))
+            ).containers
             seen = {
                 one.id: Shape(
                     name=one.name,
@@ -366,9 +378,11 @@ class PortLayerMachine(RuleBasedStateMachine):
             }
             assert seen == self.shapes
 
+        type(self).steps += self.acted
         if hasattr(self.harness, "pl") and (self.moved or self.look_after_each):
             self.run(work())
             self.moved = False
+        self.acted = False
 
     async def clean(self) -> None:
         """Nothing is left."""
@@ -391,13 +405,24 @@ class OverSqlite(PortLayerMachine):
     sqlite = True
 
 
+def counted(machine: type[PortLayerMachine]) -> Any:
+    """The test of *machine*, which has to have done something often enough."""
+
+    class Counted(machine.TestCase):  # type: ignore[misc,name-defined]
+        settings = settings(max_examples=EXAMPLES, **common)
+
+        def runTest(self) -> None:  # noqa: N802 - as unittest has it
+            super().runTest()
+            assert machine.steps >= LEAST_STEPS
+
+    return Counted
+
+
 common: dict[str, Any] = {
-    "stateful_step_count": 50,
+    "stateful_step_count": STEPS_AT_MOST,
     "suppress_health_check": list(HealthCheck),
     "print_blob": True,
 }
 pytestmark = pytest.mark.timeout(900)
-TestOverMemory = OverMemory.TestCase
-TestOverMemory.settings = settings(max_examples=EXAMPLES, **common)
-TestOverSqlite = OverSqlite.TestCase
-TestOverSqlite.settings = settings(max_examples=EXAMPLES, **common)
+TestOverMemory = counted(OverMemory)
+TestOverSqlite = counted(OverSqlite)
