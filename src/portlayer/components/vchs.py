@@ -16,7 +16,7 @@ from portlayer.components import keys
 from portlayer.components.grants import Grants
 from portlayer.components.making import Making
 from portlayer.components.quota import check_quota
-from portlayer.components.records import Records, decode, encode, event, event_puts, put
+from portlayer.components.records import Records, decode, encode, event, event_puts, next_change, put
 from portlayer.components.tenants import Tenant, VchRecord
 from portlayer.interfaces.store import Check, CheckFailed, Delete, Empty, Put, Transaction
 from portlayer.model import names
@@ -188,7 +188,7 @@ class Vchs:
                 contextlib.aclosing(self._store.watch(keys.vch(record.name))) as changes,
             ):
                 while (found := await self._tenants.read(record.name)) is not None and found.id == record.id:
-                    if await anext(changes, None) is None:
+                    if await next_change(changes) is None:
                         return False
         except TimeoutError:
             return False

@@ -19,6 +19,7 @@ from portlayer.model.access import Identity, decide, without_secrets
 from portlayer.model.bounds import HttpBounds
 from portlayer.model.caller import DEFAULT_VCH, Caller
 from portlayer.model.errors import InvalidArgument, PortlayerError, Unauthenticated, Unavailable, Unsupported
+from portlayer.model.versions import UPGRADE_SECONDS
 from portlayer.rest import passport
 from portlayer.rest.calls import CALLS, Call
 from portlayer.rest.calls.compose import COMPOSE
@@ -159,6 +160,9 @@ class Dispatcher:
 
     async def _respond(self, http: web.BaseRequest, route: _Route | Exception) -> web.StreamResponse:
         if isinstance(route, Exception):
+            if said := http.headers.get(passport.HEADER):
+                await self._forwarded(http, said)
+                raise _newer(route) from route
             raise route
         call, parameters = route
         if self.shared.draining.is_set() and call not in VITAL:
@@ -189,7 +193,12 @@ class Dispatcher:
     ) -> web.StreamResponse:
         identity, caller, components = asked
         query = http.raw_path.partition("?")[2]
-        request = await self._decoders[call].decode(http, parameters, query)
+        try:
+            request = await self._decoders[call].decode(http, parameters, query)
+        except InvalidArgument as error:
+            if identity is None:
+                raise _newer(error) from error
+            raise
         if call.acts and self.shared.draining.is_set():
             raise _stopping()  # the drain waits for what has begun, and for nothing that begins now
         work: Awaitable[web.StreamResponse]
@@ -338,6 +347,16 @@ class Dispatcher:
 
 def _stopping() -> Unavailable:
     return Unavailable("The port layer is stopping; come again when it is back.", retry_after_seconds=1, refused=True)
+
+
+def _newer(error: Exception) -> Unavailable:
+    """The refusal of what another process has taken for good and passed on: it is of another version."""
+    return Unavailable(
+        f"The process that has to answer is of another version than the one that was asked ({error}); come again when "
+        "both are upgraded.",
+        retry_after_seconds=UPGRADE_SECONDS,
+        refused=True,
+    )
 
 
 def _cut(http: web.BaseRequest) -> None:
