@@ -17,7 +17,7 @@ demo: install
 test: install system-test
 	$(PYTEST)
 
-# Kill anywhere on real containers, in full: minutes.
+# Kill and fail anywhere on real containers, in full: minutes.
 test-kill: install system-test
 	PORTLAYER_FULL=1 $(PYTEST) tests/e2e/test_kill.py
 

@@ -414,6 +414,10 @@ CALLS: dict[str, Kind] = {
 """Those that pass no failpoint, for they change the store in one transaction after the other and nothing else."""
 
 
+PERSISTENT = {"delete a VCH"}
+"""What fails in them is tried again until it does not, and no caller is told."""
+
+
 async def points(harness: Harness, kind: Kind) -> tuple[list[str], Picture]:
     """The failpoints that the kind passes, and what it leads to."""
     work = await kind(harness)
@@ -421,6 +425,12 @@ async def points(harness: Harness, kind: Kind) -> tuple[list[str], Picture]:
     await work()
     seen = list(dict.fromkeys(harness.failpoints.seen))
     return seen, await picture(harness)
+
+
+def fallible(seen: list[str]) -> list[str]:
+    """Of the failpoints that a kind passes, those before its steps that are undone where a later one fails."""
+    ahead = seen[: seen.index("commit.record")] if "commit.record" in seen else []
+    return [point for point in ahead if point.startswith("commit.before.")]
 
 
 def addresses(endpoint: n.Endpoint) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Named places where a test makes the process fail, wait or die: the seams of the commit protocol.
 
 A failpoint does nothing unless it is armed. `PORTLAYER_FAILPOINTS="commit.before.Plug=kill;commit.record=raise"` arms
-some from the environment: `kill` is SIGKILL to ourselves, `raise` fails the step, `hang` never returns, `log` tells
-the log. `*` is every name that is not armed itself.
+some from the environment: `kill` is SIGKILL to ourselves, `raise` fails the step, `raise-once` the first time alone,
+`hang` never returns, `log` tells the log. `*` is every name that is not armed itself.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from portlayer.model.errors import InvalidArgument, SubstrateFailed
 
 Action = Callable[[str], Awaitable[None]]
 EVERY = "*"
+ONCE = "raise-once"
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +45,7 @@ class Failpoints:
 
     def __init__(self) -> None:
         self._armed: dict[str, Action] = {}
+        self._once: set[str] = set()
         self.seen: list[str] = []
 
     @classmethod
@@ -52,9 +54,14 @@ class Failpoints:
         points = cls()
         for part in filter(None, (part.strip() for part in text.split(";"))):
             name, _, action = part.partition("=")
-            if action not in ACTIONS:
-                raise InvalidArgument(f"Failpoint {name} has no action {action!r}; use {', '.join(ACTIONS)}.")
-            points.arm(name, ACTIONS[action])
+            if action == ONCE:
+                points.arm(name, _raise)
+                points._once.add(name)
+            elif action in ACTIONS:
+                points.arm(name, ACTIONS[action])
+            else:
+                known = ", ".join((*ACTIONS, ONCE))
+                raise InvalidArgument(f"Failpoint {name} has no action {action!r}; use {known}.")
         return points
 
     def arm(self, name: str, action: Action) -> None:
@@ -71,5 +78,8 @@ class Failpoints:
         if len(self.seen) < 10_000:
             self.seen.append(name)
         action = self._armed.get(name) or self._armed.get(EVERY)
+        if name in self._once:
+            self._once.discard(name)
+            del self._armed[name]
         if action is not None:
             await action(name)

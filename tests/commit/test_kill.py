@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from commit_kinds import CALLS, KINDS, check, clear, picture, points, setting
+from commit_kinds import CALLS, KINDS, PERSISTENT, check, clear, fallible, picture, points, setting
 from harness import Harness, until
 
 import portlayer
@@ -20,8 +20,6 @@ BEHIND = {"Release", "Unpublish", "Retire", "RemoveRootfs", "RemoveVolume"}
 """Steps of a plan's `after`, which only rolls forward."""
 ELSEWHERE = {"layer.fetched", "layer.unpacked"}
 """Of a commit on a host that lacks a layer, which needs two: tests/apart/test_layers.py dies there."""
-PERSISTENT = {"delete a VCH"}
-"""What fails in them is tried again until it does not, and no caller is told."""
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -81,12 +79,6 @@ async def test_killed_at_each_call_outside(harness: Harness, name: str) -> None:
 
 async def fail(_: str) -> None:
     raise SubstrateFailed("the host says no")
-
-
-def fallible(seen: list[str]) -> list[str]:
-    """Of the failpoints that a kind passes, those before its steps that are undone where a later one fails."""
-    ahead = seen[: seen.index("commit.record")] if "commit.record" in seen else []
-    return [point for point in ahead if point.startswith("commit.before.")]
 
 
 @pytest.mark.parametrize("harness", ["memory"], indirect=True)

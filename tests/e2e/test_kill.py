@@ -1,4 +1,5 @@
-"""Kill anywhere, on real containers: the server dies at each failpoint of each kind of commit, and starts again.
+"""Kill and fail anywhere, on real containers: the server dies at each failpoint of each kind of commit, and starts
+again; or each step says no, once. What says no for reasons of its own is in tests/linux/test_refusals.py.
 
 `make test` dies at one failpoint, chosen by the kind's name, of the kinds that touch most of the host. With
 PORTLAYER_FULL set it is every failpoint of every kind.
@@ -16,15 +17,20 @@ from pathlib import Path
 
 import images
 import pytest
-from commit_kinds import KINDS, Kind, Picture, clear, picture, setting
+from commit_kinds import KINDS, PERSISTENT, Kind, Picture, clear, fallible, picture, setting
 from driver import ME
 from e2e.killable import Killable
 
 from portlayer.model import storage as s
-from portlayer.model.errors import Unavailable
+from portlayer.model.errors import SubstrateFailed, Unavailable
+from portlayer.model.service import Subscribe
 
 FULL = bool(os.environ.get("PORTLAYER_FULL"))
 CHOSEN = [name for name in KINDS if FULL or " when " not in name or name.endswith("when running")]
+FAILING = {
+    *("create and start", "several of each sort", "publish when running", "leave when running"),
+    *("running to paused", "paused to stopped", "resources when running"),
+}
 INSTANTS = range(1, 200, 5) if FULL else (3, 30, 60)
 
 
@@ -56,6 +62,49 @@ async def test_kill_anywhere(killable: Killable, name: str) -> None:
     for point in points if FULL else [_chosen(name, points)]:
         await clear(killable)
         await _dies_at(killable, kind, point, wanted)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", [name for name in KINDS if name not in PERSISTENT and (FULL or name in FAILING)])
+async def test_fail_anywhere(killable: Killable, name: str) -> None:
+    """One server, at which the first try fails at the first step, the second at the second, until none is left."""
+    kind = KINDS[name]
+    points, wanted = await _passed(killable, kind)
+    await clear(killable)
+    work = await kind(killable)
+    before = await picture(killable)
+    await killable.restart(";".join(f"{point}=raise-once" for point in fallible(points)))
+    for point in fallible(points):
+        with pytest.raises(SubstrateFailed) as caught:
+            await work()
+        step = point.rpartition(".")[2]
+        assert caught.value.facts["step"] == step
+        assert caught.value.detail == f"{step}: Failpoint {point} was armed."
+        assert await picture(killable) == before, point
+        await killable.agree()
+    first = await work()
+    assert await picture(killable) == wanted
+    assert await work() == first
+    await killable.agree()
+
+
+@pytest.mark.parametrize("step", ["Prepare", "Plug"])
+async def test_an_undo_that_fails_is_told_of_and_done_later(killable: Killable, step: str) -> None:
+    work = await KINDS["create and start"](killable)
+    before = await picture(killable)
+    await killable.restart(f"commit.done.Publish=raise-once;commit.undo.{step}=raise-once")
+    with pytest.raises(SubstrateFailed) as caught:
+        await work()
+    assert caught.value.facts["step"] == "Publish"
+    events = await killable.pl.service.events(ME, Subscribe(since="0"))
+    async with asyncio.timeout(20):
+        while (told := (await anext(events)).event).type != "container.stuck":
+            pass
+    assert (told.attributes["step"], "was armed" in told.attributes["reason"]) == (step, True)
+    await killable.agree()
+    assert await picture(killable) == before
+    await work()
+    await killable.agree()
 
 
 @pytest.mark.timeout(600)

@@ -209,9 +209,9 @@ class Work:
     async def _undo(self, held: Held, steps: Steps, done: Sequence[p.AnyStep]) -> None:
         for step in reversed(done):
             name = type(step).__name__
-            await self._failpoints.hit(f"commit.undo.{name}")
             self._membership.check(held.intent.owner)
             try:
+                await self._failpoints.hit(f"commit.undo.{name}")
                 with self._figures.undoing(name, step.container):
                     await steps.undo(step)
             except Exception as error:
