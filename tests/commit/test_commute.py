@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
 from builders import container
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -86,3 +91,53 @@ def test_commits_collide_exactly_where_facets_meet_and_the_other_is_newer(
 def test_a_removal_collides_with_everything_newer(theirs: c.AnyChange, revision: int) -> None:
     touched = dict.fromkeys(c.facets(theirs), revision)
     assert set(c.collisions(touched, 0, (c.RemoveContainer(),))) == c.facets(theirs)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "commit.md"
+CALLS: dict[str, tuple[c.AnyChange, ...]] = {
+    "execution/create": (c.CreateContainer(spec=container("true")), c.PlaceContainer(host="east")),
+    "DELETE": (c.RemoveContainer(),),
+    "execution/set-state": (c.ChangeState(state="running"),),
+    "execution/set-labels": (c.MergeLabels(labels={"a": "1"}),),
+    "execution/set-resources": (c.ChangeResources(resources=Resources()),),
+    "execution/set-restart-policy": (c.ChangeRestartPolicy(restart_policy=RestartPolicy()),),
+    "execution/rename": (c.RenameContainer(name="b"),),
+    "storage/join": (c.AddMount(mount=MountSpec(volume="v", volume_name="v", destination="/x")),),
+    "storage/leave": (c.RemoveMount(destination="/x"),),
+    "network/join": (c.AddEndpoint(endpoint=endpoint("n1")),),
+    "network/bind": (
+        c.ActivateEndpoint(network="n1", endpoint="e-n1", address="10.0.0.2", prefix_length=24, gateway="", claim="h"),
+    ),
+    "network/unbind": (c.DeactivateEndpoint(network="n1"),),
+    "network/leave": (c.RemoveEndpoint(network="n1"),),
+    "interaction/join": (c.AddInteraction(interaction=InteractionSpec()),),
+    "interaction/bind": (c.ActivateInteraction(),),
+    "interaction/unbind": (c.DeactivateInteraction(),),
+}
+"""What each call adds to a handle."""
+
+
+def rows() -> dict[str, str]:
+    """The table of the page: the facets that each call has."""
+    found = {}
+    for calls, cell in re.findall(r"^\| (`[a-zA-Z/`, -]+) \| (.+) \|$", PAGE.read_text(), re.MULTILINE):
+        component = ""
+        for call in re.findall("`([^`]+)`", calls):
+            component = call.partition("/")[0] if "/" in call else component
+            name = call if "/" in call or call.isupper() else f"{component}/{call}"
+            found[name] = "*" if cell.startswith("all") else cell.split("`")[1]
+    return {name: facet for name, facet in found.items() if name in CALLS or "/" in name}
+
+
+def test_the_table_knows_every_call_and_every_change() -> None:
+    assert set(rows()) == set(CALLS)
+    assert {type(change) for changes in CALLS.values() for change in changes} == set(get_args(c.AnyChange))
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_table_says_what_each_call_touches(call: str) -> None:
+    told = rows()[call]
+    parts = {"<key>": "a", "/<destination>": "/x", "<destination>": "/x", "<network>": "n1"}
+    for part, value in parts.items():
+        told = told.replace(part, value)
+    assert [set(c.facets(change)) for change in CALLS[call]] == [{told}] * len(CALLS[call])
