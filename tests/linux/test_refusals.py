@@ -1,4 +1,4 @@
-"""Commits on this host when a part of it says no: the kernel's links, the firewall, the runtime, the store.
+"""Commits on this host when a part of it says no: the kernel's links, the firewall, the runtime, the store, the disk.
 
 Each commit names the step that failed and leaves nothing, or all as it was; once the part works again, the same handle
 commits. As root.
@@ -7,6 +7,7 @@ commits. As root.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -76,9 +77,31 @@ async def a_chain_of_that_name(lab: Lab, network: str) -> Mend:
     return lambda: run("nft", f"delete table {table}")
 
 
+def fill(disk: Path) -> Path:
+    """A file that takes all the room that is left on *disk*."""
+    filler = disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(bytes(1 << 16)):
+            pass
+    return filler
+
+
+async def a_full_tmpfs(lab: Lab, _: str) -> Mend:
+    """What a start of a container needs has no room."""
+    await run("mount", "-o", "remount,size=1m", str(lab.paths.live))
+    filler = fill(lab.paths.live)
+
+    async def mend() -> None:
+        filler.unlink()
+        await run("mount", "-o", "remount,size=50%", str(lab.paths.live))
+
+    return mend
+
+
 REFUSALS: dict[str, tuple[Break, str]] = {
     "netlink": (a_link_of_that_name, "MakeNetwork"),
     "nft": (a_chain_of_that_name, "MakeNetwork"),
+    "tmpfs": (a_full_tmpfs, "MakeNetwork"),
 }
 
 
@@ -98,6 +121,55 @@ async def test_a_creation_that_is_refused_leaves_nothing(lab: Moody, name: str) 
     await lab.nothing()
     assert (await lab.commit(handle)).state == "running"
     await reached(await lab.inspect("web"))
+
+
+@pytest.fixture
+async def small(tmp_path: Path) -> AsyncIterator[Moody]:
+    """One whose disk has room for little."""
+    state = tmp_path / "state"
+    state.mkdir()
+    await run("mount", "-t", "tmpfs", "-o", "size=32m", "small", str(state))
+    try:
+        lab = Moody(tmp_path)
+        await lab.start()
+        await lab.image()
+        yield lab
+        await lab.tear_down()
+    finally:
+        await run("umount", str(state))
+
+
+async def test_a_full_disk_lets_nothing_begin(small: Moody) -> None:
+    await small.network("lan")
+    handle = await small.set_state(await small.draft("sh", "-c", SERVE, network="lan", name="web"), "running")
+    filler = fill(small.paths.state)
+    with pytest.raises(Unavailable, match="disk"):
+        await small.commit(handle)
+    filler.unlink()
+    await small.nothing()
+    assert (await small.commit(handle)).state == "running"
+    await reached(await small.inspect("web"))
+
+
+async def test_a_disk_that_fills_in_the_middle(small: Moody) -> None:
+    """Nothing more can be written of a commit whose process is made; once there is room the same handle tells."""
+    await small.network("lan")
+    handle = await small.set_state(await small.draft("sh", "-c", SERVE, network="lan", name="web"), "running")
+    (small.home / "hold").touch()
+    committing = asyncio.ensure_future(small.commit(handle))
+    await small.until_held()
+    filler = fill(small.paths.state)
+    (small.home / "go").touch()
+    with pytest.raises((Unavailable, SubstrateFailed)) as caught:
+        await committing
+    assert "disk" in caught.value.detail or "space" in caught.value.detail
+    filler.unlink()
+    done = await small.commit(handle)
+    assert done.state == "running"
+    await reached(await small.inspect("web"))
+    assert await small.commit(handle) == done
+    assert len(list(small.paths.incarnations.iterdir())) == 1
+    assert await small.sweep() == {}
 
 
 async def test_a_runtime_that_somebody_removes_is_missed_by_nobody(lab: Moody) -> None:
