@@ -31,6 +31,8 @@ FAILING = {
     *("create and start", "several of each sort", "publish when running", "leave when running"),
     *("running to paused", "paused to stopped", "resources when running"),
 }
+FORWARD = {*PERSISTENT, "stop several"}
+"""What fails in these is done later: once one of several has stopped there is no way back."""
 INSTANTS = range(1, 200, 5) if FULL else (3, 30, 60)
 
 
@@ -65,7 +67,7 @@ async def test_kill_anywhere(killable: Killable, name: str) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", [name for name in KINDS if name not in PERSISTENT and (FULL or name in FAILING)])
+@pytest.mark.parametrize("name", [name for name in KINDS if name not in FORWARD and (FULL or name in FAILING)])
 async def test_fail_anywhere(killable: Killable, name: str) -> None:
     """One server, at which the first try fails at the first step, the second at the second, until none is left."""
     kind = KINDS[name]
@@ -79,7 +81,7 @@ async def test_fail_anywhere(killable: Killable, name: str) -> None:
             await work()
         step = point.rpartition(".")[2]
         assert caught.value.facts["step"] == step
-        assert caught.value.detail == f"{step}: Failpoint {point} was armed."
+        assert caught.value.detail.endswith(f"{step}: Failpoint {point} was armed.")
         assert await picture(killable) == before, point
         await killable.agree()
     first = await work()
