@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from commit_edits import PORTS
 from commit_kinds import KINDS, check, clear, picture, points, setting
 from harness import ME, Harness
 
-from portlayer.model.errors import SubstrateFailed, Unavailable
+from portlayer.model.errors import AlreadyExists, Conflict, SubstrateFailed, Unavailable
+from portlayer.model.execution import Committed, Discard
+from portlayer.model.network import NetworkRef
 from portlayer.model.service import Subscribe
 from portlayer.model.storage import Nothing
 from portlayer.substrates.memory.world import Step
@@ -96,3 +99,26 @@ async def test_a_commit_that_gets_stuck_again_is_told_of_again(harness: Harness)
         async with asyncio.timeout(20):
             while told < times:
                 told += (await anext(events)).event.type == "container.stuck"
+
+
+async def test_who_loses_a_race_gives_back_its_own_and_nothing_of_the_winners(
+    harness: Harness, second: Harness
+) -> None:
+    """Two branches of one creation, which share an address and a port; and two creations that want one name."""
+    await setting(harness)
+    base = await harness.draft(network="gibson_network", ports=PORTS, volume="jar", name="cookie")
+    branches = [await harness.set_state(await harness.set_labels(base, to=to), "running") for to in ("one", "other")]
+    others = [await harness.draft(network="gibson_network", name="crumb") for _ in branches]
+    for handles in (branches, others):
+        racing = (each.commit(handle) for each, handle in zip((harness, second), handles, strict=True))
+        answers = await asyncio.gather(*racing, return_exceptions=True)
+        (won,) = [answer for answer in answers if isinstance(answer, Committed)]
+        (lost,) = [handle for handle, answer in zip(handles, answers, strict=True) if answer is not won]
+        assert isinstance(answers[handles.index(lost)], AlreadyExists | Conflict)
+        await harness.pl.execution.discard(ME, Discard(handle=lost))
+        await check(harness)
+        assert await harness.commit(handles[answers.index(won)]) == won
+        assert (await harness.inspect(won.id)).endpoints == won.endpoints
+    network = await harness.pl.network.get_network(ME, NetworkRef(ref="gibson_network"))
+    assert network.allocated_addresses == 2
+    assert len(harness.world.published) == 1
