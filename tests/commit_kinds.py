@@ -492,21 +492,12 @@ async def check_vch(harness: Harness, vch: v.Vch) -> dict[str, set[str]]:
     assert {(row.key.split("/")[2], row.key.rpartition("/")[2], row.value) for row in placed} == {
         (one.host, one.id, encode(share(one.resources))) for one in listed
     }
-    leased = {row.value for row in await store.range(f"{prefix}/leases/")}
-    counted = 0
-    for kind in ("addresses", "addresses6"):
-        taken = {row.key.rpartition("/")[2] for row in await store.range(f"{prefix}/{kind}/")}
-        committed = {
-            address
-            for container in listed
-            for endpoint in container.endpoints
-            for address in addresses(endpoint)
-            if (":" in address) == kind.endswith("6")
-        }
-        assert committed <= taken
-        assert len(taken - committed) <= len(leased)
-        counted += len(taken)
+    counted = await check_addresses(harness, vch.name, listed)
     usage = (await pl.service.get_vch(ME, v.VchRef(ref=vch.name))).usage
+    async with asyncio.timeout(20):
+        while usage.addresses != counted:  # a lease has run out between the two
+            counted = await check_addresses(harness, vch.name, listed)
+            usage = (await pl.service.get_vch(ME, v.VchRef(ref=vch.name))).usage
     assert usage == v.Usage(
         containers=len(known),
         cpus=sum(one.resources.cpus or 0 for one in listed),
@@ -525,6 +516,25 @@ async def check_vch(harness: Harness, vch: v.Vch) -> dict[str, set[str]]:
         "blobs": {layer.digest for image in images for layer in image.layers},
         "published": publishing,
     }
+
+
+async def check_addresses(harness: Harness, vch: str, listed: tuple[e.Container, ...]) -> int:
+    """Each that is taken is a container's or leased; how many there are."""
+    prefix, counted = f"/v/{vch}", 0
+    leased = await harness.store.count(f"{prefix}/leases/")
+    for kind in ("addresses", "addresses6"):
+        taken = {row.key.rpartition("/")[2] for row in await harness.store.range(f"{prefix}/{kind}/")}
+        committed = {
+            address
+            for container in listed
+            for endpoint in container.endpoints
+            for address in addresses(endpoint)
+            if (":" in address) == kind.endswith("6")
+        }
+        assert committed <= taken
+        assert len(taken - committed) <= leased
+        counted += len(taken)
+    return counted
 
 
 async def vchs(driver: Driver) -> tuple[v.Vch, ...]:

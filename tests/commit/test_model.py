@@ -1,7 +1,8 @@
 """Model-based: random callers, branches, retries, crashes, restarts, kills and expiries against the whole port layer.
 
 The model is what successful commits have said: labels, name, bound networks, state. A commit that a crash cut off may
-have happened or not; nothing in between. The seed that pytest prints replays a failure; for a longer run:
+have happened or not; nothing in between. What a failure prints replays it: `@reproduce_failure`, put above OverMemory
+or OverSqlite; so does a `--hypothesis-seed` that was given. For a longer run (`make test-model`):
 
     PORTLAYER_MODEL_EXAMPLES=2000 python -m pytest tests/commit/test_model.py tests/apart/test_model.py
 
