@@ -112,7 +112,8 @@ class ServedApart(Served):
     def end(self, number: int = signal.SIGTERM) -> int:
         for server in self._servers.values():
             assert server.pid is not None
-            os.kill(server.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # its code tells of that
+                os.kill(server.pid, number)
         return self.ended()
 
     def ended(self) -> int:

@@ -6,12 +6,12 @@ import asyncio
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from e2e.conftest import Served
+from e2e.conftest import SERVED, Served
 
 from portlayer.client import PortLayer, Steps, connect
 from portlayer.model.errors import InvalidArgument
@@ -30,7 +30,7 @@ class Asker:
     async def make(cls, served: Served, pl: PortLayer, network: str) -> Asker:
         jar = await pl.storage.create_volume(f"jar-{network}")
         asker = cls(served.directory / "state" / "volumes" / jar.id / "data")
-        steps = Steps().create("busybox", "sh", "-c", ASKING).join_volume(jar.id, "/jar")
+        steps = Steps().create("busybox", "sh", "-c", ASKING, **served.near).join_volume(jar.id, "/jar")
         await pl.execution.commit(steps.join_network(network).bind_network().set_state("running"))
         return asker
 
@@ -51,9 +51,11 @@ class Asker:
         return set(re.findall(r"^Address: (\S+)$", answer, re.MULTILINE))
 
 
-async def start(pl: PortLayer, name: str, *aliases: str, network: str = "lan", command: str = "sleep 1000") -> str:
-    """Its address."""
-    steps = Steps().create("busybox", "sh", "-c", command, name=name).join_network(network, aliases=aliases)
+async def start(
+    pl: PortLayer, name: str, *aliases: str, network: str = "lan", command: str = "sleep 1000", **near: str
+) -> str:
+    """Its address. near: where the one that asks is."""
+    steps = Steps().create("busybox", "sh", "-c", command, name=name, **near).join_network(network, aliases=aliases)
     committed = await pl.execution.commit(steps.bind_network().set_state("running"))
     assert committed.endpoints[0].aliases == aliases
     return committed.endpoints[0].address
@@ -83,11 +85,23 @@ def name_servers(served: Served) -> list[int]:
     return found
 
 
-async def test_names_follow_every_commit(served: Served, archive: bytes) -> None:
-    async with setting(served, archive) as pl:
-        asker, stranger = await Asker.make(served, pl, "lan"), await Asker.make(served, pl, "other")
-        web = await start(pl, "web", "db", "Api.local")
-        second = await start(pl, "second", "db")
+@pytest.fixture(params=SERVED)
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
+    """A server that has nothing yet, in every topology."""
+    served = SERVED[request.param](tmp_path)
+    try:
+        served.serve()
+        yield served
+    finally:
+        served.close()
+
+
+async def test_names_follow_every_commit(anywhere: Served, archive: bytes) -> None:
+    async with setting(anywhere, archive) as pl:
+        asker, stranger = await Asker.make(anywhere, pl, "lan"), await Asker.make(anywhere, pl, "other")
+        web = await start(pl, "web", "db", "Api.local", **anywhere.near)
+        await asyncio.to_thread(anywhere.move)
+        second = await start(pl, "second", "db", **anywhere.near)
         for name in ("web", "api.local", (await pl.execution.inspect_container("web")).id[:12], "web.lan"):
             await asker.told(name, web)
         await asker.told("db", web, second)

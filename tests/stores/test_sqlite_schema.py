@@ -84,6 +84,21 @@ async def test_two_that_open_an_older_file_at_once_migrate_it_once(path: Path) -
         assert connection.execute("SELECT name FROM owners").fetchall() == [("nobody",)]
 
 
+def test_a_new_file_that_another_is_just_making_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As several processes do that are started at once: SQLite itself refuses there without waiting."""
+    with connected(path) as other, connected(path) as mine:
+        other.execute("BEGIN IMMEDIATE")
+        monkeypatch.setattr("portlayer.stores.sqlite_schema.time.sleep", lambda _: other.execute("COMMIT"))
+        prepare(mine, path)
+        assert version(mine) == VERSION
+    path.unlink()
+    with connected(path) as other, connected(path) as mine:
+        other.execute("BEGIN IMMEDIATE")
+        mine.execute("PRAGMA busy_timeout = 0")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            prepare(mine, path)
+
+
 async def test_a_file_of_version_1_written_by_hand_is_a_store(path: Path) -> None:
     with connected(path) as connection:
         prepare(connection, path, STEPS[:1])

@@ -23,6 +23,7 @@ been released are never edited: a change of the schema is one more step.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from portlayer.model.errors import Unavailable
 
 APPLICATION_ID = 0x706F7274
 Step = Sequence[str]
+_AGAIN_SECONDS = 0.005
+_PRIMARY = 0xFF  # of an extended result code
 
 STEPS: tuple[Step, ...] = (
     (
@@ -55,7 +58,7 @@ def prepare(connection: sqlite3.Connection, path: Path, steps: Sequence[Step] = 
         Unavailable: it belongs to another program, or to a newer portlayer.
         sqlite3.Error: as SQLite reports it.
     """
-    connection.execute("PRAGMA journal_mode = WAL")
+    _log_ahead(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = _version(connection, path, len(steps))
@@ -70,6 +73,21 @@ def prepare(connection: sqlite3.Connection, path: Path, steps: Sequence[Step] = 
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """Let the file have a write-ahead log. Of those that open a new one at once SQLite refuses some without waiting."""
+    (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    until = time.monotonic() + patience / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & _PRIMARY != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(_AGAIN_SECONDS)
+        else:
+            return
 
 
 def _version(connection: sqlite3.Connection, path: Path, known: int) -> int:
