@@ -53,7 +53,12 @@ class Work:
         name = f"w{number % self._names}"
         handle = await driver.draft("sleep", "1000", name=name, network="lan", ports=(port,), host=self._host)
         handle = await driver.set_state(handle, "running")
-        done = await driver.commit(handle)
+        try:
+            done = await driver.commit(handle)
+        except PortlayerError:
+            with contextlib.suppress(PortlayerError):  # else its address stays reserved for two minutes, and all are
+                await driver.pl.execution.discard(ME, e.Discard(handle=handle))
+            raise
         again = await driver.commit(handle)
         assert again == done
         await driver.remove(done.id, force=True)
