@@ -68,7 +68,8 @@ def test_containers_outlive_the_service() -> None:
     for name in ("portlayer.service", "portlayer@.service"):
         section = service(name)
         assert section["KillMode"] == "process"
-        inherited = ("Protect", "Private", "Restrict", "SystemCall", "Capability", "NoNew", "Lock", "MemoryDeny")
+        assert section["NoNewPrivileges"] == "yes"  # as containers have, whatever the service has
+        inherited = ("Protect", "Private", "Restrict", "SystemCall", "Capability", "Lock", "MemoryDeny")
         assert not [key for key in section if key.startswith(inherited)]
 
 
@@ -115,7 +116,8 @@ def confined(tmp_path: Path) -> Iterator[Cli]:
             {sys.executable} {CONFINING} {UNITS}/portlayer-confined@.service "$@"
     """
     inside = ["unshare", "--mount", "--propagation", "slave", "sh", "-euc", script, "sh", COMMAND]
-    free = serving(cli, options=(*options, "free"))
+    assert service("portlayer@.service")["NoNewPrivileges"] == "yes"
+    free = serving(cli, options=(*options, "free"), within=("setpriv", "--no-new-privs"))
     with (tmp_path / "confined.log").open("wb") as log:
         process = subprocess.Popen(
             [*inside, "serve", *options, "confined"], env=cli.environment, stdout=subprocess.PIPE, stderr=log
