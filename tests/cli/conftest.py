@@ -36,9 +36,10 @@ class Done:
 
 @dataclass(frozen=True)
 class Cli:
-    """`portlayer`, as a user of the port layer in *directory* runs it."""
+    """`portlayer`, as a user of the port layer in *directory* runs it. inside: the command that starts it there."""
 
     directory: Path
+    inside: tuple[str, ...] = ()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -50,11 +51,10 @@ class Cli:
     def host(self) -> str:
         return f"unix://{self.directory}/run/portlayer.sock"
 
-    def start(
-        self, *args: str, environment: dict[str, str] | None = None, within: Sequence[str] = (), **streams: Any
-    ) -> subprocess.Popen[bytes]:
-        """A command that goes on. within: the command that runs it."""
-        return subprocess.Popen([*within, COMMAND, *args], env={**self.environment, **(environment or {})}, **streams)
+    def start(self, *args: str, environment: dict[str, str] | None = None, **streams: Any) -> subprocess.Popen[bytes]:
+        """A command that goes on."""
+        command = [*self.inside, COMMAND, *args]
+        return subprocess.Popen(command, env={**self.environment, **(environment or {})}, **streams)
 
     def raw(
         self, *args: str, stdin: bytes = b"", environment: dict[str, str] | None = None
@@ -85,13 +85,11 @@ class Cli:
 
 
 def serving(
-    cli: Cli, environment: dict[str, str] | None = None, options: Sequence[str] = (), within: Sequence[str] = ()
+    cli: Cli, environment: dict[str, str] | None = None, options: Sequence[str] = ()
 ) -> subprocess.Popen[bytes]:
-    """A server that has said that it is ready. within: as of `Cli.start`."""
+    """A server that has said that it is ready."""
     with (cli.directory / "log").open("ab") as log:
-        server = cli.start(
-            "serve", *options, environment=environment, within=within, stdout=subprocess.PIPE, stderr=log
-        )
+        server = cli.start("serve", *options, environment=environment, stdout=subprocess.PIPE, stderr=log)
     assert server.stdout is not None
     assert b"serves unix://" in server.stdout.readline(), (cli.directory / "log").read_text()
     return server

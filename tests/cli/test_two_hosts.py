@@ -7,14 +7,13 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import etcdlab
 import pytest
-from cli.conftest import COMMAND, SECONDS, Cli, serving, stop
+from cli.conftest import SECONDS, Cli, serving, stop
 from linux.netlab import EAST, WEST, two_hosts
 
 from portlayer.client import Steps, connect_sync
@@ -41,19 +40,14 @@ listen = "https://0.0.0.0:{PORT}"
 
 @dataclass(frozen=True)
 class Host(Cli):
-    """The command on a host of its own. inside: what starts it there."""
+    """The command on a host of its own."""
 
-    store: str
-    inside: Sequence[str] = ()
+    store: str = ""
     served: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
         return {**super().environment, "PORTLAYER_STORE": self.store}
-
-    def start(self, *args: str, environment: dict[str, str] | None = None, **streams: Any) -> subprocess.Popen[bytes]:
-        command = [*self.inside, COMMAND, *args]
-        return subprocess.Popen(command, env={**self.environment, **(environment or {})}, **streams)
 
     def serve(self) -> subprocess.Popen[bytes]:
         config = str(self.directory.parent / "topology.toml")
@@ -83,7 +77,7 @@ def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
         made = []
         for name, inside in (("west", ()), ("east", ("nsenter", f"--net={networks['east']}"))):
             (tmp_path / name).mkdir()
-            made.append(Host(tmp_path / name, f"etcd://{WEST}:{port}/two", inside))
+            made.append(Host(tmp_path / name, inside, f"etcd://{WEST}:{port}/two"))
             closing.callback(made[-1].end)
         yield made[0], made[1]
 

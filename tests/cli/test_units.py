@@ -117,7 +117,7 @@ def confined(tmp_path: Path) -> Iterator[Cli]:
     """
     inside = ["unshare", "--mount", "--propagation", "slave", "sh", "-euc", script, "sh", COMMAND]
     assert service("portlayer@.service")["NoNewPrivileges"] == "yes"
-    free = serving(cli, options=(*options, "free"), within=("setpriv", "--no-new-privs"))
+    free = serving(Cli(tmp_path, ("setpriv", "--no-new-privs")), options=(*options, "free"))
     with (tmp_path / "confined.log").open("wb") as log:
         process = subprocess.Popen(
             [*inside, "serve", *options, "confined"], env=cli.environment, stdout=subprocess.PIPE, stderr=log
